@@ -1,0 +1,9 @@
+"""Guides: each file one factorisation of the amortised posterior."""
+
+if __name__ != "pyro_citevae.guides":
+    raise ImportError("import pyro_citevae.guides; the bare name 'guides' would be a second identity.")
+
+from pyro_citevae.guides.backward_smoother import BackwardSmoother
+from pyro_citevae.guides.mean_field import MeanField
+
+__all__ = ["BackwardSmoother", "MeanField"]

@@ -1,0 +1,66 @@
+"""Additive shifts of one latent state, without dynamics: the SAMS-VAE family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from pyro.distributions import TorchDistribution, constraints
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor, nn
+
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.nn.counts import NegativeBinomial
+from pyro_citevae.nn.networks import Decoder
+from pyro_citevae.program import LatentDynamics, Mechanism
+
+
+@final
+class StaticShift(LatentDynamics):
+    """A basal state plus sparse shifts, the same at every time after the dose.
+
+    ::
+
+        m_pk ~ RelaxedBernoulli(rho)       a_pk ~ N(0, s_a)
+        z_{n,0} ~ N(0, I)                                             basal state
+        z_{n,t} ~ N(z_{t-1} + (u_t - u_{t-1}) (m a), epsilon)         so z_t = z_0 + u_t (m a)
+        x_{n,t} ~ NB(library_n softmax(f(z_t)), theta_g)
+
+    The noise epsilon is 0.01: the program of the other models with dynamics switched off, so that the same
+    guides fit it. A dose that begins at step t shifts the state once, when it begins.
+
+    ======  =========================  ================
+    symbol  meaning                    shape
+    ======  =========================  ================
+    m, a    target mask and shift      (token, program)
+    theta   inverse dispersion         (gene,)
+    ======  =========================  ================
+
+    Args:
+        schema: Names and sizes of the screen's axes.
+        n_programs: Number K of latent dimensions.
+        hidden: Width of the decoder's hidden layers; 0 makes it linear.
+
+    Source: M. Bereket and T. Karaletsos, Modelling Cellular Perturbations with the Sparse Additive
+    Mechanism Shift Variational Autoencoder (2023).
+    """
+
+    epsilon = 0.01
+
+    def __init__(self, schema: Schema, *, n_programs: int = 16, hidden: int = 64) -> None:
+        super().__init__(schema, n_programs=n_programs)
+        self.decoder = PyroModule[Decoder](n_programs, schema.n_genes, hidden)
+        self.log_theta = nn.Parameter(torch.full((schema.n_genes,), 2.0))
+        self.s_a = PyroParam(torch.tensor(1.0), constraints.positive)
+
+    def mechanism(self) -> Mechanism:
+        """Samples the masks and the shifts."""
+        shape = (self.schema.n_tokens, self.n_programs)
+        half = torch.full_like(self.log_theta[0], 0.5)
+        m = pyro.sample("m", dist.RelaxedBernoulli(half, probs=half).expand(shape).to_event(2))
+        a = pyro.sample("a", dist.Normal(torch.zeros_like(self.s_a), self.s_a).expand(shape).to_event(2))
+        return Mechanism(shift=m * a)

@@ -1,0 +1,285 @@
+"""The AnnData boundary: reads and checks a screen, writes predictions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.errors import DataError
+
+__all__ = ["Columns", "open_h5ad", "predictions", "read"]
+
+_MOST_STEPS = 64
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where an AnnData keeps what a screen needs; see :meth:`Trajectories.from_anndata`."""
+
+    perturbation: str = "perturbation"
+    control: str = "control"
+    time: str | None = None
+    layer: str | None = None
+    library: str | None = None
+    batch: str | None = None
+    sequence: str | None = None
+    exclude: tuple[str, ...] = ()
+
+
+def open_h5ad(path: str | Path) -> AnnData:
+    """Reads an h5ad file.
+
+    Raises:
+        DataError: The file is missing, truncated, or not an h5ad.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"'{path}' is not a file; give the path of an h5ad.")
+    try:
+        return anndata.read_h5ad(path)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"'{path}' cannot be read as h5ad ({reason}); it may be truncated.") from error
+
+
+def read(
+    adata: AnnData,
+    columns: Columns,
+    *,
+    step: float | None,
+    n_steps: int,
+    time_unit: str | None,
+    values: str,
+    schema: Schema | None,
+) -> Trajectories:
+    """Checks an AnnData and turns it into trajectories; see :meth:`Trajectories.from_anndata`."""
+    if values not in ("counts", "real"):
+        raise DataError(f"values='{values}' is neither 'counts' nor 'real'.")
+    _require_unique(adata.var_names, "gene", "adata.var_names_make_unique()")
+    _require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
+    labels = _column(adata, columns.perturbation, "perturbation")
+    if labels.isna().any():
+        raise DataError(f"obs['{columns.perturbation}'] has empty labels; fill them or drop those cells.")
+    adata = adata[~labels.isin(columns.exclude).to_numpy()]
+    labels = adata.obs[columns.perturbation].astype(str)
+    matrix = _matrix(adata, columns.layer, values)
+    schedules = {label: Schedule.parse(label, columns.control) for label in pd.unique(labels)}
+    if not any(one.is_control for one in schedules.values()) and schema is None:
+        raise DataError(
+            f"no control cell: obs['{columns.perturbation}'] never says '{columns.control}'; "
+            "name the label of the unperturbed cells with control=."
+        )
+    if all(one.is_control for one in schedules.values()) and schema is None:
+        raise DataError(f"obs['{columns.perturbation}'] has no perturbed cell; nothing can be learnt.")
+    times = _times(adata, columns.time)
+    library, share = _library(adata, columns.library, matrix, values)
+    batches = _categories(adata, columns.batch)
+    cells = _sequences(adata, columns.sequence)
+    if schema is None:
+        grid = step if step is not None else _grid(times)
+        schema = Schema(
+            genes=tuple(map(str, adata.var_names)),
+            tokens=tuple(sorted({token for one in schedules.values() for token in one.tokens})),
+            control=columns.control,
+            times=tuple(sorted(set(times.tolist()))) if times is not None else (n_steps * grid,),
+            step=grid,
+            time_unit=_unit(adata, time_unit, times),
+            batches=tuple(sorted(set(batches.tolist()))),
+            layout="snapshot" if times is None else "time course" if columns.sequence is None else "sequences",
+            values="real" if values == "real" else "counts",
+            total=float(np.median(library)),
+            panel_share=share,
+        )
+        _check_grid(schema)
+    else:
+        matrix = _conform(matrix, adata, schema)
+        if columns.library is None and values == "counts":
+            library = _floor(np.asarray(matrix.sum(1)).ravel())
+    for one in schedules.values():
+        schema.require(one)
+    return _assemble(schema, matrix, library, labels, schedules, times, batches, cells)
+
+
+def _assemble(
+    schema: Schema,
+    matrix: sparse.csr_matrix,
+    library: np.ndarray,
+    labels: pd.Series[str],
+    schedules: dict[str, Schedule],
+    times: np.ndarray | None,
+    batches: np.ndarray,
+    cells: np.ndarray,
+) -> Trajectories:
+    steps = np.array([schema.step_of(time) for time in times]) if times is not None else None
+    row_step = steps if steps is not None else np.full(matrix.shape[0], schema.n_steps)
+    unknown = sorted(set(batches.tolist()) - set(schema.batches))
+    if unknown:
+        raise DataError(f"batch '{unknown[0]}' is not among the known {schema.batches}; drop those cells.")
+    names, first, row_cell = np.unique(cells, return_index=True, return_inverse=True)
+    order = np.lexsort((row_step, row_cell))
+    pairs = np.stack([row_cell[order], row_step[order]])
+    if (pairs[:, 1:] == pairs[:, :-1]).all(0).any():
+        raise DataError("a cell of the sequence column is observed twice at one time; keep one of the rows.")
+    conditions = tuple(sorted(set(schedules.values()), key=lambda one: one.doses))
+    index = {one: i for i, one in enumerate(conditions)}
+    row_condition = labels.map({label: index[one] for label, one in schedules.items()}).to_numpy()
+    if (row_condition != row_condition[first][row_cell]).any():
+        raise DataError("a cell of the sequence column changes its perturbation; write it as 'A@0+B@24'.")
+    technical = np.searchsorted(np.array(schema.batches), batches)
+    return Trajectories(
+        schema=schema,
+        values=matrix[order],
+        library=library[order].astype(np.float32),
+        row_cell=row_cell[order].astype(np.int64),
+        row_step=row_step[order].astype(np.int64),
+        conditions=conditions,
+        condition=row_condition[first].astype(np.int64),
+        technical=technical[first].astype(np.int64),
+        names=names,
+    )
+
+
+def _require_unique(names: pd.Index, what: str, mend: str) -> None:
+    if not names.is_unique:
+        twice = names[names.duplicated()][0]
+        raise DataError(f"{what} '{twice}' appears twice; make the names unique, for example with {mend}.")
+
+
+def _column(adata: AnnData, name: str, argument: str) -> pd.Series[Any]:
+    if name not in adata.obs:
+        columns = ", ".join(map(str, adata.obs.columns)) or "none"
+        raise DataError(f"{argument}='{name}' is not a column of obs; its columns are {columns}.")
+    column: pd.Series[Any] = adata.obs[name]
+    return column
+
+
+def _matrix(adata: AnnData, layer: str | None, values: str) -> sparse.csr_matrix:
+    if layer is not None and layer not in adata.layers:
+        raise DataError(f"layer='{layer}' is not a layer; the layers are {list(adata.layers)}.")
+    source = adata.X if layer is None else adata.layers[layer]
+    if source is None:
+        raise DataError("the AnnData has no X; name the layer that holds the counts with layer=.")
+    matrix = sparse.csr_matrix(source, dtype=np.float32)
+    matrix.sum_duplicates()
+    where = "X" if layer is None else f"layer '{layer}'"
+    if not np.isfinite(matrix.data).all():
+        raise DataError(f"{where} holds NaN or infinite values; give raw counts.")
+    if values == "counts":
+        _require_counts(matrix, where)
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def _require_counts(matrix: sparse.csr_matrix, where: str) -> None:
+    wrong = {"negative": matrix.data < 0, "fractional": matrix.data != np.rint(matrix.data)}
+    for what, found in wrong.items():
+        if found.any():
+            value = matrix.data[np.flatnonzero(found)[0]]
+            raise DataError(f"{where} holds {what} values such as {value:g}; name raw counts with layer=.")
+
+
+def _times(adata: AnnData, name: str | None) -> np.ndarray | None:
+    if name is None:
+        return None
+    column = _column(adata, name, "time")
+    times = pd.to_numeric(column.astype(str), errors="coerce").to_numpy(dtype=float)
+    wrong = ~np.isfinite(times) | (times < 0)
+    if wrong.any():
+        value = column.iloc[int(np.flatnonzero(wrong)[0])]
+        raise DataError(f"obs['{name}'] holds '{value}'; times are numbers, zero or more, in one unit.")
+    return times
+
+
+def _grid(times: np.ndarray | None) -> float:
+    """The greatest common divisor of the times, to four digits."""
+    if times is None:
+        return 1.0
+    scaled = [round(float(time) * 1e4) for time in np.unique(times) if time > 0]
+    return reduce(math.gcd, scaled) / 1e4 if scaled else 1.0
+
+
+def _check_grid(schema: Schema) -> None:
+    if schema.step <= 0:
+        raise DataError(f"step={schema.step:g} is not positive; give the length of a latent step.")
+    for time in schema.times:
+        schema.step_of(time)
+    if not 1 <= schema.n_steps <= _MOST_STEPS:
+        raise DataError(
+            f"a grid of {schema.step:g} {schema.time_unit} makes {schema.n_steps} latent steps, and 1 to "
+            f"{_MOST_STEPS} are practical; set step=, and round the times to it."
+        )
+
+
+def _unit(adata: AnnData, given: str | None, times: np.ndarray | None) -> str:
+    if given is not None:
+        return given
+    return "step" if times is None else str(adata.uns.get("time_unit", "time unit"))
+
+
+def _floor(library: np.ndarray) -> np.ndarray:
+    """Library sizes with empty cells at one count, so that their logarithm is finite."""
+    return np.maximum(library, 1.0)
+
+
+def _library(
+    adata: AnnData, name: str | None, matrix: sparse.csr_matrix, values: str
+) -> tuple[np.ndarray, float]:
+    panel = np.asarray(matrix.sum(1)).ravel()
+    if values == "real":
+        return np.ones(len(panel)), 1.0
+    if name is None:
+        return _floor(panel), 1.0
+    library = pd.to_numeric(_column(adata, name, "library"), errors="coerce").to_numpy(dtype=float)
+    wrong = ~np.isfinite(library) | (library < 0)
+    if wrong.any():
+        raise DataError(f"obs['{name}'] holds values that are no library size, zero or more.")
+    if (library + 0.5 < panel).any():
+        raise DataError(f"obs['{name}'] is smaller than the sum over the genes; name the full library size.")
+    library = _floor(library)
+    return library, float(panel.sum() / library.sum())
+
+
+def _categories(adata: AnnData, name: str | None) -> np.ndarray:
+    if name is None:
+        return np.full(adata.n_obs, "all")
+    return _column(adata, name, "batch").astype(str).to_numpy(dtype=str)
+
+
+def _sequences(adata: AnnData, name: str | None) -> np.ndarray:
+    if name is None:
+        return adata.obs_names.to_numpy(dtype=str)
+    return _column(adata, name, "sequence").astype(str).to_numpy(dtype=str)
+
+
+def _conform(matrix: sparse.csr_matrix, adata: AnnData, schema: Schema) -> sparse.csr_matrix:
+    position = {str(gene): g for g, gene in enumerate(adata.var_names)}
+    missing = [gene for gene in schema.genes if gene not in position]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {schema.n_genes} genes are missing, such as '{missing[0]}'; "
+            "give data with the genes that the model was trained on."
+        )
+    return matrix[:, [position[gene] for gene in schema.genes]]
+
+
+def predictions(
+    draw: sparse.csr_matrix,
+    layers: dict[str, np.ndarray],
+    obs: dict[str, Any],
+    genes: tuple[str, ...],
+    uns: dict[str, Any],
+) -> AnnData:
+    """Predicted cells as AnnData: one draw of counts in ``X``, summaries in the layers."""
+    frame = pd.DataFrame(obs, index=[str(i) for i in range(draw.shape[0])])
+    return AnnData(X=draw, obs=frame, var=pd.DataFrame(index=list(genes)), layers=layers, uns=uns)

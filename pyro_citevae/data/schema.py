@@ -1,0 +1,144 @@
+"""Names, order and sizes of everything a model's tensors are indexed by."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.errors import DataError, ScheduleError
+
+__all__ = ["Layout", "Schema", "Values"]
+
+Layout = Literal["snapshot", "time course", "sequences"]
+Values = Literal["counts", "real"]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the axes of a screen mean.
+
+    Time runs on a grid: step t is the time ``t * step`` in the data's unit, perturbations act from step 1
+    on, and step 0 is the state before any of them.
+
+    Attributes:
+        genes: Measured genes, in the order of the count matrix (dim ``gene``).
+        tokens: Perturbations that have effects of their own (dim ``token``); a combination is two doses.
+        control: Label of the unperturbed cells.
+        times: Times at which cells were observed, sorted, in ``time_unit``.
+        step: Length of one latent step, in ``time_unit``.
+        time_unit: ``"day"``, ``"hour"``, or ``"step"`` when the data has no times.
+        batches: Technical batches; one name when the data has none.
+        layout: How cells were observed: all once at one time, each once at its own time, or repeatedly.
+        values: ``"counts"``, or ``"real"`` for a Gaussian emission.
+        total: Median library size: the common total of normalised expression.
+        panel_share: Mean share of the library size that the measured genes hold; 1 when they are all of it.
+    """
+
+    genes: tuple[str, ...]
+    tokens: tuple[str, ...]
+    control: str = "control"
+    times: tuple[float, ...] = (1.0,)
+    step: float = 1.0
+    time_unit: str = "step"
+    batches: tuple[str, ...] = ("all",)
+    layout: Layout = "snapshot"
+    values: Values = "counts"
+    total: float = 1.0
+    panel_share: float = 1.0
+
+    @property
+    def n_genes(self) -> int:
+        """Number of genes."""
+        return len(self.genes)
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of perturbation tokens."""
+        return len(self.tokens)
+
+    @property
+    def n_batches(self) -> int:
+        """Number of technical batches."""
+        return len(self.batches)
+
+    @property
+    def n_steps(self) -> int:
+        """Number of latent steps up to the last observed time."""
+        return self.step_of(self.times[-1])
+
+    @property
+    def n_slots(self) -> int:
+        """Observations that one cell can have: one, unless the data are sequences."""
+        return len(self.times) if self.layout == "sequences" else 1
+
+    def step_of(self, time: float) -> int:
+        """The latent step of a time.
+
+        Raises:
+            DataError: The time is negative or falls between two steps.
+        """
+        t = round(time / self.step)
+        if t < 0 or abs(t * self.step - time) > 1e-6 * max(1.0, abs(time)):
+            raise DataError(
+                f"time {time:g} is not on the grid of {self.step:g} {self.time_unit}; "
+                "give a multiple of it, or set step= to a common divisor of the times."
+            )
+        return t
+
+    @cached_property
+    def token_index(self) -> dict[str, int]:
+        """Position of each token."""
+        return {token: p for p, token in enumerate(self.tokens)}
+
+    @cached_property
+    def own_gene(self) -> Int64[np.ndarray, " token"]:
+        """Position among the genes of each token's own transcript, or -1 where it is not measured."""
+        position = {gene: g for g, gene in enumerate(self.genes)}
+        return np.array([position.get(token, -1) for token in self.tokens], dtype=np.int64)
+
+    def require(self, schedule: Schedule) -> Schedule:
+        """Returns the schedule if all its tokens are known.
+
+        Raises:
+            ScheduleError: A token is unknown; the message lists the nearest names.
+        """
+        for token in schedule.tokens:
+            if token not in self.token_index:
+                folded = {name.casefold(): name for name in self.tokens}
+                near = difflib.get_close_matches(token.casefold(), list(folded), n=3, cutoff=0.4)
+                names = ", ".join(folded[name] for name in near) or ", ".join(self.tokens[:3])
+                raise ScheduleError(f"do({token!r}) is not among the perturbations; the nearest are {names}.")
+        return schedule
+
+    def doses(self, schedule: Schedule, n_steps: int) -> Float32[np.ndarray, "step token"]:
+        """The dose u[t, token] that acts in the step that ends at t, for t = 0..n_steps.
+
+        A dose given at time a acts in every step that ends after a, so ``u[0]`` is zero.
+        """
+        u = np.zeros((n_steps + 1, self.n_tokens), dtype=np.float32)
+        ends = np.arange(n_steps + 1) * self.step
+        for dose in self.require(schedule).doses:
+            u[(ends > dose.at + 1e-6 * self.step) & (ends > 0), self.token_index[dose.token]] = dose.amount
+        return u
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that :meth:`from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Schema:
+        """Reads what :meth:`to_json` wrote."""
+        return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the schema, to tell runs of different data apart."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()

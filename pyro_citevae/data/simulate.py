@@ -1,0 +1,192 @@
+"""Small screens with a known lag graph, known effects and known noise: the fixture of every test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import sparse
+
+from pyro_citevae.data.interventions import Schedule, do
+from pyro_citevae.data.schema import Layout, Schema, Values
+from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.errors import DataError
+
+__all__ = ["Simulation", "Truth", "simulate"]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What generated a simulated screen; symbols as in :class:`pyro_citevae.models.CiteVAE`.
+
+    Attributes:
+        A: Lag graph: entry [l, k, j] says whether program j drives program k at lag l + 1.
+        W: Weight of each edge.
+        a: Shift of each token on each program.
+        b: Change of the log noise scale.
+        decay: Share of a state that a step loses.
+        sigma: Noise scale of the transition.
+        loading: Log-expression (or value) of each gene for one unit of a program.
+        intercept: Baseline of each gene.
+        z: States of the cells at every step.
+    """
+
+    A: Bool[np.ndarray, "lag program program"]
+    W: Float[np.ndarray, "lag program program"]
+    a: Float[np.ndarray, "token program"]
+    b: Float[np.ndarray, "token program"]
+    decay: float
+    sigma: float
+    loading: Float[np.ndarray, "program gene"]
+    intercept: Float[np.ndarray, " gene"]
+    z: Float[np.ndarray, "step cell program"]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A simulated data set with its truth."""
+
+    data: Trajectories
+    truth: Truth
+
+
+def simulate(
+    *,
+    n_cells: int = 500,
+    n_genes: int = 30,
+    n_programs: int = 3,
+    n_perturbations: int = 5,
+    n_lags: int = 1,
+    n_steps: int = 4,
+    layout: Layout = "time course",
+    values: Values = "counts",
+    combinations: tuple[str, ...] = (),
+    edge_share: float = 0.3,
+    effect: float = 1.0,
+    scale_change: float = 0.0,
+    sigma: float = 0.3,
+    library: float = 500.0,
+    dispersion: float = 10.0,
+    noise: float = 0.5,
+    seed: int = 0,
+) -> Simulation:
+    """Draws a screen from a linear lagged process with sparse edges and sparse targets.
+
+    ``z_0 ~ N(0, I)``; ``z_t ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) z_{t-l} + u_t a, sigma exp(u_t b))``;
+    ``x ~ NB(library softmax(intercept + z loading), dispersion)`` or ``N(intercept + z loading, noise)``.
+
+    Args:
+        n_cells: Number of cells.
+        n_genes: Number of genes; the tokens are the first of them.
+        n_programs: Number of programs.
+        n_perturbations: Number of tokens, named ``gene_0``, ``gene_1``, ...
+        n_lags: Number of lags.
+        n_steps: Number of latent steps.
+        layout: ``"snapshot"``, ``"time course"`` or ``"sequences"``.
+        values: ``"counts"`` or ``"real"``.
+        combinations: Labels such as ``"gene_0+gene_1"`` that get cells of their own.
+        edge_share: Share of the possible edges that exist.
+        effect: Size of a token's shift on its targets.
+        scale_change: Spread of the changes of log noise scale.
+        sigma: Noise scale of the transition.
+        library: Mean library size.
+        dispersion: Inverse dispersion of the counts.
+        noise: Standard deviation of real values.
+        seed: Seed.
+
+    Returns:
+        The data and its truth.
+
+    Raises:
+        DataError: There are fewer genes than tokens.
+
+    Example:
+        >>> simulation = simulate(n_cells=60, layout="sequences", seed=1)
+        >>> simulation.data.n_observations
+        240
+        >>> simulation.truth.z.shape
+        (5, 60, 3)
+    """
+    if n_genes < n_perturbations:
+        raise DataError(f"n_genes={n_genes} is below n_perturbations={n_perturbations}; give more genes.")
+    rng = np.random.default_rng(seed)
+    genes = tuple(f"gene_{g}" for g in range(n_genes))
+    schema = Schema(
+        genes=genes,
+        tokens=genes[:n_perturbations],
+        times=(float(n_steps),) if layout == "snapshot" else tuple(map(float, range(1, n_steps + 1))),
+        layout=layout,
+        values=values,
+        total=library if values == "counts" else 1.0,
+    )
+    A = rng.random((n_lags, n_programs, n_programs)) < edge_share
+    a = rng.normal(0, effect, (n_perturbations, n_programs))
+    a *= rng.random(a.shape) < 2 / n_programs
+    truth = Truth(
+        A=A,
+        W=A * rng.choice([-1, 1], A.shape) * rng.uniform(0.2, 0.4, A.shape),
+        a=a,
+        b=rng.normal(0, scale_change, a.shape),
+        decay=0.4,
+        sigma=sigma,
+        loading=rng.normal(0, 0.7, (n_programs, n_genes)) * (rng.random((n_programs, n_genes)) < 0.6),
+        intercept=rng.normal(0, 0.7, n_genes),
+        z=np.zeros((n_steps + 1, n_cells, n_programs)),
+    )
+    conditions = (do(), *(do(token) for token in schema.tokens), *map(Schedule.parse, combinations))
+    condition = np.sort(np.arange(n_cells) % len(conditions))
+    u = np.stack([schema.doses(one, n_steps) for one in conditions])[condition]
+    _walk(truth, u, rng)
+    return Simulation(_observe(schema, truth, conditions, condition, library, dispersion, noise, rng), truth)
+
+
+def _walk(truth: Truth, u: np.ndarray, rng: np.random.Generator) -> None:
+    """Fills ``truth.z`` step by step."""
+    z = truth.z
+    z[0] = rng.normal(size=z[0].shape)
+    for t in range(1, len(z)):
+        drift = sum(z[t - lag] @ truth.W[lag - 1].T for lag in range(1, min(t, len(truth.W)) + 1))
+        scale = truth.sigma * np.exp(u[:, t] @ truth.b)
+        z[t] = (1 - truth.decay) * z[t - 1] + drift + u[:, t] @ truth.a + scale * rng.normal(size=z[t].shape)
+
+
+def _observe(
+    schema: Schema,
+    truth: Truth,
+    conditions: tuple[Schedule, ...],
+    condition: np.ndarray,
+    library: float,
+    dispersion: float,
+    noise: float,
+    rng: np.random.Generator,
+) -> Trajectories:
+    """Draws the observed values of each cell at its time or times."""
+    n_steps, n_cells = truth.z.shape[0] - 1, truth.z.shape[1]
+    if schema.layout == "sequences":
+        row_cell = np.repeat(np.arange(n_cells), n_steps)
+        row_step = np.tile(np.arange(1, n_steps + 1), n_cells)
+    else:
+        row_cell = np.arange(n_cells)
+        row_step = np.full(n_cells, n_steps)
+        if schema.layout == "time course":
+            row_step = rng.integers(1, n_steps + 1, n_cells)
+    eta = truth.intercept + truth.z[row_step, row_cell] @ truth.loading
+    if schema.values == "real":
+        size, x = np.ones(len(eta)), eta + noise * rng.normal(size=eta.shape)
+    else:
+        share = np.exp(eta - np.logaddexp.reduce(eta, axis=1, keepdims=True))
+        depth = rng.lognormal(np.log(library), 0.2, (len(eta), 1))
+        x = rng.poisson(rng.gamma(dispersion, depth * share / dispersion)).astype(float)
+        size = np.maximum(x.sum(1), 1.0)
+    return Trajectories(
+        schema=schema,
+        values=sparse.csr_matrix(x.astype(np.float32)),
+        library=size.astype(np.float32),
+        row_cell=row_cell,
+        row_step=row_step,
+        conditions=conditions,
+        condition=condition,
+        technical=np.zeros(n_cells, dtype=np.int64),
+        names=np.array([f"cell_{n}" for n in range(n_cells)]),
+    )

@@ -1,0 +1,111 @@
+"""What is held out of training: perturbations, combinations, times; saved as JSON with a hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pyro_citevae.errors import DataError
+
+__all__ = ["Criterion", "Split"]
+
+_KEYS = {"perturbation": "perturbations", "combination": "combinations", "time": "times"}
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Observations of these perturbations or combinations, and at these times where times are named.
+
+    Attributes:
+        perturbations: Tokens; a combination that contains one is meant too.
+        combinations: Exact combinations, such as ``"A+B"``.
+        times: Times in the data's unit.
+    """
+
+    perturbations: tuple[str, ...] = ()
+    combinations: tuple[str, ...] = ()
+    times: tuple[float, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Criterion:
+        """Reads ``perturbation=A,B``, ``time=5``, ``combination=A+B`` or ``perturbation=A;time=5``.
+
+        Raises:
+            DataError: The text has another form.
+
+        Example:
+            >>> Criterion.parse("perturbation=PRDM14;time=5")
+            Criterion(perturbations=('PRDM14',), combinations=(), times=(5.0,))
+        """
+        found: dict[str, Any] = {}
+        for part in text.split(";"):
+            key, _, names = part.partition("=")
+            values = tuple(name.strip() for name in names.split(",") if name.strip())
+            if key.strip() not in _KEYS or not values:
+                raise DataError(
+                    f"--hold-out '{text}' cannot be read at '{part}'; write perturbation=A,B, time=5, "
+                    "combination=A+B, or two of them joined by ';'."
+                )
+            found[_KEYS[key.strip()]] = values
+        try:
+            found["times"] = tuple(float(time) for time in found.get("times", ()))
+        except ValueError:
+            raise DataError(f"--hold-out '{text}' needs numbers after 'time='.") from None
+        return cls(**found)
+
+    def __str__(self) -> str:
+        named = {"perturbation": self.perturbations, "combination": self.combinations}
+        named["time"] = tuple(f"{time:g}" for time in self.times)
+        return ";".join(f"{key}={','.join(names)}" for key, names in named.items() if names)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The union of criteria, and the hash of the observations that they held out.
+
+    Attributes:
+        criteria: What is held out.
+        digest: SHA-256 of the criteria and of the held-out observations' names; empty before use.
+    """
+
+    criteria: tuple[Criterion, ...]
+    digest: str = ""
+
+    @classmethod
+    def parse(cls, texts: Sequence[str]) -> Split:
+        """Reads one criterion a text."""
+        return cls(tuple(Criterion.parse(text) for text in texts))
+
+    @staticmethod
+    def hash_of(criteria: tuple[Criterion, ...], names: Sequence[str]) -> str:
+        """The hash that a split carries once it was applied."""
+        content = json.dumps([[asdict(one) for one in criteria], sorted(names)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the split as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Split:
+        """Reads a split that :meth:`save` wrote.
+
+        Raises:
+            DataError: The file is not a split.
+        """
+        try:
+            value = json.loads(Path(path).read_text())
+            criteria = tuple(
+                Criterion(*(tuple(one[key]) for key in ("perturbations", "combinations", "times")))
+                for one in value["criteria"]
+            )
+            return cls(criteria, value["digest"])
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise DataError(f"'{path}' is not a split file ({error}); write one with Split.save.") from None
+
+    def __str__(self) -> str:
+        return " or ".join(str(one) for one in self.criteria)

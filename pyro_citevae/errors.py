@@ -1,0 +1,27 @@
+"""One family of errors: each is a user's mistake, said in one sentence that names the way out."""
+
+__all__ = ["CiteVAEError", "DataError", "FitError", "ModelError", "RunError", "ScheduleError"]
+
+
+class CiteVAEError(Exception):
+    """A mistake that the user can mend; the command line prints it and exits with 2."""
+
+
+class DataError(CiteVAEError):
+    """The data cannot be read as a screen: a column, a value, a gene or a cell is wrong."""
+
+
+class ScheduleError(CiteVAEError):
+    """A schedule names an unknown perturbation, or doses one twice."""
+
+
+class ModelError(CiteVAEError):
+    """A model or a guide cannot be found, built, or used as written."""
+
+
+class FitError(CiteVAEError):
+    """Training cannot start or go on: a setting is out of range or the bound is not a number."""
+
+
+class RunError(CiteVAEError):
+    """A run folder cannot be written or read."""

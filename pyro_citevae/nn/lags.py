@@ -1,0 +1,38 @@
+"""Time-lagged mechanisms: how the past states of the programs move each program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["linear", "saturating"]
+
+
+def linear(
+    W: Float[Tensor, "*draw lag program program"], history: Sequence[Float[Tensor, "*cell program"]]
+) -> Float[Tensor, "*cell program"]:
+    """``sum_l W_l z_{t-l}``, where ``history[-l]`` is ``z_{t-l}`` and lags before step 0 are left out.
+
+    Args:
+        W: Weights; entry [l, k, j] is that of program j on program k at lag l + 1.
+        history: Past states, the latest last.
+
+    Example:
+        >>> import torch
+        >>> linear(torch.eye(2)[None], [torch.ones(3, 2), 2 * torch.ones(3, 2)])[0]
+        tensor([2., 2.])
+    """
+    lags = min(W.shape[-3], len(history))
+    terms = [history[-lag] @ W[..., lag - 1, :, :].mT for lag in range(1, lags + 1)]
+    return torch.stack(terms).sum(0)
+
+
+def saturating(
+    W: Float[Tensor, "*draw lag program program"], history: Sequence[Float[Tensor, "*cell program"]]
+) -> Float[Tensor, "*cell program"]:
+    """``sum_l W_l tanh(z_{t-l})``: a program's influence is bounded, so a roll-out stays finite."""
+    lags = min(W.shape[-3], len(history))
+    return linear(W, [torch.tanh(z) for z in history[-lags:]])

@@ -1,0 +1,99 @@
+"""Encoders and decoders: a linear map plus a perceptron that starts at zero.
+
+The linear part makes the exact posterior of a linear Gaussian model representable; the perceptron adds
+what it lacks, and starts at zero so that training leaves the linear solution only where the data asks.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["Decoder", "Perceptron", "SteppedPerceptron", "joined"]
+
+
+def joined(*parts: Float[Tensor, "*batch _"]) -> Float[Tensor, "*batch _"]:
+    """Concatenates the last axis after broadcasting the others."""
+    lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*lead, part.shape[-1]) for part in parts], dim=-1)
+
+
+class Perceptron(nn.Module):
+    """``y = B x + c + V relu(U2 relu(U1 x))`` with V zero at the start.
+
+    Args:
+        n_in: Size of the input.
+        n_out: Size of the output.
+        hidden: Width of the two hidden layers; 0 leaves the linear part alone.
+    """
+
+    def __init__(self, n_in: int, n_out: int, hidden: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out)
+        self.correction = _correction(n_in, n_out, hidden)
+
+    def forward(self, x: Float[Tensor, "*batch _"]) -> Float[Tensor, "*batch _"]:
+        """Evaluates the map."""
+        return self.linear(x) if self.correction is None else self.linear(x) + self.correction(x)
+
+
+class SteppedPerceptron(nn.Module):
+    """A perceptron whose linear part has weights of its own at each step; the correction is shared.
+
+    Args:
+        n_in: Size of the input.
+        n_out: Size of the output.
+        n_steps: Number of steps with weights of their own; later steps use the last ones.
+        hidden: Width of the two hidden layers; 0 leaves the linear part alone.
+    """
+
+    def __init__(self, n_in: int, n_out: int, n_steps: int, hidden: int) -> None:
+        super().__init__()
+        self.linear = nn.ModuleList(nn.Linear(n_in, n_out) for _ in range(n_steps))
+        self.correction = _correction(n_in, n_out, hidden)
+
+    def forward(self, x: Float[Tensor, "*batch _"], t: int) -> Float[Tensor, "*batch _"]:
+        """Evaluates the map of step t."""
+        y: Tensor = self.linear[min(t, len(self.linear) - 1)](x)
+        return y if self.correction is None else y + self.correction(x)
+
+
+class Decoder(nn.Module):
+    """Latent states to one number a gene; the field's decoder, blind to perturbation and time.
+
+    Args:
+        n_latent: Size of the latent state.
+        n_genes: Number of genes.
+        hidden: Width of the two hidden layers; 0 makes it linear.
+    """
+
+    def __init__(self, n_latent: int, n_genes: int, hidden: int) -> None:
+        super().__init__()
+        self.map = Perceptron(n_latent, n_genes, hidden)
+
+    def forward(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch gene"]:
+        """Evaluates the decoder."""
+        y: Tensor = self.map(z)
+        return y
+
+
+class _ZeroLinear(nn.Linear):
+    """A linear layer that starts at zero."""
+
+    def reset_parameters(self) -> None:
+        """Sets weight and bias to zero."""
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+def _correction(n_in: int, n_out: int, hidden: int) -> nn.Sequential | None:
+    if hidden == 0:
+        return None
+    return nn.Sequential(
+        nn.Linear(n_in, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        _ZeroLinear(hidden, n_out),
+    )

@@ -1,0 +1,218 @@
+"""The generative process: four hooks and one visible Pyro program."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float, Int
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.trajectories import Batch
+
+__all__ = ["LatentDynamics", "Mechanism", "Rollout"]
+
+
+class Mechanism(SimpleNamespace):
+    """Values of the global sites, named by their symbols: ``Mechanism(W=W, a=a)``."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the mechanism has no '{name}'; mechanism() returned {', '.join(vars(self))}.")
+
+    def updated(self, **values: Any) -> Mechanism:
+        """A copy with some values added or replaced."""
+        return Mechanism(**{**vars(self), **values})
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What one run of the program walked through.
+
+    Attributes:
+        mechanism: The global values.
+        s: Invariant states.
+        z: States of the programs at steps 0..T.
+        emission: Law of the observed values in each slot.
+    """
+
+    mechanism: Mechanism
+    s: Float[Tensor, "*draw cell invariant"]
+    z: Sequence[Float[Tensor, "*draw cell program"]]
+    emission: TorchDistribution
+
+
+class LatentDynamics(PyroModule, ABC):
+    r"""A latent dynamical process under perturbations; subclasses say its four laws.
+
+    ::
+
+        global sites          from mechanism()
+        for each cell n
+          s_n     ~ N(0, I)                                  invariant state
+          z_{n,0} ~ initial(mechanism)                       the same law for every perturbation
+          for t = 1..T
+            z_{n,t} ~ transition(mechanism, history, u_{n,t})
+          x_{n,t} ~ emission(mechanism, z_{n,t}, s_n, library_n)         where observed
+
+    Hooks receive doses and library sizes, never counts. Tensors are indexed from the right: a state is
+    ``(..., cell, program)``, a dose ``(cell, token)``, and a global value broadcasts against them (a vector
+    as ``(..., gene)``, a matrix as ``(..., token, program)`` for ``u @ a``), so that every program runs on
+    many draws at once. Steps after a cell's last observation are masked: they integrate to one.
+
+    Args:
+        schema: Names and sizes of the screen's axes.
+        n_programs: Number K of programs.
+        n_invariant: Size S of the invariant state.
+        n_lags: Number L of past states that a transition sees.
+
+    Attributes:
+        settings: The arguments that the model was made with, for the run's record.
+    """
+
+    settings: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> LatentDynamics:
+        """Records the arguments, so that a saved run can be made again."""
+        model = super().__new__(cls)
+        object.__setattr__(model, "settings", _arguments(cls, args, kwargs))
+        return model
+
+    def __init__(self, schema: Schema, *, n_programs: int = 8, n_invariant: int = 0, n_lags: int = 1) -> None:
+        super().__init__()
+        self.schema = schema
+        self.n_programs = n_programs
+        self.n_invariant = n_invariant
+        self.n_lags = n_lags
+
+    @abstractmethod
+    def mechanism(self) -> Mechanism:
+        """Samples the global sites and returns them by their symbols."""
+
+    @abstractmethod
+    def initial(self, mechanism: Mechanism) -> TorchDistribution:
+        """The law of z_0, with event shape (program,)."""
+
+    @abstractmethod
+    def transition(
+        self,
+        mechanism: Mechanism,
+        history: Sequence[Float[Tensor, "*draw cell program"]],
+        u: Float[Tensor, "cell token"],
+    ) -> TorchDistribution:
+        """The law of z_t given ``history = [..., z_{t-2}, z_{t-1}]`` and the dose in this step."""
+
+    @abstractmethod
+    def emission(
+        self,
+        mechanism: Mechanism,
+        z: Float[Tensor, "*draw slot cell program"],
+        s: Float[Tensor, "*draw slot cell invariant"],
+        library: Float[Tensor, "slot cell"],
+    ) -> TorchDistribution:
+        """The law of the observed values, with event shape (gene,)."""
+
+    def observation(
+        self,
+        mechanism: Mechanism,
+        u: Float[Tensor, "slot cell token"],
+        technical: Int[Tensor, " cell"],
+    ) -> Mechanism:
+        """The mechanism as the emission sees it: what doses and batches change beside the programs.
+
+        The default changes nothing. A model with direct effects adds them here, as values of its own.
+        """
+        return mechanism
+
+    def forward(self, batch: Batch) -> Rollout:
+        """The generative program, for training and for prediction alike."""
+        with _Aligned():
+            mechanism = self.mechanism()
+        with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
+            s = pyro.sample("s", self.invariant()) if self.n_invariant else self._no_invariant(batch)
+            z = [pyro.sample("z_0", self.initial(mechanism))]
+            for t in pyro.markov(range(1, batch.n_steps + 1), history=self.n_lags):
+                with poutine.mask(mask=batch.last >= t):
+                    law = self.transition(mechanism, z[-self.n_lags :], batch.u[t])
+                    z.append(pyro.sample(f"z_{t}", law))
+            with pyro.plate("slot", batch.step.shape[0], dim=-2), poutine.mask(mask=batch.observed):
+                emission = self.emission(
+                    self.observation(mechanism, batch.u_observed, batch.technical),
+                    *_at(batch.step, z, s),
+                    batch.library,
+                )
+                pyro.sample("x", emission, obs=None if batch.x is None else batch.x.dense)
+        return Rollout(mechanism, s, z, emission)
+
+    def invariant(self) -> TorchDistribution:
+        """The law of the invariant state s, which sees neither perturbation nor time."""
+        return dist.Normal(self._like.new_zeros(self.n_invariant), 1.0).to_event(1)
+
+    @property
+    def _like(self) -> Tensor:
+        """A tensor with the model's device and type."""
+        return next(iter(self.parameters()), torch.zeros(()))
+
+    def _no_invariant(self, batch: Batch) -> Float[Tensor, "cell 0"]:
+        return batch.library.new_zeros(batch.n_cells, 0)
+
+
+def _at(
+    step: Int[Tensor, "slot cell"],
+    z: Sequence[Float[Tensor, "*draw cell program"]],
+    s: Float[Tensor, "*draw cell invariant"],
+) -> tuple[Float[Tensor, "*draw slot cell program"], Float[Tensor, "*draw slot cell invariant"]]:
+    """The program states at each observation's step, and the invariant state beside them."""
+    walked = torch.cat([state if state.dim() > 2 else state[None] for state in _broadcast(z)], dim=-3)
+    index = step[..., None].expand(*walked.shape[:-3], *step.shape, walked.shape[-1])
+    observed = walked.gather(-3, index)
+    return observed, s.expand(*observed.shape[:-1], s.shape[-1])
+
+
+def _broadcast(z: Sequence[Tensor]) -> Sequence[Tensor]:
+    shape = torch.broadcast_shapes(*(state.shape for state in z))
+    return [state.expand(shape) for state in z]
+
+
+class _Aligned(Messenger):  # type: ignore[misc]
+    """Hands the hooks global draws that broadcast against (cell, component) tensors.
+
+    Under a plate of draws a global site of event shape E has shape (draw, 1, 1) + E, where the ones stand
+    for the plates "slot" and "cell" it does not belong to. A matrix then needs one of them less, for
+    ``u @ a``, and a scalar one more. What the trace records is left alone.
+    """
+
+    def _pyro_post_sample(self, message: dict[str, Any]) -> None:
+        value, event_dim = message["value"], message["fn"].event_dim
+        batch = value.shape[: value.dim() - event_dim]
+        if len(batch) < 3:
+            return
+        event = value.shape[value.dim() - event_dim :]
+        ones = {0: (1, 1, 1), 1: (1, 1)}.get(event_dim, (1,))
+        message["value"] = value.reshape(*batch[:-2], *ones, *event)
+
+
+def _arguments(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a constructor by name, the first (schema or model) left out, defaults filled in."""
+    try:
+        bound = inspect.signature(cls).bind_partial(*args, **kwargs)
+    except TypeError:
+        return {}
+    bound.apply_defaults()
+    named = list(bound.arguments.items())[1:]
+    flat: dict[str, Any] = {}
+    for name, value in named:
+        kind = bound.signature.parameters[name].kind
+        flat.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
+    return flat
