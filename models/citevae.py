@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, final
 
 import pyro
@@ -74,6 +75,20 @@ class CiteVAE(LatentDynamics):
         4
     """
 
+    dims = MappingProxyType(
+        {
+            "A": ("lag", "program", "source"),
+            "W": ("lag", "program", "source"),
+            "m": ("token", "program"),
+            "a": ("token", "program"),
+            "b": ("token", "program"),
+            "c": ("token", "own"),
+            "d": ("token", "gene"),
+            "e": ("step", "token", "gene"),
+            "kappa": ("token",),
+        }
+    )
+
     def __init__(
         self,
         schema: Schema,
@@ -87,10 +102,11 @@ class CiteVAE(LatentDynamics):
         scale: bool = True,
         own_transcript: bool = True,
         direct: bool = True,
+        group: bool = True,
     ) -> None:
         super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant, n_lags=n_lags)
         self.edges, self.mask, self.scale = edges, mask, scale
-        self.own_transcript, self.direct = own_transcript, direct
+        self.own_transcript, self.direct, self.group = own_transcript, direct, group
         K, G = n_programs, schema.n_genes
         rest = int(schema.panel_share < 1.0)
         self.decoder = PyroModule[Decoder](K + n_invariant, G + rest, hidden)
@@ -100,7 +116,8 @@ class CiteVAE(LatentDynamics):
         self.sigma = PyroParam(torch.full((K,), 0.5), constraints.positive)
         self.mu_a = torch.nn.Parameter(torch.zeros(K))
         self.m_c = torch.nn.Parameter(torch.zeros(()))
-        for name, value in {"w": 0.3, "a": 0.5, "b": 0.1, "c": 0.5, "d": 0.15}.items():
+        self.mu_kappa = torch.nn.Parameter(torch.tensor(0.3).log())
+        for name, value in {"w": 0.3, "a": 0.5, "b": 0.1, "c": 0.5, "d": 0.15, "e": 0.05}.items():
             setattr(self, f"s_{name}", PyroParam(torch.tensor(value), constraints.positive))
         own = torch.from_numpy(schema.own_gene)
         self.register_buffer("own", torch.nn.functional.one_hot(own.clamp(min=0), G) * (own >= 0)[:, None])
@@ -121,7 +138,10 @@ class CiteVAE(LatentDynamics):
         if self.own_transcript:
             # (token, 1), so that it lines up with d under a plate of draws
             direct = direct + self._normal("c", self.m_c, self.s_c, P, 1) * self.own
-        return Mechanism(W=W, a=a, b=b, direct=direct)
+        kappa = pyro.sample("kappa", dist.LogNormal(self.mu_kappa, 0.5).expand((P,)).to_event(1))
+        T = self.schema.n_steps + 2
+        e = self._normal("e", zero, self.s_e, T, P, G) if self.group else None
+        return Mechanism(W=W, a=a, b=b, kappa=kappa, direct=direct, e=e)
 
     def initial(self, mechanism: Mechanism) -> TorchDistribution:
         """Standard normal: the same state before every perturbation."""
@@ -139,10 +159,21 @@ class CiteVAE(LatentDynamics):
         return dist.Normal(loc, self.sigma * torch.exp(u @ mechanism.b)).to_event(1)
 
     def observation(
-        self, mechanism: Mechanism, u: Float[Tensor, "slot cell token"], technical: Int[Tensor, " cell"]
+        self,
+        mechanism: Mechanism,
+        exposure: Float[Tensor, "slot cell token"],
+        step: Int[Tensor, "slot cell"],
+        technical: Int[Tensor, " cell"],
     ) -> Mechanism:
-        """Adds what doses and batches change outside the decoder."""
-        return mechanism.updated(offset=self.batch_effect[technical] + u @ mechanism.direct)
+        """Adds what exposure and batches change outside the decoder."""
+        response = 1 - torch.exp(-mechanism.kappa * exposure)
+        offset = self.batch_effect[technical] + response @ mechanism.direct
+        if self.group:
+            late = self.schema.n_steps + 1
+            at = torch.nn.functional.one_hot(step.clamp(max=late), late + 1).to(response.dtype)
+            design = (at[..., :, None] * response[..., None, :]).flatten(-2)
+            offset = offset + design @ mechanism.e.flatten(-3, -2)
+        return mechanism.updated(offset=offset)
 
     def emission(
         self,

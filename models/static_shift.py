@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import final
 
 import pyro
@@ -26,12 +27,8 @@ class StaticShift(LatentDynamics):
     ::
 
         m_pk ~ RelaxedBernoulli(rho)       a_pk ~ N(0, s_a)
-        z_{n,0} ~ N(0, I)                                             basal state
-        z_{n,t} ~ N(z_{t-1} + (u_t - u_{t-1}) (m a), epsilon)         so z_t = z_0 + u_t (m a)
+        z_{n,t} ~ N(u_t (m a), I)          basal state N(0, I) plus the shift; no step remembers another
         x_{n,t} ~ NB(library_n softmax(f(z_t)), theta_g)
-
-    The noise epsilon is 0.01: the program of the other models with dynamics switched off, so that the same
-    guides fit it. A dose that begins at step t shifts the state once, when it begins.
 
     ======  =========================  ================
     symbol  meaning                    shape
@@ -49,7 +46,7 @@ class StaticShift(LatentDynamics):
     Mechanism Shift Variational Autoencoder (2023).
     """
 
-    epsilon = 0.01
+    dims = MappingProxyType({"m": ("token", "program"), "a": ("token", "program")})
 
     def __init__(self, schema: Schema, *, n_programs: int = 16, hidden: int = 64) -> None:
         super().__init__(schema, n_programs=n_programs)
@@ -64,3 +61,27 @@ class StaticShift(LatentDynamics):
         m = pyro.sample("m", dist.RelaxedBernoulli(half, probs=half).expand(shape).to_event(2))
         a = pyro.sample("a", dist.Normal(torch.zeros_like(self.s_a), self.s_a).expand(shape).to_event(2))
         return Mechanism(shift=m * a)
+
+    def initial(self, mechanism: Mechanism) -> TorchDistribution:
+        """The basal state: standard normal."""
+        return dist.Normal(self.log_theta.new_zeros(self.n_programs), 1.0).to_event(1)
+
+    def transition(
+        self,
+        mechanism: Mechanism,
+        history: Sequence[Float[Tensor, "*draw cell program"]],
+        u: Float[Tensor, "cell token"],
+    ) -> TorchDistribution:
+        """A basal state shifted by the dose; the past does not matter."""
+        return dist.Normal(u @ mechanism.shift, 1.0).to_event(1)
+
+    def emission(
+        self,
+        mechanism: Mechanism,
+        z: Float[Tensor, "*draw slot cell program"],
+        s: Float[Tensor, "*draw slot cell invariant"],
+        library: Float[Tensor, "slot cell"],
+    ) -> TorchDistribution:
+        """Negative binomial around the library's share of each gene."""
+        log_mean = library.log()[..., None] + torch.log_softmax(self.decoder(z), dim=-1)
+        return NegativeBinomial(log_mean, self.log_theta).to_event(1)

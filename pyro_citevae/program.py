@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -22,7 +22,30 @@ from torch import Tensor
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Batch
 
-__all__ = ["LatentDynamics", "Mechanism", "Rollout"]
+# Pyro reads this when a module is made: parameters live in their modules, never in the global store.
+pyro.settings.set(module_local_params=True)
+
+__all__ = ["LatentDynamics", "Mechanism", "Recorded", "Rollout"]
+
+
+class Recorded(type(PyroModule), ABCMeta):  # type: ignore[misc]
+    """Makes abstract Pyro modules that remember the arguments they were made with, in ``settings``."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Makes an instance, and notes its arguments by name, the first (schema or model) left out."""
+        made = super().__call__(*args, **kwargs)
+        bound = inspect.signature(cls.__init__).bind(made, *args, **kwargs)
+        bound.apply_defaults()
+        made.settings = {
+            name: value
+            for argument, given in list(bound.arguments.items())[2:]
+            for name, value in (given.items() if _is_keywords(bound, argument) else [(argument, given)])
+        }
+        return made
+
+
+def _is_keywords(bound: inspect.BoundArguments, argument: str) -> bool:
+    return bound.signature.parameters[argument].kind is inspect.Parameter.VAR_KEYWORD
 
 
 class Mechanism(SimpleNamespace):
@@ -53,7 +76,7 @@ class Rollout:
     emission: TorchDistribution
 
 
-class LatentDynamics(PyroModule, ABC):
+class LatentDynamics(PyroModule, metaclass=Recorded):
     r"""A latent dynamical process under perturbations; subclasses say its four laws.
 
     ::
@@ -79,15 +102,11 @@ class LatentDynamics(PyroModule, ABC):
 
     Attributes:
         settings: The arguments that the model was made with, for the run's record.
+        dims: Names of the event axes of global sites, among gene, token, program, source and lag.
     """
 
     settings: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> LatentDynamics:
-        """Records the arguments, so that a saved run can be made again."""
-        model = super().__new__(cls)
-        object.__setattr__(model, "settings", _arguments(cls, args, kwargs))
-        return model
+    dims: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
     def __init__(self, schema: Schema, *, n_programs: int = 8, n_invariant: int = 0, n_lags: int = 1) -> None:
         super().__init__()
@@ -126,12 +145,19 @@ class LatentDynamics(PyroModule, ABC):
     def observation(
         self,
         mechanism: Mechanism,
-        u: Float[Tensor, "slot cell token"],
+        exposure: Float[Tensor, "slot cell token"],
+        step: Int[Tensor, "slot cell"],
         technical: Int[Tensor, " cell"],
     ) -> Mechanism:
         """The mechanism as the emission sees it: what doses and batches change beside the programs.
 
         The default changes nothing. A model with direct effects adds them here, as values of its own.
+
+        Args:
+            mechanism: What :meth:`mechanism` returned.
+            exposure: Dose of each token summed over the steps up to the observation.
+            step: Latent step of the observation.
+            technical: Technical batch of each cell.
         """
         return mechanism
 
@@ -148,7 +174,7 @@ class LatentDynamics(PyroModule, ABC):
                     z.append(pyro.sample(f"z_{t}", law))
             with pyro.plate("slot", batch.step.shape[0], dim=-2), poutine.mask(mask=batch.observed):
                 emission = self.emission(
-                    self.observation(mechanism, batch.u_observed, batch.technical),
+                    self.observation(mechanism, batch.exposure, batch.step, batch.technical),
                     *_at(batch.step, z, s),
                     batch.library,
                 )
@@ -201,18 +227,3 @@ class _Aligned(Messenger):  # type: ignore[misc]
         event = value.shape[value.dim() - event_dim :]
         ones = {0: (1, 1, 1), 1: (1, 1)}.get(event_dim, (1,))
         message["value"] = value.reshape(*batch[:-2], *ones, *event)
-
-
-def _arguments(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a constructor by name, the first (schema or model) left out, defaults filled in."""
-    try:
-        bound = inspect.signature(cls).bind_partial(*args, **kwargs)
-    except TypeError:
-        return {}
-    bound.apply_defaults()
-    named = list(bound.arguments.items())[1:]
-    flat: dict[str, Any] = {}
-    for name, value in named:
-        kind = bound.signature.parameters[name].kind
-        flat.update(value if kind is inspect.Parameter.VAR_KEYWORD else {name: value})
-    return flat

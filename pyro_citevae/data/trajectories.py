@@ -99,10 +99,10 @@ class Batch:
         return torch.where(self.observed, self.step, 0).amax(0)
 
     @cached_property
-    def u_observed(self) -> Float[Tensor, "slot cell token"]:
-        """Dose at each observation's step."""
+    def exposure(self) -> Float[Tensor, "slot cell token"]:
+        """Dose summed over the steps up to each observation: dose times time, in steps."""
         cells = torch.arange(self.n_cells, device=self.step.device)
-        return self.u[self.step, cells]
+        return self.u.cumsum(0)[self.step, cells]
 
     def unobserved(self) -> Batch:
         """The same cells with nothing to condition on: what prediction runs the program on."""

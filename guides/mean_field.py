@@ -1,0 +1,44 @@
+"""Independent steps: the simplest guide."""
+
+from __future__ import annotations
+
+from typing import final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from pyro_citevae.amortization import AmortizedGuide, diagonal_normal
+from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.nn.networks import SteppedPerceptron, joined
+from pyro_citevae.program import LatentDynamics
+
+
+@final
+class MeanField(AmortizedGuide):
+    """q(s | x) prod_t q(z_t | x, s, u_t, t), each step a diagonal normal.
+
+    Too narrow where steps depend on each other; kept as the plain comparison.
+
+    Args:
+        model: The model whose posterior is approximated.
+        hidden: Width of the encoder and of every network.
+        correction: Width of the networks' nonlinear part; 0 leaves linear maps, None means ``hidden``.
+
+    Source: D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes (2014).
+    """
+
+    def __init__(self, model: LatentDynamics, *, hidden: int = 64, correction: int | None = None) -> None:
+        super().__init__(model, hidden=hidden, correction=correction)
+        n_in = self.n_summary + model.n_invariant + model.schema.n_tokens + 2
+        self.head = SteppedPerceptron(n_in, 2 * model.n_programs, model.schema.n_steps + 1, self.correction)
+
+    def states(
+        self,
+        batch: Batch,
+        summary: Float[Tensor, "cell summary"],
+        s: Float[Tensor, "*draw cell invariant"],
+    ) -> None:
+        """Draws each step from its own head."""
+        for t in range(batch.n_steps + 1):
+            seen = joined(summary, s, batch.u[max(t, 1)], self.clock(batch, t))
+            self.state(t, diagonal_normal(self.head(seen, t)), batch)

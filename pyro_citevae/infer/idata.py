@@ -1,0 +1,90 @@
+"""The posterior as labelled data: an xarray DataTree with the groups that ArviZ knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import arviz
+import numpy as np
+import xarray as xr
+from torch import Tensor
+
+from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.program import LatentDynamics
+
+__all__ = ["as_arviz", "coordinates", "global_dataset", "observed_groups", "state_dims"]
+
+
+def coordinates(model: LatentDynamics) -> dict[str, list[Any]]:
+    """The names along each dim that global sites may have."""
+    programs = [f"program_{k}" for k in range(model.n_programs)]
+    return {
+        "gene": list(model.schema.genes),
+        "token": list(model.schema.tokens),
+        "program": programs,
+        "source": programs,
+        "lag": list(range(1, model.n_lags + 1)),
+    }
+
+
+def state_dims(model: LatentDynamics, n_steps: int) -> dict[str, list[Any]]:
+    """The names along the dims of cell states."""
+    return {
+        "time": [t * model.schema.step for t in range(n_steps + 1)],
+        "program": coordinates(model)["program"],
+        "invariant": [f"invariant_{i}" for i in range(model.n_invariant)],
+    }
+
+
+def global_dataset(model: LatentDynamics, draws: Mapping[str, Tensor]) -> xr.Dataset:
+    """Global sites as variables with dims (chain, draw, ...); plate axes go by the known event shape.
+
+    Args:
+        model: The model, whose ``dims`` name the sites' axes.
+        draws: Values of shape (draw, 1, 1) + event shape.
+    """
+    known = coordinates(model)
+    variables: dict[str, xr.DataArray] = {}
+    for name, value in draws.items():
+        event = value.shape[3:]
+        dims = model.dims.get(name, tuple(f"{name}_dim_{i}" for i in range(len(event))))
+        array = value.detach().cpu().numpy().reshape(1, value.shape[0], *event)
+        variables[name] = xr.DataArray(
+            array,
+            dims=("chain", "draw", *dims),
+            coords={dim: known[dim] for dim in dims if dim in known},
+        )
+    coords = {"chain": [0], "draw": np.arange(len(next(iter(draws.values()))) if draws else 0)}
+    return xr.Dataset(variables).assign_coords(coords)
+
+
+def observed_groups(data: Trajectories) -> dict[str, xr.Dataset]:
+    """``observed_data`` and ``constant_data``, with one row an observation (dim ``cell``)."""
+    schema = data.schema
+    names = [str(name) for name in data.names[data.row_cell]]
+    if schema.layout == "sequences":
+        names = [f"{name}@{time:g}" for name, time in zip(names, data.row_times, strict=True)]
+    dense = data.values.toarray()
+    x = dense.astype(np.int64) if schema.values == "counts" else dense
+    coords = {"cell": names, "gene": list(schema.genes)}
+    return {
+        "observed_data": xr.Dataset({"x": (("cell", "gene"), x)}, coords=coords),
+        "constant_data": xr.Dataset(
+            {
+                "library": ("cell", data.library),
+                "observed_time": ("cell", data.row_times),
+                "perturbation": ("cell", data.row_labels.astype(str)),
+                "batch": ("cell", np.array(schema.batches)[data.technical[data.row_cell]]),
+            },
+            coords={"cell": names},
+        ),
+    }
+
+
+def as_arviz(tree: xr.DataTree) -> Any:
+    """The tree as the installed ArviZ wants it: ``InferenceData`` before 1.0, the tree itself after."""
+    if not hasattr(arviz, "InferenceData"):
+        return tree
+    groups = {name: node.to_dataset() for name, node in tree.children.items()}
+    return arviz.InferenceData(**groups)

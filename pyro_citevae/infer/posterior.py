@@ -1,0 +1,441 @@
+"""The fitted posterior: draws, predictions, effects, and a folder on disk without pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyro
+import torch
+import xarray as xr
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.data.anndata_io import predictions
+from pyro_citevae.data.interventions import Schedule, do
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.splits import Split
+from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.errors import ModelError, RunError
+from pyro_citevae.infer import idata
+from pyro_citevae.infer.prediction import (
+    Effect,
+    RollOut,
+    _Substitute,
+    global_draws,
+    require_controls,
+    schedules_of,
+    times_of,
+)
+from pyro_citevae.program import LatentDynamics
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["Posterior", "read_record"]
+
+_PACKAGES = ("pyro-citevae", "torch", "pyro-ppl", "lightning", "anndata", "xarray", "numpy")
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """A fitted model with its guide.
+
+    Every draw is made from a seed, so that equal calls give equal draws, before and after saving.
+
+    Attributes:
+        model: The generative program with fitted parameters.
+        guide: The amortised guide.
+        history: Bound in nats a cell, gradient norm and KL weight by epoch.
+        record: Settings, hashes of data and split, package versions.
+        split: What was held out of training, if anything was.
+    """
+
+    model: LatentDynamics
+    guide: AmortizedGuide
+    history: pd.DataFrame
+    record: dict[str, Any]
+    split: Split | None = None
+
+    @property
+    def schema(self) -> Schema:
+        """Names and sizes of the axes."""
+        return self.model.schema
+
+    def predict(
+        self,
+        schedules: Schedule | Sequence[Schedule],
+        *,
+        cells: Trajectories,
+        draws: int = 100,
+        time: float | Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> AnnData:
+        """Counts that control cells would show under other schedules.
+
+        Abduct ``q(s, z_0 | x)`` from the control cells, act by the schedule, and roll the program forward.
+        All schedules share the draws of the mechanism, of s and z_0, and of the transition noise.
+
+        Args:
+            schedules: One ``do(...)`` or several.
+            cells: Control cells, such as ``train.controls()``.
+            draws: Number of draws.
+            time: Time or times to predict, in the data's unit; None for the last one of the data.
+            seed: Seed of every draw.
+
+        Returns:
+            A row for each schedule, time and cell. ``X`` is one draw of integer counts; the layers ``mean``,
+            ``sd``, ``q05`` and ``q95`` summarise all draws (counts at the cell's own library size);
+            ``obs`` has ``perturbation``, ``time`` and ``source_cell``.
+
+        Raises:
+            ScheduleError: A perturbation is unknown.
+            DataError: A cell was perturbed, or a time is off the grid.
+        """
+        require_controls(cells, self.schema)
+        wanted, times = schedules_of(schedules), times_of(time, self.schema)
+        made = RollOut(self.model, self.guide, wanted, times, draws, seed).cells(cells)
+        labels = np.array([one.label(self.schema.control) for one in wanted], dtype=object)
+        obs = {
+            "perturbation": labels[made.schedule],
+            "time": np.array(times)[made.time],
+            "source_cell": cells.names[made.cell].astype(str),
+        }
+        uns = {"draws": draws, "seed": seed, "time_unit": self.schema.time_unit}
+        return predictions(made.draw, made.layers, obs, self.schema.genes, uns)
+
+    def effect(
+        self,
+        schedules: Schedule | Sequence[Schedule],
+        versus: Schedule | None = None,
+        *,
+        cells: Trajectories | None = None,
+        draws: int = 200,
+        time: float | Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> Effect:
+        """Paired draws of the difference of log pseudobulk profiles between two schedules.
+
+        ``delta = b(schedule) - b(versus)`` with ``b = log(1 + total * sum_n mu_n / sum_ng mu_ng)``, where
+        mu is a cell's mean count and total the data's median library size. For real values b is the mean.
+
+        Args:
+            schedules: One ``do(...)`` or several.
+            versus: Reference schedule; None for ``do()``.
+            cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
+            draws: Number of draws.
+            time: Time or times, in the data's unit; None for the last one of the data.
+            seed: Seed of every draw.
+
+        Returns:
+            Dims (chain, draw, perturbation, time, gene), on the natural log scale.
+
+        Raises:
+            ScheduleError: A perturbation is unknown.
+            DataError: A cell was perturbed, or a time is off the grid.
+        """
+        if cells is not None:
+            require_controls(cells, self.schema)
+        wanted, times = schedules_of(schedules), times_of(time, self.schema)
+        reference = do() if versus is None else versus
+        rolled = RollOut(self.model, self.guide, [*wanted, reference], times, draws, seed).pseudobulk(cells)
+        delta = (rolled[:-1] - rolled[-1:]).swapaxes(0, 1)[None]
+        return Effect(
+            delta,
+            dims=("chain", "draw", "perturbation", "time", "gene"),
+            coords={
+                "chain": [0],
+                "draw": np.arange(draws),
+                "perturbation": [one.label(self.schema.control) for one in wanted],
+                "time": times,
+                "gene": list(self.schema.genes),
+            },
+            name="effect",
+            attrs={"versus": reference.label(self.schema.control), "unit": "log(1 + count)"},
+        )
+
+    def programs(
+        self,
+        schedules: Schedule | Sequence[Schedule],
+        *,
+        cells: Trajectories | None = None,
+        draws: int = 100,
+        time: float | None = None,
+        seed: int = 0,
+    ) -> xr.DataArray:
+        """Mean state of each program over the cells, from step 0 to a time, under each schedule.
+
+        Args:
+            schedules: One ``do(...)`` or several.
+            cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
+            draws: Number of draws.
+            time: Last time, in the data's unit; None for the last one of the data.
+            seed: Seed of every draw.
+
+        Returns:
+            Dims (chain, draw, perturbation, time, program).
+        """
+        if cells is not None:
+            require_controls(cells, self.schema)
+        wanted, times = schedules_of(schedules), times_of(time, self.schema)
+        walked = RollOut(self.model, self.guide, wanted, times, draws, seed).programs(cells)
+        names = idata.state_dims(self.model, walked.shape[2] - 1)
+        return xr.DataArray(
+            walked.swapaxes(0, 1)[None],
+            dims=("chain", "draw", "perturbation", "time", "program"),
+            coords={
+                "chain": [0],
+                "draw": np.arange(draws),
+                "perturbation": [one.label(self.schema.control) for one in wanted],
+                "time": names["time"],
+                "program": names["program"],
+            },
+            name="z",
+        )
+
+    def bound(self, data: Trajectories, *, particles: int = 8, seed: int = 0) -> float:
+        """The evidence lower bound of data, in nats a cell, averaged over draws of the guide.
+
+        Args:
+            data: Observed cells.
+            particles: Number of draws.
+            seed: Seed of the draws.
+        """
+        elbo = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=2)
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            loss = elbo.loss(self.model, self.guide, data.batch().to(self.model._like.device))
+        return -float(loss) / data.n_cells
+
+    def to_datatree(
+        self,
+        data: Trajectories | None = None,
+        *,
+        draws: int = 100,
+        most_cells: int = 200,
+        seed: int = 0,
+    ) -> xr.DataTree:
+        """The posterior as an ``xarray.DataTree`` with the groups that ArviZ knows.
+
+        Args:
+            data: Observed cells for the groups on cells; None for the global sites alone.
+            draws: Number of draws.
+            most_cells: Cells beyond this number are thinned evenly, since cell-level draws are large.
+            seed: Seed of the draws.
+
+        Returns:
+            Groups ``posterior`` and ``prior``, and with data also ``posterior_predictive``,
+            ``prior_predictive``, ``log_likelihood``, ``observed_data`` and ``constant_data``.
+        """
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            mechanism = global_draws(self.guide, draws)
+            with pyro.plate("draw", draws, dim=-3):
+                trace = poutine.trace(self.model.mechanism).get_trace()
+            prior = {name: trace.nodes[name]["value"] for name in mechanism}
+            groups = {
+                "posterior": idata.global_dataset(self.model, mechanism),
+                "prior": idata.global_dataset(self.model, prior),
+            }
+            if data is not None:
+                shown = np.unique(np.linspace(0, data.n_cells - 1, min(most_cells, data.n_cells)).astype(int))
+                groups = self._with_cells(groups, data.cells(shown), mechanism, prior, draws)
+        tree = xr.DataTree.from_dict(groups)
+        tree.attrs.update(
+            model=reference(type(self.model)),
+            guide=reference(type(self.guide)),
+            inference_library="pyro_citevae",
+            inference_library_version=version("pyro-citevae"),
+        )
+        return tree
+
+    def to_arviz(self, data: Trajectories | None = None, **options: Any) -> Any:
+        """The tree of :meth:`to_datatree`, in the form that the installed ArviZ takes."""
+        return idata.as_arviz(self.to_datatree(data, **options))
+
+    def _with_cells(
+        self,
+        groups: dict[str, xr.Dataset],
+        data: Trajectories,
+        mechanism: dict[str, torch.Tensor],
+        prior: dict[str, torch.Tensor],
+        draws: int,
+    ) -> dict[str, xr.Dataset]:
+        """Adds states, predicted values and likelihoods of cells."""
+        batch = data.batch().to(self.model._like.device)
+        with _Substitute(mechanism, mean=False), pyro.plate("draw", draws, dim=-3):
+            abducted = poutine.trace(self.guide).get_trace(batch)
+        seen = {name: node["value"] for name, node in abducted.nodes.items() if node["type"] == "sample"}
+        local = {name: value for name, value in seen.items() if name == "s" or name.startswith("z_")}
+        with _Observed(mechanism | local, batch.last), pyro.plate("draw", draws, dim=-3):
+            walked = self.model(batch)
+        with _Substitute(prior, mean=False), pyro.plate("draw", draws, dim=-3):
+            imagined = self.model(batch)
+        slots = batch.observed.T.cpu()
+        states = idata.state_dims(self.model, batch.n_steps)
+        base = {"chain": [0], "draw": np.arange(draws)}
+        cells = {"trajectory": [str(name) for name in data.names]}
+        z = torch.stack([state[:, 0] for state in walked.z], dim=2).cpu().numpy()[None]
+        posterior = groups["posterior"].assign_coords(cells | states | base)
+        posterior["z"] = (("chain", "draw", "trajectory", "time", "program"), z)
+        if self.model.n_invariant:
+            s = walked.s[:, 0].cpu().numpy()[None]
+            posterior["s"] = (("chain", "draw", "trajectory", "invariant"), s)
+
+        def rows(value: torch.Tensor) -> np.ndarray:
+            return value.transpose(1, 2)[:, slots].cpu().numpy()[None]
+
+        kind = np.int64 if self.schema.values == "counts" else np.float32
+        dims = ("chain", "draw", "cell", "gene")
+        observed = idata.observed_groups(data)
+        coords = dict(observed["observed_data"].coords) | base
+        likelihood = rows(walked.emission.log_prob(batch.x.dense))  # type: ignore[union-attr]
+        drawn = {"posterior_predictive": walked, "prior_predictive": imagined}
+        predictive = {
+            name: xr.Dataset({"x": (dims, rows(one.emission.sample()).astype(kind))}, coords=coords)
+            for name, one in drawn.items()
+        }
+        without_gene = {name: value for name, value in coords.items() if name != "gene"}
+        log_likelihood = xr.Dataset({"x": (("chain", "draw", "cell"), likelihood)}, coords=without_gene)
+        return groups | {"posterior": posterior, "log_likelihood": log_likelihood} | predictive | observed
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Writes the run's folder: weights as safetensors, everything else as JSON and parquet.
+
+        The folder is written aside and then renamed, so a half-written one never takes its place.
+
+        Args:
+            path: Folder to make.
+            overwrite: Whether a folder that is there already may be replaced.
+
+        Raises:
+            RunError: The folder exists, or cannot be written.
+            ModelError: The model was made with an argument that JSON cannot hold.
+        """
+        target = Path(path)
+        if target.exists() and not overwrite:
+            raise RunError(f"'{target}' exists; choose another folder, or pass overwrite (--overwrite).")
+        tensors = {
+            f"{part}.{name}": value.contiguous()
+            for part, module in (("model", self.model), ("guide", self.guide))
+            for name, value in module.state_dict().items()
+        }
+        content = json.dumps(self._record(), indent=2, sort_keys=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+        except OSError as error:
+            raise RunError(f"'{target}' cannot be written ({error.strerror}).") from error
+        try:
+            save_file(tensors, aside / "model.safetensors")
+            (aside / "run.json").write_text(content + "\n")
+            self.history.to_parquet(aside / "history.parquet")
+            if self.split is not None:
+                self.split.save(aside / "split.json")
+            aside.chmod(0o755)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(aside, target)
+        except OSError as error:
+            raise RunError(f"'{target}' cannot be written ({error.strerror}).") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _record(self) -> dict[str, Any]:
+        parts = {"model": self.model, "guide": self.guide}
+        for name, part in parts.items():
+            try:
+                json.dumps(part.settings)
+            except TypeError as error:
+                raise ModelError(f"the {name}'s arguments cannot be saved as JSON ({error}).") from None
+        return {
+            **self.record,
+            **{
+                name: {"class": reference(type(part)), "settings": part.settings}
+                for name, part in parts.items()
+            },
+            "schema": self.schema.to_json(),
+            "versions": {package: version(package) for package in _PACKAGES},
+        }
+
+    @classmethod
+    def load(
+        cls, path: str | Path, model: type[LatentDynamics], guide: type[AmortizedGuide]
+    ) -> Posterior:
+        """Reads a folder that :meth:`save` wrote, for classes that the caller names.
+
+        No code is taken from the folder. :func:`pyro_citevae.load` finds the classes of this package.
+
+        Raises:
+            RunError: The folder is no run, is damaged, or belongs to other classes.
+        """
+        folder = Path(path)
+        record = read_record(folder)
+        for name, found in (("model", model), ("guide", guide)):
+            saved = record[name]["class"].rpartition(":")[2]
+            if saved != found.__qualname__:
+                raise RunError(f"'{folder}' holds the {name} '{saved}', not '{found.__qualname__}'.")
+        try:
+            made = model(Schema.from_json(record["schema"]), **record["model"]["settings"])
+            made_guide = guide(made, **record["guide"]["settings"])
+            tensors = load_file(folder / "model.safetensors")
+            for name, module in (("model", made), ("guide", made_guide)):
+                part = {key[len(name) + 1 :]: t for key, t in tensors.items() if key.startswith(name + ".")}
+                module.load_state_dict(part)
+            history = pd.read_parquet(folder / "history.parquet")
+        except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RunError(f"'{folder}' is damaged or from another version ({reason}).") from error
+        split = folder / "split.json"
+        kept = {key: record[key] for key in ("settings", "data", "n_cells", "split")}
+        return cls(
+            made.eval(), made_guide.eval(), history, kept, Split.load(split) if split.is_file() else None
+        )
+
+
+class _Observed(_Substitute):
+    """Substitutes states up to each cell's last observation, and rolls the later ones on."""
+
+    def __init__(self, values: dict[str, torch.Tensor], last: torch.Tensor) -> None:
+        super().__init__(values, mean=False)
+        self.last = last
+
+    def _pyro_sample(self, message: dict[str, Any]) -> None:
+        super()._pyro_sample(message)
+        name = message["name"]
+        if name.startswith("z_") and name in self.values:
+            reached = (self.last >= int(name.removeprefix("z_")))[:, None]
+            rolled = message["fn"].expand(self.values[name].shape[:-1]).sample()
+            message["value"] = torch.where(reached, self.values[name], rolled)
+
+
+def reference(found: type) -> str:
+    """A class as ``module:name``."""
+    return f"{found.__module__}:{found.__qualname__}"
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The JSON record of a run.
+
+    Raises:
+        RunError: The folder is not a run.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        for key in ("model", "guide", "schema", "settings", "data", "n_cells", "split"):
+            record[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunError(f"'{folder}' is not a run; make one with citevae fit, or Posterior.save.") from None
+    return record

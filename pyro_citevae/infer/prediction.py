@@ -1,0 +1,307 @@
+"""Counterfactuals: abduct what a control cell is, act by another schedule, predict by the same program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyro
+import torch
+import xarray as xr
+from jaxtyping import Float
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from scipy import sparse
+from torch import Tensor
+
+from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.pseudobulk import profile
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.trajectories import Batch, Trajectories
+from pyro_citevae.errors import DataError
+from pyro_citevae.program import LatentDynamics, Rollout
+
+__all__ = ["Abduction", "Effect", "PredictedCells", "RollOut", "global_draws"]
+
+_MOST_VALUES = 20_000_000
+_POPULATION = 256
+
+
+class Effect(xr.DataArray):
+    """Paired draws of an effect, an ``xarray.DataArray`` with (chain, draw, perturbation, time, gene)."""
+
+    __slots__ = ()
+
+    def interval(self, probability: float = 0.9) -> xr.DataArray:
+        """Equal-tailed credible interval over chains and draws.
+
+        Args:
+            probability: Mass inside the interval.
+
+        Returns:
+            Dims (bound, ...), where ``bound`` is ``"lower"`` or ``"upper"``.
+        """
+        tail = (1 - probability) / 2
+        bounds = xr.DataArray(self).quantile([tail, 1 - tail], dim=("chain", "draw"))
+        return bounds.rename(quantile="bound").assign_coords(bound=["lower", "upper"])
+
+
+@dataclass(frozen=True)
+class PredictedCells:
+    """Predicted cells, a row for each schedule, time and source cell, with summaries over draws.
+
+    Attributes:
+        draw: One draw of integer counts.
+        layers: ``mean``, ``sd``, ``q05`` and ``q95`` over the draws.
+        schedule: Position of each row's schedule.
+        time: Position of each row's time.
+        cell: Position of each row's source cell.
+    """
+
+    draw: sparse.csr_matrix
+    layers: dict[str, np.ndarray]
+    schedule: np.ndarray
+    time: np.ndarray
+    cell: np.ndarray
+
+
+def global_draws(guide: AmortizedGuide, n_draws: int) -> dict[str, Tensor]:
+    """Draws of the global sites, each of shape (draw, 1, 1) + event shape."""
+    with torch.no_grad(), pyro.plate("draw", n_draws, dim=-3):
+        draws: dict[str, Tensor] = guide.globals()
+    return draws
+
+
+class _Substitute(Messenger):  # type: ignore[misc]
+    """Gives sites fixed values; what is not named is drawn, and counts stand at their mean unless asked."""
+
+    def __init__(self, values: dict[str, Tensor], *, mean: bool) -> None:
+        super().__init__()
+        self.values, self.mean = values, mean
+
+    def _pyro_sample(self, message: dict[str, Any]) -> None:
+        if message["name"] in self.values:
+            message["value"], message["done"] = self.values[message["name"]], True
+        elif message["name"] == "x" and self.mean:
+            message["value"], message["done"] = message["fn"].mean, True
+
+
+@dataclass(frozen=True)
+class Abduction:
+    """What is held fixed under every schedule: the mechanism, and each cell's s and z_0.
+
+    Attributes:
+        values: Values of the fixed sites over draws.
+        cells: The cells, with their library sizes and technical batches.
+        n_draws: Number of draws.
+        seed: Seed of the transition noise, shared by all schedules.
+    """
+
+    values: dict[str, Tensor]
+    cells: Batch
+    n_draws: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls, guide: AmortizedGuide, cells: Batch, mechanism: dict[str, Tensor], n_draws: int, seed: int
+    ) -> Abduction:
+        """Draws s and z_0 of observed control cells from the guide."""
+        with torch.no_grad(), _Substitute(mechanism, mean=False), pyro.plate("draw", n_draws, dim=-3):
+            trace = poutine.trace(guide).get_trace(cells)
+        local = {name: trace.nodes[name]["value"] for name in ("s", "z_0") if name in trace.nodes}
+        return cls({**mechanism, **local}, cells, n_draws, seed)
+
+    @classmethod
+    def of_population(
+        cls, schema: Schema, mechanism: dict[str, Tensor], n_draws: int, seed: int
+    ) -> Abduction:
+        """Leaves s and z_0 to their prior: a population of cells of median library size."""
+        n = _POPULATION
+        cells = Batch(
+            size=n,
+            index=torch.arange(n),
+            u=torch.zeros(1, n, schema.n_tokens),
+            step=torch.zeros(1, n, dtype=torch.int64),
+            observed=torch.zeros(1, n, dtype=torch.bool),
+            library=torch.full((1, n), float(schema.total)),
+            technical=torch.arange(n) % schema.n_batches,
+            x=None,
+        )
+        return cls(mechanism, cells, n_draws, seed)
+
+
+@dataclass(frozen=True)
+class RollOut:
+    """Runs the program forward under schedules, for the same abducted cells and the same noise.
+
+    Attributes:
+        model: The program.
+        guide: Its guide, for the abduction.
+        schedules: Schedules to act by.
+        times: Times to predict, in the schema's unit.
+        n_draws: Number of draws of the mechanism, and of each cell's states.
+        seed: Seed of every draw.
+    """
+
+    model: LatentDynamics
+    guide: AmortizedGuide
+    schedules: Sequence[Schedule]
+    times: Sequence[float]
+    n_draws: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for one in self.schedules:
+            self.model.schema.require(one)
+
+    def run(self, abduction: Abduction, schedule: Schedule, *, mean: bool) -> tuple[Rollout, Tensor]:
+        """One roll-out: what the program walked through, and the values at the times."""
+        schema = self.model.schema
+        steps = torch.tensor([schema.step_of(time) for time in self.times])
+        n = abduction.cells.n_cells
+        u = torch.from_numpy(schema.doses(schedule, int(steps.max())))
+        cells = replace(
+            abduction.cells.unobserved(),
+            size=n,
+            index=torch.arange(n),
+            u=u[:, None].expand(-1, n, -1),
+            step=steps[:, None].expand(-1, n),
+            observed=torch.zeros(len(steps), n, dtype=torch.bool),
+            library=abduction.cells.library[-1:].expand(len(steps), n),
+        ).to(self.model._like.device)
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(abduction.seed)
+            with (
+                _Substitute(abduction.values, mean=mean),
+                pyro.plate("draw", self.n_draws, dim=-3),
+                poutine.trace() as tracer,
+            ):
+                walked = self.model(cells)
+        return walked, tracer.trace.nodes["x"]["value"]
+
+    def abductions(self, controls: Trajectories | None) -> Iterator[Abduction]:
+        """The abducted cells, in chunks that fit in memory, all with the same draws of the mechanism."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            mechanism = global_draws(self.guide, self.n_draws)
+            if controls is None:
+                yield Abduction.of_population(self.model.schema, mechanism, self.n_draws, self.seed)
+                return
+            n_values = self.n_draws * len(self.times) * self.model.schema.n_genes
+            size = max(1, _MOST_VALUES // n_values)
+            for first in range(0, controls.n_cells, size):
+                chunk = controls.batch(np.arange(first, min(first + size, controls.n_cells)))
+                chunk = chunk.to(self.model._like.device)
+                seed = self.seed + first
+                torch.manual_seed(seed)
+                yield Abduction.of(self.guide, chunk, mechanism, self.n_draws, seed)
+
+    def pseudobulk(
+        self, controls: Trajectories | None
+    ) -> Float[np.ndarray, "schedule draw time gene"]:
+        """Log pseudobulk profile of the cells' mean counts, for each draw of the mechanism."""
+        shape = (len(self.schedules), self.n_draws, len(self.times), self.model.schema.n_genes)
+        sums = np.zeros(shape)
+        for abduction in self.abductions(controls):
+            for p, schedule in enumerate(self.schedules):
+                _, x = self.run(abduction, schedule, mean=True)
+                sums[p] += x.sum(-2).cpu().numpy()
+        if self.model.schema.values == "real":
+            n = _POPULATION if controls is None else controls.n_cells
+            return sums / n
+        return profile(sums, self.model.schema.total)
+
+    def programs(
+        self, controls: Trajectories | None
+    ) -> Float[np.ndarray, "schedule draw step program"]:
+        """Mean state of the programs over the cells, at every step from 0, for each draw."""
+        total: np.ndarray | float = 0.0
+        n = 0
+        for abduction in self.abductions(controls):
+            walks = []
+            for schedule in self.schedules:
+                z = self.run(abduction, schedule, mean=True)[0].z
+                walks.append(np.stack([state.sum(-2)[:, 0].cpu().numpy() for state in z], axis=1))
+            total = total + np.stack(walks)
+            n += abduction.cells.n_cells
+        return np.asarray(total / n)
+
+    def cells(self, controls: Trajectories) -> PredictedCells:
+        """Counts of every control cell under every schedule at every time, summarised over draws."""
+        chunks = [
+            [self._cells(chunk, schedule) for schedule in self.schedules] for chunk in self.abductions(controls)
+        ]
+        P, T = len(self.schedules), len(self.times)
+
+        def stacked(name: str) -> np.ndarray:
+            by_schedule = [np.concatenate([chunk[p][name] for chunk in chunks], axis=1) for p in range(P)]
+            return np.concatenate(by_schedule).reshape(P * T * controls.n_cells, -1)
+
+        grid = np.indices((P, T, controls.n_cells)).reshape(3, -1)
+        layers = {name: stacked(name) for name in ("mean", "sd", "q05", "q95")}
+        return PredictedCells(sparse.csr_matrix(stacked("draw")), layers, *grid)
+
+    def _cells(self, abduction: Abduction, schedule: Schedule) -> dict[str, np.ndarray]:
+        walked, x = self.run(abduction, schedule, mean=False)
+        tails = _quantiles(x)
+        parts = {
+            "draw": x[0],
+            "mean": walked.emission.mean.mean(0),
+            "sd": x.std(0, correction=0),
+            "q05": tails[0],
+            "q95": tails[1],
+        }
+        return {name: value.cpu().numpy() for name, value in parts.items()}
+
+
+def _quantiles(x: Tensor) -> Tensor:
+    """5 % and 95 % quantiles over the first axis; torch.quantile refuses more than 16 million values."""
+    ordered = x.sort(0).values
+    position = torch.tensor([0.05, 0.95], device=x.device) * (len(x) - 1)
+    below = position.floor().long()
+    above = position.ceil().long()
+    weight = (position - below).view(-1, *[1] * (x.dim() - 1))
+    return ordered[below] * (1 - weight) + ordered[above] * weight
+
+
+def schedules_of(given: Schedule | Sequence[Schedule]) -> list[Schedule]:
+    """One schedule or several, as a list."""
+    return [given] if isinstance(given, Schedule) else list(given)
+
+
+def times_of(given: float | Sequence[float] | None, schema: Schema) -> list[float]:
+    """One time, several, or the schema's last, as a list.
+
+    Raises:
+        DataError: A time is not on the grid or not after step 0.
+    """
+    if given is None:
+        return [schema.times[-1]]
+    times = [float(given)] if isinstance(given, (int, float)) else [float(time) for time in given]
+    for time in times:
+        if schema.step_of(time) < 1:
+            raise DataError(f"time {time:g} is not after the start of the dynamics; predict a later one.")
+    return times
+
+
+def require_controls(cells: Trajectories, schema: Schema) -> Trajectories:
+    """Returns the cells if none was perturbed.
+
+    Raises:
+        DataError: A cell is perturbed, or the cells are of another panel.
+    """
+    if cells.schema.genes != schema.genes or cells.schema.tokens != schema.tokens:
+        raise DataError("predict(cells=...) has other genes or tokens than the model; read it with schema=.")
+    if cells.n_cells == 0:
+        raise DataError("predict(cells=...) is empty; give control cells.")
+    wrong = cells.labels != schema.control
+    if wrong.any():
+        raise DataError(
+            f"predict(cells=...) holds cells of '{cells.labels[wrong][0]}'; the abduction takes control cells "
+            "only, so pass data.controls()."
+        )
+    return cells
