@@ -1,0 +1,27 @@
+"""Latent dynamical causal processes for single-cell perturbation screens, as Pyro programs."""
+
+from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.data import Schedule, Schema, Split, Trajectories, datasets, do, simulate
+from pyro_citevae.errors import CiteVAEError
+from pyro_citevae.infer import Posterior, fit
+from pyro_citevae.program import LatentDynamics, Mechanism
+from pyro_citevae.registry import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AmortizedGuide",
+    "CiteVAEError",
+    "LatentDynamics",
+    "Mechanism",
+    "Posterior",
+    "Schedule",
+    "Schema",
+    "Split",
+    "Trajectories",
+    "datasets",
+    "do",
+    "fit",
+    "load",
+    "simulate",
+]

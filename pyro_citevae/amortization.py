@@ -96,9 +96,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):
         encoded = torch.where(batch.observed[..., None], encoded, 0.0)
         return encoded.transpose(0, 1).flatten(1)
 
-    def state(
-        self, t: int, law: TorchDistribution, batch: Batch
-    ) -> Float[Tensor, "*draw cell program"]:
+    def state(self, t: int, law: TorchDistribution, batch: Batch) -> Float[Tensor, "*draw cell program"]:
         """Draws z_t, which counts only up to a cell's last observation, as in the model."""
         with poutine.mask(mask=batch.last >= t):
             value: Tensor = pyro.sample(f"z_{t}", law)

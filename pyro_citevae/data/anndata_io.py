@@ -96,7 +96,11 @@ def read(
             step=grid,
             time_unit=_unit(adata, time_unit, times),
             batches=tuple(sorted(set(batches.tolist()))),
-            layout="snapshot" if times is None else "time course" if columns.sequence is None else "sequences",
+            layout="snapshot"
+            if times is None
+            else "time course"
+            if columns.sequence is None
+            else "sequences",
             values="real" if values == "real" else "counts",
             total=float(np.median(library)),
             panel_share=share,

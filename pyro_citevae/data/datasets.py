@@ -10,8 +10,8 @@ from typing import Any
 import anndata
 from anndata import AnnData
 
-from pyro_citevae.data.anndata_io import read as _read
 from pyro_citevae.data.anndata_io import Columns
+from pyro_citevae.data.anndata_io import read as _read
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 
@@ -29,6 +29,8 @@ class Entry:
         origin: Where the file was taken from, and the study to cite.
         licence: Licence of the file.
         columns: Arguments of :meth:`Trajectories.from_anndata` that fit it.
+        headline: Perturbations whose effect is reproducible (at the last time of a time course), the
+            strongest first: those that headline means are taken over.
     """
 
     file: str
@@ -37,6 +39,7 @@ class Entry:
     origin: str
     licence: str
     columns: Columns
+    headline: tuple[str, ...] = ()
 
 
 CATALOGUE = MappingProxyType(
@@ -47,7 +50,8 @@ CATALOGUE = MappingProxyType(
             values="integers after depth correction (panel totals vary by 12 %), not raw UMI",
             origin="PyPI renge 0.0.5, examples/data; GSE213069; Ishikawa et al. 2023",
             licence="MIT",
-            columns=Columns(time="time"),
+            columns=Columns(time="time", batch="time"),  # each day was a library of its own
+            headline=("POU5F1", "PRDM14", "RUNX1T1", "NANOG", "SOX2", "FOXH1"),
         ),
         "papalexi": Entry(
             file="papalexi2021_thp1_eccite_299genes.h5ad",
@@ -56,6 +60,7 @@ CATALOGUE = MappingProxyType(
             origin="sceptredata, data/lowmoi_example_data.rda at ec722d5d; Papalexi et al. 2021",
             licence="MIT",
             columns=Columns(batch="batch"),
+            headline=("IFNGR1", "IFNGR2", "JAK2", "STAT1", "SMAD4", "IRF1", "BRD4", "CUL3", "STAT2"),
         ),
         "norman_subset": Entry(
             file="norman2019_k562_500genes.h5ad",
@@ -142,6 +147,4 @@ def load(name: str) -> Trajectories:
     if name not in makers:
         raise DataError(f"'{name}' is not a shipped data set; the shipped ones are {', '.join(makers)}.")
     columns = CATALOGUE[name].columns
-    return _read(
-        makers[name](), columns, step=None, n_steps=3, time_unit=None, values="counts", schema=None
-    )
+    return _read(makers[name](), columns, step=None, n_steps=3, time_unit=None, values="counts", schema=None)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,6 +24,7 @@ from pyro_citevae.data.anndata_io import predictions
 from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.splits import Split
+from pyro_citevae.data.storage import aside
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import ModelError, RunError
 from pyro_citevae.infer import idata
@@ -324,34 +322,23 @@ class Posterior:
             RunError: The folder exists, or cannot be written.
             ModelError: The model was made with an argument that JSON cannot hold.
         """
-        target = Path(path)
-        if target.exists() and not overwrite:
-            raise RunError(f"'{target}' exists; choose another folder, or pass overwrite (--overwrite).")
+        with aside(path, overwrite=overwrite) as folder:
+            self.write(folder)
+
+    def write(self, folder: Path) -> None:
+        """Makes a folder and writes the run's files into it; :meth:`save` does so whole or not at all."""
+        folder.mkdir()
         tensors = {
             f"{part}.{name}": value.contiguous()
             for part, module in (("model", self.model), ("guide", self.guide))
             for name, value in module.state_dict().items()
         }
         content = json.dumps(self._record(), indent=2, sort_keys=True)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-        except OSError as error:
-            raise RunError(f"'{target}' cannot be written ({error.strerror}).") from error
-        try:
-            save_file(tensors, aside / "model.safetensors")
-            (aside / "run.json").write_text(content + "\n")
-            self.history.to_parquet(aside / "history.parquet")
-            if self.split is not None:
-                self.split.save(aside / "split.json")
-            aside.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(aside, target)
-        except OSError as error:
-            raise RunError(f"'{target}' cannot be written ({error.strerror}).") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
+        save_file(tensors, folder / "model.safetensors")
+        (folder / "run.json").write_text(content + "\n")
+        self.history.to_parquet(folder / "history.parquet")
+        if self.split is not None:
+            self.split.save(folder / "split.json")
 
     def _record(self) -> dict[str, Any]:
         parts = {"model": self.model, "guide": self.guide}
@@ -371,9 +358,7 @@ class Posterior:
         }
 
     @classmethod
-    def load(
-        cls, path: str | Path, model: type[LatentDynamics], guide: type[AmortizedGuide]
-    ) -> Posterior:
+    def load(cls, path: str | Path, model: type[LatentDynamics], guide: type[AmortizedGuide]) -> Posterior:
         """Reads a folder that :meth:`save` wrote, for classes that the caller names.
 
         No code is taken from the folder. :func:`pyro_citevae.load` finds the classes of this package.
@@ -399,7 +384,8 @@ class Posterior:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(f"'{folder}' is damaged or from another version ({reason}).") from error
         split = folder / "split.json"
-        kept = {key: record[key] for key in ("settings", "data", "n_cells", "split")}
+        derived = ("model", "guide", "schema", "versions")
+        kept = {key: value for key, value in record.items() if key not in derived}
         return cls(
             made.eval(), made_guide.eval(), history, kept, Split.load(split) if split.is_file() else None
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyro
@@ -200,9 +200,7 @@ class RollOut:
                 torch.manual_seed(seed)
                 yield Abduction.of(self.guide, chunk, mechanism, self.n_draws, seed)
 
-    def pseudobulk(
-        self, controls: Trajectories | None
-    ) -> Float[np.ndarray, "schedule draw time gene"]:
+    def pseudobulk(self, controls: Trajectories | None) -> Float[np.ndarray, "schedule draw time gene"]:
         """Log pseudobulk profile of the cells' mean counts, for each draw of the mechanism."""
         shape = (len(self.schedules), self.n_draws, len(self.times), self.model.schema.n_genes)
         sums = np.zeros(shape)
@@ -215,9 +213,7 @@ class RollOut:
             return sums / n
         return profile(sums, self.model.schema.total)
 
-    def programs(
-        self, controls: Trajectories | None
-    ) -> Float[np.ndarray, "schedule draw step program"]:
+    def programs(self, controls: Trajectories | None) -> Float[np.ndarray, "schedule draw step program"]:
         """Mean state of the programs over the cells, at every step from 0, for each draw."""
         total: np.ndarray | float = 0.0
         n = 0
@@ -233,7 +229,8 @@ class RollOut:
     def cells(self, controls: Trajectories) -> PredictedCells:
         """Counts of every control cell under every schedule at every time, summarised over draws."""
         chunks = [
-            [self._cells(chunk, schedule) for schedule in self.schedules] for chunk in self.abductions(controls)
+            [self._cells(chunk, schedule) for schedule in self.schedules]
+            for chunk in self.abductions(controls)
         ]
         P, T = len(self.schedules), len(self.times)
 

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import lightning
@@ -51,7 +51,7 @@ class FitSettings:
 
     max_epochs: int = 60
     batch_size: int = 256
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     kl_start: float = 0.1
     kl_warmup: float = 0.3
     gradient_clip: float = 10.0

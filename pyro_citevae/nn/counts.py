@@ -38,20 +38,20 @@ class NegativeBinomial(TorchDistribution):
 
     def __init__(
         self,
-        log_mean: Float[Tensor, "..."],
-        log_inverse_dispersion: Float[Tensor, "..."],
+        log_mean: Float[Tensor, ...],
+        log_inverse_dispersion: Float[Tensor, ...],
         validate_args: bool | None = None,
     ) -> None:
         self.log_mean, self.log_inverse_dispersion = broadcast_all(log_mean, log_inverse_dispersion)
         super().__init__(self.log_mean.shape, torch.Size(), validate_args=validate_args)
 
     @property
-    def mean(self) -> Float[Tensor, "..."]:
+    def mean(self) -> Float[Tensor, ...]:
         """``mu``."""
         return self.log_mean.exp()
 
     @property
-    def variance(self) -> Float[Tensor, "..."]:
+    def variance(self) -> Float[Tensor, ...]:
         """``mu + mu^2 / theta``."""
         mu = self.mean
         return mu + mu.square() * torch.exp(-self.log_inverse_dispersion)
@@ -64,7 +64,7 @@ class NegativeBinomial(TorchDistribution):
             validate_args=False,
         )
 
-    def log_prob(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def log_prob(self, value: Float[Tensor, ...]) -> Float[Tensor, ...]:
         """Log probability of counts."""
         if self._validate_args:
             self._validate_sample(value)
@@ -74,7 +74,7 @@ class NegativeBinomial(TorchDistribution):
         combinations = torch.lgamma(value + theta) - torch.lgamma(theta) - torch.lgamma(value + 1)
         return combinations + theta * (log_theta - log_total) + value * (log_mu - log_total)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Float[Tensor, "..."]:  # noqa: B008
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Float[Tensor, ...]:  # noqa: B008
         """Draws counts as a gamma mixture of Poissons."""
         with torch.no_grad():
             shape = self._extended_shape(sample_shape)

@@ -1,0 +1,116 @@
+"""Pictures: program trajectories with intervals, predicted against measured effects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pyro_citevae.analysis.evaluation import Measurement, pearson
+from pyro_citevae.infer.prediction import Effect
+
+__all__ = ["effects", "trajectories"]
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+
+def trajectories(
+    programs: xr.DataArray,
+    *,
+    control: str,
+    observed_until: float | None = None,
+    unit: str = "",
+    most: int = 4,
+) -> Figure:
+    """Mean program states over time under each schedule, less the control's, with 80 % intervals.
+
+    Args:
+        programs: Draws with dims (chain, draw, perturbation, time, program), the control among them.
+        control: Label of the control schedule.
+        observed_until: Last training time; what lies after it is shaded as forecast.
+        unit: Unit of time, for the axis.
+        most: Number of programs shown: those that the schedules move most.
+    """
+    shift = programs - programs.sel(perturbation=control)
+    mean = shift.mean(("chain", "draw"))
+    strength = np.abs(mean).max(("perturbation", "time")).to_numpy()
+    strongest = programs.program.to_numpy()[np.argsort(-strength)[:most]]
+    labels = [name for name in programs.perturbation.to_numpy() if name != control]
+    figure = Figure(figsize=(3.1 * len(strongest), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(strongest), sharey=True, squeeze=False)[0]
+    time = programs.time.to_numpy()
+    for axis, program in zip(axes, strongest, strict=True):
+        for colour, label in zip(_cycle(len(labels)), labels, strict=True):
+            drawn = shift.sel(perturbation=label, program=program)
+            lower, middle, upper = drawn.quantile([0.1, 0.5, 0.9], dim=("chain", "draw")).to_numpy()
+            axis.plot(time, middle, color=colour, label=label, lw=1.6)
+            axis.fill_between(time, lower, upper, color=colour, alpha=0.2, lw=0)
+        if observed_until is not None and observed_until < time[-1]:
+            axis.axvspan(observed_until, time[-1], color="0.93", zorder=0)
+            middle_of_forecast = (observed_until + time[-1]) / 2
+            axis.text(
+                middle_of_forecast,
+                0.98,
+                "forecast",
+                transform=axis.get_xaxis_transform(),
+                ha="center",
+                va="top",
+            )
+        _bare(axis, str(program).replace("_", " "), f"time ({unit})" if unit else "time")
+    axes[0].set_ylabel("shift against control")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def effects(predicted: Effect, measurements: Sequence[Measurement]) -> Figure:
+    """Predicted against measured effects, a panel a perturbation, with 80 % intervals of both.
+
+    Args:
+        predicted: Draws of the effects at the measurements' time.
+        measurements: What was measured, in the order of the panels.
+    """
+    columns = min(3, max(1, len(measurements)))
+    rows = -(-len(measurements) // columns)
+    figure = Figure(figsize=(3.4 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    genes = predicted.gene.to_numpy()
+    for axis, one in zip(axes, measurements, strict=False):
+        drawn = predicted.sel(perturbation=one.perturbation, time=one.time)
+        lower, middle, upper = (
+            xr.DataArray(drawn).quantile([0.1, 0.5, 0.9], dim=("chain", "draw")).to_numpy()[:, one.keep]
+        )
+        truth, noise = one.delta[one.keep], 1.2816 * np.sqrt(one.variance[one.keep])
+        both = np.concatenate([lower, upper, truth - noise, truth + noise])
+        limits = float(both.min()), float(both.max())
+        axis.plot(limits, limits, color="0.6", lw=0.8, zorder=0)
+        axis.errorbar(
+            truth, middle, yerr=[middle - lower, upper - middle], xerr=noise,
+            fmt="o", ms=3, lw=0.6, color=_COLOURS[0], ecolor="#9ecae1",
+        )  # fmt: skip
+        for g in np.argsort(-np.abs(truth))[:4]:
+            axis.annotate(
+                genes[one.keep][g],
+                (truth[g], middle[g]),
+                fontsize=7,
+                xytext=(3, 3),
+                textcoords="offset points",
+            )
+        _bare(axis, f"{one.perturbation}   r = {pearson(middle, truth):.2f}", "measured effect (log)")
+    for axis in axes[::columns]:
+        axis.set_ylabel("predicted effect (log)")
+    for axis in axes[len(measurements) :]:
+        axis.set_visible(False)
+    return figure
+
+
+def _cycle(n: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(n)]
+
+
+def _bare(axis: Axes, title: str, label: str) -> None:
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(label)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,354 @@
+"""The command line: ``citevae demo | fit | predict | evaluate | export | models | datasets``.
+
+Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pyro_citevae import config, registry
+from pyro_citevae.analysis import markdown, plots, summary
+from pyro_citevae.analysis.held_out_time import Forecast, forecast
+from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad
+from pyro_citevae.data.anndata_io import Columns
+from pyro_citevae.data.storage import aside, require_free
+from pyro_citevae.errors import CiteVAEError, DataError, RunError
+from pyro_citevae.infer import Posterior, fit
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_console = Console()
+
+_Out = Annotated[Path, typer.Option("-o", "--out", help="What to write.")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+_Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+_Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a fitted run.")]
+
+_DEMO_CELLS = 100
+
+
+def main() -> None:
+    """Runs the command line, and turns a user's mistake into one sentence and exit code 2."""
+    try:
+        app()
+    except CiteVAEError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        sys.exit(2)
+
+
+@app.command()
+def demo(
+    out: _Out = Path("runs/demo"),
+    overwrite: _Overwrite = False,
+    seed: _Seed = 0,
+    epochs: Annotated[int, typer.Option(help="Passes over the cells.")] = 60,
+    quiet: _Quiet = False,
+) -> None:
+    """Train on days 2-4 of 23 real knock-outs, forecast day 5, and score it beside the baselines."""
+    require_free(out, overwrite)
+    data = datasets.load("renge")
+    train, truth = data.hold_out(times=[5])
+    _console.print(
+        f"RENGE (Ishikawa et al. 2023): {train.n_cells} cells of days 2-4 to train on, "
+        f"{truth.n_cells} of day 5 held out."
+    )
+    settings = config.Settings(fit={"seed": seed, "max_epochs": epochs})
+    posterior = _fitted(settings, train, {"path": "renge", "columns": asdict(_columns_of("renge"))}, quiet)
+    with _console.status("forecasting day 5 ..."):
+        headline = datasets.CATALOGUE["renge"].headline
+        found = forecast(posterior, train, truth, dataset="renge", headline=headline, seed=seed)
+        cells = _thinned(train.controls(), _DEMO_CELLS)
+        schedules = [do(), *(do(label) for label in data.perturbations())]
+        predicted = posterior.predict(schedules, cells=cells, time=5, seed=seed)
+    with aside(out, overwrite=overwrite) as folder:
+        posterior.write(folder)
+        predicted.write_h5ad(folder / "predictions.h5ad")
+        _write_scores(folder, found)
+        _write_pictures(folder, posterior, found)
+        posterior.to_datatree(train, seed=seed).to_netcdf(folder / "posterior.nc", engine="h5netcdf")
+    _show_scores(found)
+    _console.print(
+        f"\nSaved in {out}/: scores.md, effects.png, trajectories.png, predictions.h5ad, effects.nc, and the "
+        "posterior (posterior.nc opens in ArviZ).\n"
+        f"Next: citevae predict {out} --do PRDM14+SOX2 -o prediction.h5ad"
+    )
+
+
+@app.command("fit")
+def fit_command(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="An h5ad file, or a shipped data set's name.")],
+    out: _Out,
+    perturbation: Annotated[str | None, typer.Option(help="Column of obs with labels A, A+B.")] = None,
+    control: Annotated[str | None, typer.Option(help="Label of unperturbed cells.")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of obs with times.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer with counts; X if not given.")] = None,
+    library: Annotated[str | None, typer.Option(help="Column of obs with library sizes.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Column of obs with technical batches.")] = None,
+    sequence: Annotated[str | None, typer.Option(help="Column of obs that joins a cell's rows.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Label to leave out; may be repeated.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model: a name, or FILE.py:CLASS.")] = None,
+    guide: Annotated[str | None, typer.Option(help="Guide: a name, or FILE.py:CLASS.")] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="TOML: [model] [guide] [fit].")] = None,
+    hold_out: Annotated[
+        list[str] | None, typer.Option(help="perturbation=A,B | time=5 | combination=A+B; joined by ';'.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the cells.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="cpu, gpu or auto.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    overwrite: _Overwrite = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Fit a model to a screen, and save the run."""
+    require_free(out, overwrite)
+    settings = config.read(config_file)
+    for name, part, given in (("model", settings.model, model), ("guide", settings.guide, guide)):
+        if given is not None:
+            setattr(settings, name, part.model_copy(update={"name": given}))
+    options = {"max_epochs": epochs, "accelerator": accelerator, "seed": seed}
+    settings.fit.update({name: value for name, value in options.items() if value is not None})
+    given_columns = {
+        "perturbation": perturbation,
+        "control": control,
+        "time": time,
+        "layer": layer,
+        "library": library,
+        "batch": batch,
+        "sequence": sequence,
+        "exclude": tuple(exclude) if exclude else None,
+    }
+    named = {key: value for key, value in given_columns.items() if value is not None}
+    columns = asdict(_columns_of(data)) | named
+    screen = _read(data, columns)
+    train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
+    path = data if data in datasets.CATALOGUE else str(Path(data).resolve())
+    posterior = _fitted(settings, train, {"path": path, "columns": columns}, quiet)
+    posterior.save(out, overwrite=overwrite)
+    bound = posterior.history["training"].iloc[-1]
+    _console.print(
+        f"Fitted {type(posterior.model).__name__} to {train.n_cells} cells; the bound is {bound:.2f} nats a "
+        f"cell. Saved in {out}.\nNext: citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
+    )
+
+
+@app.command()
+def predict(
+    run: _Run,
+    out: _Out,
+    do_: Annotated[list[str], typer.Option("--do", help="Schedule A, A+B, A@0+B@24; may be repeated.")],
+    cells: Annotated[
+        Path | None, typer.Option(help="h5ad of control cells; the training ones if none.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 100,
+    time: Annotated[float | None, typer.Option(help="Time to predict; the last one if not given.")] = None,
+    most_cells: Annotated[int, typer.Option(min=1, help="Control cells to predict from, at most.")] = 500,
+    seed: _Seed = 0,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Predict what control cells would show under other schedules, with intervals."""
+    require_free(out, overwrite)
+    effects_path = require_free(out.with_name("effects.nc"), overwrite)
+    posterior = registry.load(run)
+    schedules = [posterior.schema.require(Schedule.parse(text, posterior.schema.control)) for text in do_]
+    controls = _thinned(_controls(posterior, cells), most_cells)
+    acting = [one for one in dict.fromkeys(schedules) if not one.is_control]
+    with _console.status(f"predicting {len(acting)} schedules ..."):
+        options: dict[str, Any] = {"cells": controls, "draws": draws, "time": time, "seed": seed}
+        predicted = posterior.predict([do(), *acting], **options)
+        effects = posterior.effect(acting or [do()], **options)
+    with aside(out, overwrite=overwrite) as file, aside(effects_path, overwrite=overwrite) as effects_file:
+        predicted.write_h5ad(file)
+        effects.to_dataset().to_netcdf(effects_file, engine="h5netcdf")
+    _console.print(
+        f"Predicted {predicted.n_obs} cells ({len(acting)} schedules and the control, {controls.n_cells} cells "
+        f"each). Saved {out} and {effects_path}.\nNext: anndata.read_h5ad('{out}').layers['mean']"
+    )
+
+
+@app.command()
+def evaluate(
+    run: _Run,
+    truth: Annotated[
+        str | None, typer.Option(help="h5ad with the held-out cells; the run's data if none.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for scores and pictures.")] = None,
+    draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Score a run's forecast of its held-out time beside baselines and the ceiling."""
+    if out is not None:
+        require_free(out, overwrite)
+    posterior = registry.load(run)
+    if posterior.split is None:
+        raise RunError(f"'{run}' held nothing out; fit it again with --hold-out, such as --hold-out time=5.")
+    source = _source(posterior)
+    screen = _read(truth or source["path"], source["columns"], posterior)
+    train, held_out = screen.divide(posterior.split)
+    path = truth or source["path"]
+    name = Path(path).stem
+    headline = datasets.CATALOGUE[path].headline if path in datasets.CATALOGUE else ()
+    with _console.status("scoring ..."):
+        found = forecast(posterior, train, held_out, dataset=name, headline=headline, draws=draws)
+    _show_scores(found)
+    if out is not None:
+        with aside(out, overwrite=overwrite) as folder:
+            folder.mkdir()
+            _write_scores(folder, found)
+            _write_pictures(folder, posterior, found)
+        _console.print(f"Saved in {out}/: scores.md, scores.json, effects.nc, effects.png, trajectories.png.")
+
+
+@app.command()
+def export(
+    run: _Run,
+    out: _Out,
+    draws: Annotated[int, typer.Option(min=1, help="Number of draws.")] = 100,
+    most_cells: Annotated[int, typer.Option(min=1, help="Cells with draws of their own, at most.")] = 200,
+    seed: _Seed = 0,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Write the posterior as an xarray DataTree: netCDF (.nc) or zarr (.zarr), for ArviZ."""
+    require_free(out, overwrite)
+    if out.suffix not in (".nc", ".zarr"):
+        raise RunError(f"'{out}' ends in neither .nc (netCDF) nor .zarr; name one of the two.")
+    posterior = registry.load(run)
+    data = _training(posterior)
+    with _console.status("drawing ..."):
+        tree = posterior.to_datatree(data, draws=draws, most_cells=most_cells, seed=seed)
+    with aside(out, overwrite=overwrite) as file:
+        if out.suffix == ".nc":
+            tree.to_netcdf(file, engine="h5netcdf")
+        else:
+            tree.to_zarr(file)
+    groups = ", ".join(tree.children)
+    _console.print(f"Saved {out} with groups {groups}.\nNext: xarray.open_datatree('{out}')")
+
+
+@app.command("models")
+def list_models() -> None:
+    """List the models and guides."""
+    table = Table("kind", "name", "what it is")
+    kinds: dict[str, dict[str, type]] = {"model": dict(registry.MODELS), "guide": dict(registry.GUIDES)}
+    for kind, found in kinds.items():
+        for name, one in found.items():
+            table.add_row(kind, name, (one.__doc__ or "").strip().splitlines()[0])
+    _console.print(table)
+
+
+@app.command("datasets")
+def list_datasets() -> None:
+    """List the shipped screens with their origin and licence."""
+    table = Table("name", "what", "values", "origin", "licence")
+    for name, entry in datasets.CATALOGUE.items():
+        table.add_row(name, entry.what, entry.values, entry.origin, entry.licence)
+    _console.print(table)
+    _console.print("Next: citevae fit renge --hold-out time=5 -o runs/renge")
+
+
+def _fitted(settings: config.Settings, train: Trajectories, source: dict[str, Any], quiet: bool) -> Posterior:
+    model = config.make(registry.find_model(settings.model.name), settings.model, train.schema)
+    guide = config.make(registry.find_guide(settings.guide.name), settings.guide, model)
+    posterior = fit(model, guide, train, progress=not quiet, **settings.fit)
+    posterior.record["source"] = source
+    return posterior
+
+
+def _columns_of(name: str) -> Columns:
+    return datasets.CATALOGUE[name].columns if name in datasets.CATALOGUE else Columns()
+
+
+def _read(path: str, columns: dict[str, Any], posterior: Posterior | None = None) -> Trajectories:
+    """Reads an h5ad file or a shipped data set, to a run's schema if one is given."""
+    adata = getattr(datasets, path)() if path in datasets.CATALOGUE else open_h5ad(path)
+    schema = None if posterior is None else posterior.schema
+    values = "counts" if schema is None else schema.values
+    return Trajectories.from_anndata(adata, **columns, values=values, schema=schema)
+
+
+def _source(posterior: Posterior) -> dict[str, Any]:
+    source: dict[str, Any] | None = posterior.record.get("source")
+    if source is None:
+        raise RunError("the run does not say which file it was trained on; make it with citevae fit.")
+    return source
+
+
+def _training(posterior: Posterior) -> Trajectories:
+    """The data that a run was trained on, if it is still what it was."""
+    source = _source(posterior)
+    screen = _read(source["path"], source["columns"], posterior)
+    train = screen if posterior.split is None else screen.divide(posterior.split)[0]
+    if train.digest != posterior.record["data"]:
+        raise DataError(f"'{source['path']}' has changed since the run was fitted; fit it again.")
+    return train
+
+
+def _controls(posterior: Posterior, cells: Path | None) -> Trajectories:
+    """The control cells of a file, or those of the training data."""
+    if cells is None:
+        return _training(posterior).controls()
+    columns = {**_source(posterior)["columns"]}
+    return _read(str(cells), columns, posterior)
+
+
+def _thinned(cells: Trajectories, most: int) -> Trajectories:
+    """At most so many cells, evenly spread."""
+    shown = np.linspace(0, cells.n_cells - 1, min(most, cells.n_cells)).astype(int)
+    return cells.cells(np.unique(shown))
+
+
+def _show_scores(found: Forecast) -> None:
+    """Prints the scores: a row a perturbation, Pearson and relative L2 by predictor."""
+    text = summary(found.scores, found.headline)
+    table = Table(
+        title="Pearson / relative L2 of the effect against control", box=box.SIMPLE_HEAD, padding=(0, 1)
+    )
+    table.add_column("")
+    for name in text.columns:
+        table.add_column(name, justify="right")
+    for label, row in zip(text.index, text.to_numpy(), strict=True):
+        table.add_row(label, *row)
+    _console.print(table)
+
+
+def _write_scores(folder: Path, found: Forecast) -> None:
+    found.effects.to_dataset().to_netcdf(folder / "effects.nc", engine="h5netcdf")
+    (folder / "scores.md").write_text(markdown(summary(found.scores, found.headline)) + "\n")
+    records = json.loads(found.scores.to_json(orient="records"))
+    (folder / "scores.json").write_text(json.dumps(records, indent=1) + "\n")
+
+
+def _write_pictures(folder: Path, posterior: Posterior, found: Forecast) -> None:
+    chosen = [one for one in found.measurements if one.perturbation in found.headline]
+    shown = sorted(chosen or found.measurements, key=lambda one: -one.split_half)[:6]
+    plots.effects(found.effects, shown).savefig(folder / "effects.png", dpi=130)
+    control = posterior.schema.control
+    schedules = [do(), *(Schedule.parse(one.perturbation, control) for one in shown)]
+    before = posterior.split.criteria[0].times if posterior.split else ()
+    earlier = [time for time in posterior.schema.times if not before or time < min(before)]
+    figure = plots.trajectories(
+        posterior.programs(schedules, time=shown[0].time),
+        control=control,
+        observed_until=max(earlier, default=None),
+        unit=posterior.schema.time_unit,
+    )
+    figure.savefig(folder / "trajectories.png", dpi=130)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

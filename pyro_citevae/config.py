@@ -1,0 +1,64 @@
+"""Settings of a fit from TOML, checked."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pyro_citevae.errors import ModelError
+
+__all__ = ["Part", "Settings", "make", "read"]
+
+
+class Part(BaseModel):
+    """A model or a guide: its name, and the arguments it is made with."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments beside the name."""
+        return dict(self.model_extra or {})
+
+
+class Settings(BaseModel):
+    """What ``citevae fit --config`` reads: tables ``[model]``, ``[guide]`` and ``[fit]``."""
+
+    model_config = ConfigDict(extra="forbid")
+    model: Part = Field(default_factory=lambda: Part(name="CiteVAE"))
+    guide: Part = Field(default_factory=lambda: Part(name="BackwardSmoother"))
+    fit: dict[str, Any] = Field(default_factory=dict)
+
+
+def read(path: str | Path | None) -> Settings:
+    """Reads a TOML file; the defaults if there is none.
+
+    Raises:
+        ModelError: The file is missing, is no TOML, or has a table that is unknown.
+    """
+    if path is None:
+        return Settings()
+    try:
+        return Settings.model_validate(tomllib.loads(Path(path).read_text()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ModelError(f"--config '{path}': {where}: {first['msg'].lower()}.") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"--config '{path}' cannot be read as TOML ({error}).") from None
+
+
+def make(found: type[Any], part: Part, first: Any) -> Any:
+    """Makes a model (or guide) from its settings.
+
+    Raises:
+        ModelError: An argument is unknown or unfit.
+    """
+    try:
+        return found(first, **part.arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{found.__name__} cannot be made from {part.arguments} ({error}).") from None
