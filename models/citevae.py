@@ -10,15 +10,14 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Int
-from pyro.distributions import TorchDistribution, constraints
-from pyro.nn import PyroModule, PyroParam
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.nn.counts import NegativeBinomial
 from pyro_citevae.nn.lags import saturating
 from pyro_citevae.nn.networks import Decoder
-from pyro_citevae.program import LatentDynamics, Mechanism
+from pyro_citevae.program import LatentDynamics, Mechanism, positive
 
 
 @final
@@ -86,6 +85,9 @@ class CiteVAE(LatentDynamics):
         4
     """
 
+    sigma: Tensor
+    s_e: Tensor
+    own: Tensor
     dims = MappingProxyType(
         {
             "A": ("lag", "program", "source"),
@@ -123,12 +125,12 @@ class CiteVAE(LatentDynamics):
         self.own_transcript, self.direct, self.group = own_transcript, direct, group
         K, G = n_programs, schema.n_genes
         rest = int(schema.panel_share < 1.0)
-        self.decoder = PyroModule[Decoder](K + n_invariant, G + rest, hidden)
+        self.decoder = Decoder(K + n_invariant, G + rest, hidden)
         self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, G))
         self.log_theta = torch.nn.Parameter(torch.full((G,), 2.0))
         self.decay, self.s_a, self.s_d = decay, shift_scale, direct_scale
-        self.sigma = PyroParam(torch.full((K,), 0.3), constraints.positive)
-        self.s_e = PyroParam(torch.full((schema.n_tokens, 1), 0.05), constraints.positive)
+        self.sigma = positive(torch.full((K,), 0.3))
+        self.s_e = positive(torch.full((schema.n_tokens, 1), 0.05))
         self.mu_a = torch.nn.Parameter(torch.zeros(K))
         self.m_c = torch.nn.Parameter(torch.zeros(()))
         self.m_kappa = torch.nn.Parameter(torch.tensor(-1.2))

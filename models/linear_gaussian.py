@@ -8,13 +8,12 @@ from typing import final
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from pyro.distributions import TorchDistribution, constraints
-from pyro.nn import PyroParam
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.nn.lags import linear
-from pyro_citevae.program import LatentDynamics, Mechanism
+from pyro_citevae.program import LatentDynamics, Mechanism, positive, share
 
 
 @final
@@ -46,15 +45,19 @@ class LinearGaussian(LatentDynamics):
     Source: R. E. Kalman, A New Approach to Linear Filtering and Prediction Problems (1960).
     """
 
+    decay: Tensor
+    sigma: Tensor
+    r: Tensor
+
     def __init__(self, schema: Schema, *, n_programs: int = 3, n_lags: int = 1) -> None:
         super().__init__(schema, n_programs=n_programs, n_lags=n_lags)
         K, G = n_programs, schema.n_genes
         self.W = nn.Parameter(torch.zeros(n_lags, K, K))
         self.a = nn.Parameter(torch.zeros(schema.n_tokens, K))
         self.loading = nn.Linear(K, G)
-        self.decay = PyroParam(torch.full((K,), 0.2), constraints.unit_interval)
-        self.sigma = PyroParam(torch.full((K,), 0.5), constraints.positive)
-        self.r = PyroParam(torch.full((G,), 0.7), constraints.positive)
+        self.decay = share(torch.full((K,), 0.2))
+        self.sigma = positive(torch.full((K,), 0.5))
+        self.r = positive(torch.full((G,), 0.7))
 
     def mechanism(self) -> Mechanism:
         """The lag weights and the shifts: parameters, no site."""

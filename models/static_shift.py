@@ -10,14 +10,13 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from pyro.distributions import TorchDistribution, constraints
-from pyro.nn import PyroModule, PyroParam
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.nn.counts import NegativeBinomial
 from pyro_citevae.nn.networks import Decoder
-from pyro_citevae.program import LatentDynamics, Mechanism
+from pyro_citevae.program import LatentDynamics, Mechanism, positive
 
 
 @final
@@ -46,13 +45,14 @@ class StaticShift(LatentDynamics):
     Mechanism Shift Variational Autoencoder (2023).
     """
 
+    s_a: Tensor
     dims = MappingProxyType({"m": ("token", "program"), "a": ("token", "program")})
 
     def __init__(self, schema: Schema, *, n_programs: int = 16, hidden: int = 64) -> None:
         super().__init__(schema, n_programs=n_programs)
-        self.decoder = PyroModule[Decoder](n_programs, schema.n_genes, hidden)
+        self.decoder = Decoder(n_programs, schema.n_genes, hidden)
         self.log_theta = nn.Parameter(torch.full((schema.n_genes,), 2.0))
-        self.s_a = PyroParam(torch.tensor(1.0), constraints.positive)
+        self.s_a = positive(torch.tensor(1.0))
 
     def mechanism(self) -> Mechanism:
         """Samples the masks and the shifts."""

@@ -23,7 +23,7 @@ from pyro_citevae.program import LatentDynamics, Recorded
 __all__ = ["AmortizedGuide"]
 
 
-class AmortizedGuide(PyroModule, metaclass=Recorded):
+class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     """q(global) q(s | x) q(z_0, ..., z_T | x, u, s); subclasses say how the states factorise.
 
     The global sites of ``model.mechanism`` get independent normals on their unconstrained scale. The
@@ -98,7 +98,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):
 
     def state(self, t: int, law: TorchDistribution, batch: Batch) -> Float[Tensor, "*draw cell program"]:
         """Draws z_t, which counts only up to a cell's last observation, as in the model."""
-        with poutine.mask(mask=batch.last >= t):
+        with poutine.mask(mask=batch.reached(t)):
             value: Tensor = pyro.sample(f"z_{t}", law)
         return value
 

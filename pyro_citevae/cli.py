@@ -172,8 +172,9 @@ def predict(
         predicted.write_h5ad(file)
         effects.to_dataset().to_netcdf(effects_file, engine="h5netcdf")
     _console.print(
-        f"Predicted {predicted.n_obs} cells ({len(acting)} schedules and the control, {controls.n_cells} cells "
-        f"each). Saved {out} and {effects_path}.\nNext: anndata.read_h5ad('{out}').layers['mean']"
+        f"Predicted {predicted.n_obs} cells ({len(acting)} schedules and the control, "
+        f"{controls.n_cells} cells each). Saved {out} and {effects_path}.\n"
+        f"Next: anndata.read_h5ad('{out}').layers['mean']"
     )
 
 
@@ -325,7 +326,7 @@ def _show_scores(found: Forecast) -> None:
 def _write_scores(folder: Path, found: Forecast) -> None:
     found.effects.to_dataset().to_netcdf(folder / "effects.nc", engine="h5netcdf")
     (folder / "scores.md").write_text(markdown(summary(found.scores, found.headline)) + "\n")
-    records = json.loads(found.scores.to_json(orient="records"))
+    records = json.loads(str(found.scores.to_json(orient="records")))
     (folder / "scores.json").write_text(json.dumps(records, indent=1) + "\n")
 
 

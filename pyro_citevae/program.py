@@ -7,15 +7,15 @@ from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Int
 from pyro import poutine
-from pyro.distributions import TorchDistribution
-from pyro.nn import PyroModule
+from pyro.distributions import TorchDistribution, constraints
+from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from pyro_citevae.data.trajectories import Batch
 # Pyro reads this when a module is made: parameters live in their modules, never in the global store.
 pyro.settings.set(module_local_params=True)
 
-__all__ = ["LatentDynamics", "Mechanism", "Recorded", "Rollout"]
+__all__ = ["LatentDynamics", "Mechanism", "Recorded", "Rollout", "positive", "share"]
 
 
 class Recorded(type(PyroModule), ABCMeta):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class Recorded(type(PyroModule), ABCMeta):  # type: ignore[misc]
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Makes an instance, and notes its arguments by name, the first (schema or model) left out."""
         made = super().__call__(*args, **kwargs)
-        bound = inspect.signature(cls.__init__).bind(made, *args, **kwargs)
+        bound = inspect.signature(cls.__init__).bind(made, *args, **kwargs)  # type: ignore[misc]
         bound.apply_defaults()
         made.settings = {
             name: value
@@ -46,6 +46,16 @@ class Recorded(type(PyroModule), ABCMeta):  # type: ignore[misc]
 
 def _is_keywords(bound: inspect.BoundArguments, argument: str) -> bool:
     return bound.signature.parameters[argument].kind is inspect.Parameter.VAR_KEYWORD
+
+
+def positive(value: Float[Tensor, ...]) -> Any:
+    """A parameter of the model that stays positive, such as a scale."""
+    return PyroParam(value, constraints.positive)
+
+
+def share(value: Float[Tensor, ...]) -> Any:
+    """A parameter of the model that stays between 0 and 1, such as a decay."""
+    return PyroParam(value, constraints.unit_interval)
 
 
 class Mechanism(SimpleNamespace):
@@ -76,7 +86,7 @@ class Rollout:
     emission: TorchDistribution
 
 
-class LatentDynamics(PyroModule, metaclass=Recorded):
+class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     r"""A latent dynamical process under perturbations; subclasses say its four laws.
 
     ::
@@ -169,10 +179,13 @@ class LatentDynamics(PyroModule, metaclass=Recorded):
             s = pyro.sample("s", self.invariant()) if self.n_invariant else self._no_invariant(batch)
             z = [pyro.sample("z_0", self.initial(mechanism))]
             for t in pyro.markov(range(1, batch.n_steps + 1), history=self.n_lags):
-                with poutine.mask(mask=batch.last >= t):
+                with poutine.mask(mask=batch.reached(t)):
                     law = self.transition(mechanism, z[-self.n_lags :], batch.u[t])
                     z.append(pyro.sample(f"z_{t}", law))
-            with pyro.plate("slot", batch.step.shape[0], dim=-2), poutine.mask(mask=batch.observed):
+            with (
+                pyro.plate("slot", batch.step.shape[0], dim=-2),
+                poutine.mask(mask=cast(torch.BoolTensor, batch.observed)),
+            ):
                 emission = self.emission(
                     self.observation(mechanism, batch.exposure, batch.step, batch.technical),
                     *_at(batch.step, z, s),
@@ -211,7 +224,7 @@ def _broadcast(z: Sequence[Tensor]) -> Sequence[Tensor]:
     return [state.expand(shape) for state in z]
 
 
-class _Aligned(Messenger):  # type: ignore[misc]
+class _Aligned(Messenger):
     """Hands the hooks global draws that broadcast against (cell, component) tensors.
 
     Under a plate of draws a global site of event shape E has shape (draw, 1, 1) + E, where the ones stand

@@ -1,6 +1,6 @@
 """Held-out time on RENGE: train on days 2-4, forecast day 5 of all knock-outs, over seeds.
 
-    python experiments/held_out_time/run.py --seeds 3
+python experiments/held_out_time/run.py --seeds 3
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def trajectories(
     """
     shift = programs - programs.sel(perturbation=control)
     mean = shift.mean(("chain", "draw"))
-    strength = np.abs(mean).max(("perturbation", "time")).to_numpy()
+    strength = xr.DataArray(abs(mean)).max(("perturbation", "time")).to_numpy()
     strongest = programs.program.to_numpy()[np.argsort(-strength)[:most]]
     labels = [name for name in programs.perturbation.to_numpy() if name != control]
     figure = Figure(figsize=(3.1 * len(strongest), 3.4), layout="constrained")

@@ -72,7 +72,7 @@ def read(
     if labels.isna().any():
         raise DataError(f"obs['{columns.perturbation}'] has empty labels; fill them or drop those cells.")
     adata = adata[~labels.isin(columns.exclude).to_numpy()]
-    labels = adata.obs[columns.perturbation].astype(str)
+    labels = pd.Series(adata.obs[columns.perturbation]).astype(str)
     matrix = _matrix(adata, columns.layer, values)
     schedules = {label: Schedule.parse(label, columns.control) for label in pd.unique(labels)}
     if not any(one.is_control for one in schedules.values()) and schema is None:
@@ -119,7 +119,7 @@ def _assemble(
     schema: Schema,
     matrix: sparse.csr_matrix,
     library: np.ndarray,
-    labels: pd.Series[str],
+    labels: pd.Series,
     schedules: dict[str, Schedule],
     times: np.ndarray | None,
     batches: np.ndarray,
@@ -160,12 +160,11 @@ def _require_unique(names: pd.Index, what: str, mend: str) -> None:
         raise DataError(f"{what} '{twice}' appears twice; make the names unique, for example with {mend}.")
 
 
-def _column(adata: AnnData, name: str, argument: str) -> pd.Series[Any]:
+def _column(adata: AnnData, name: str, argument: str) -> pd.Series:
     if name not in adata.obs:
         columns = ", ".join(map(str, adata.obs.columns)) or "none"
         raise DataError(f"{argument}='{name}' is not a column of obs; its columns are {columns}.")
-    column: pd.Series[Any] = adata.obs[name]
-    return column
+    return pd.Series(adata.obs[name])
 
 
 def _matrix(adata: AnnData, layer: str | None, values: str) -> sparse.csr_matrix:

@@ -136,7 +136,8 @@ class Schema:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Schema:
         """Reads what :meth:`to_json` wrote."""
-        return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in value.items()})
+        named: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        return cls(**named)
 
     @property
     def digest(self) -> str:

@@ -49,8 +49,8 @@ def aside(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         yield written
         _flush(written)
         if target.exists():
-            os.replace(target, nest / "replaced")
-        os.replace(written, target)
+            target.replace(nest / "replaced")
+        written.replace(target)
     except OSError as error:
         raise RunError(f"'{target}' cannot be written ({error.strerror or error}).") from error
     finally:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -97,6 +97,10 @@ class Batch:
     def last(self) -> Int[Tensor, " cell"]:
         """Step of each cell's last observation; 0 for a cell without one."""
         return torch.where(self.observed, self.step, 0).amax(0)
+
+    def reached(self, t: int) -> torch.BoolTensor:
+        """Which cells have an observation at step t or later."""
+        return cast(torch.BoolTensor, self.last >= t)
 
     @cached_property
     def exposure(self) -> Float[Tensor, "slot cell token"]:

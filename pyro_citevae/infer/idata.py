@@ -86,5 +86,5 @@ def as_arviz(tree: xr.DataTree) -> Any:
     """The tree as the installed ArviZ wants it: ``InferenceData`` before 1.0, the tree itself after."""
     if not hasattr(arviz, "InferenceData"):
         return tree
-    groups = {name: node.to_dataset() for name, node in tree.children.items()}
+    groups: dict[str, Any] = {name: node.to_dataset() for name, node in tree.children.items()}
     return arviz.InferenceData(**groups)

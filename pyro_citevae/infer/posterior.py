@@ -31,7 +31,7 @@ from pyro_citevae.infer import idata
 from pyro_citevae.infer.prediction import (
     Effect,
     RollOut,
-    _Substitute,
+    Substitute,
     global_draws,
     require_controls,
     schedules_of,
@@ -242,7 +242,7 @@ class Posterior:
             mechanism = global_draws(self.guide, draws)
             with pyro.plate("draw", draws, dim=-3):
                 trace = poutine.trace(self.model.mechanism).get_trace()
-            prior = {name: trace.nodes[name]["value"] for name in mechanism}
+            prior: dict[str, Any] = {name: trace.nodes[name]["value"] for name in mechanism}
             groups = {
                 "posterior": idata.global_dataset(self.model, mechanism),
                 "prior": idata.global_dataset(self.model, prior),
@@ -273,13 +273,13 @@ class Posterior:
     ) -> dict[str, xr.Dataset]:
         """Adds states, predicted values and likelihoods of cells."""
         batch = data.batch().to(self.model._like.device)
-        with _Substitute(mechanism, mean=False), pyro.plate("draw", draws, dim=-3):
+        with Substitute(mechanism, mean=False), pyro.plate("draw", draws, dim=-3):
             abducted = poutine.trace(self.guide).get_trace(batch)
-        seen = {name: node["value"] for name, node in abducted.nodes.items() if node["type"] == "sample"}
-        local = {name: value for name, value in seen.items() if name == "s" or name.startswith("z_")}
+        names = [name for name in abducted.nodes if name == "s" or name.startswith("z_")]
+        local: dict[str, Any] = {name: abducted.nodes[name]["value"] for name in names}
         with _Observed(mechanism | local, batch.last), pyro.plate("draw", draws, dim=-3):
             walked = self.model(batch)
-        with _Substitute(prior, mean=False), pyro.plate("draw", draws, dim=-3):
+        with Substitute(prior, mean=False), pyro.plate("draw", draws, dim=-3):
             imagined = self.model(batch)
         slots = batch.observed.T.cpu()
         states = idata.state_dims(self.model, batch.n_steps)
@@ -391,7 +391,7 @@ class Posterior:
         )
 
 
-class _Observed(_Substitute):
+class _Observed(Substitute):
     """Substitutes states up to each cell's last observation, and rolls the later ones on."""
 
     def __init__(self, values: dict[str, torch.Tensor], last: torch.Tensor) -> None:

@@ -24,7 +24,7 @@ from pyro_citevae.data.trajectories import Batch, Trajectories
 from pyro_citevae.errors import DataError
 from pyro_citevae.program import LatentDynamics, Rollout
 
-__all__ = ["Abduction", "Effect", "PredictedCells", "RollOut", "global_draws"]
+__all__ = ["Abduction", "Effect", "PredictedCells", "RollOut", "Substitute", "global_draws"]
 
 _MOST_VALUES = 20_000_000
 _POPULATION = 256
@@ -75,7 +75,7 @@ def global_draws(guide: AmortizedGuide, n_draws: int) -> dict[str, Tensor]:
     return draws
 
 
-class _Substitute(Messenger):  # type: ignore[misc]
+class Substitute(Messenger):
     """Gives sites fixed values; what is not named is drawn, and counts stand at their mean unless asked."""
 
     def __init__(self, values: dict[str, Tensor], *, mean: bool) -> None:
@@ -110,9 +110,11 @@ class Abduction:
         cls, guide: AmortizedGuide, cells: Batch, mechanism: dict[str, Tensor], n_draws: int, seed: int
     ) -> Abduction:
         """Draws s and z_0 of observed control cells from the guide."""
-        with torch.no_grad(), _Substitute(mechanism, mean=False), pyro.plate("draw", n_draws, dim=-3):
+        with torch.no_grad(), Substitute(mechanism, mean=False), pyro.plate("draw", n_draws, dim=-3):
             trace = poutine.trace(guide).get_trace(cells)
-        local = {name: trace.nodes[name]["value"] for name in ("s", "z_0") if name in trace.nodes}
+        local: dict[str, Any] = {
+            name: trace.nodes[name]["value"] for name in ("s", "z_0") if name in trace.nodes
+        }
         return cls({**mechanism, **local}, cells, n_draws, seed)
 
     @classmethod
@@ -176,12 +178,13 @@ class RollOut:
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(abduction.seed)
             with (
-                _Substitute(abduction.values, mean=mean),
+                Substitute(abduction.values, mean=mean),
                 pyro.plate("draw", self.n_draws, dim=-3),
                 poutine.trace() as tracer,
             ):
                 walked = self.model(cells)
-        return walked, tracer.trace.nodes["x"]["value"]
+        x: Any = tracer.trace.nodes["x"]["value"]
+        return walked, x
 
     def abductions(self, controls: Trajectories | None) -> Iterator[Abduction]:
         """The abducted cells, in chunks that fit in memory, all with the same draws of the mechanism."""
@@ -298,7 +301,7 @@ def require_controls(cells: Trajectories, schema: Schema) -> Trajectories:
     wrong = cells.labels != schema.control
     if wrong.any():
         raise DataError(
-            f"predict(cells=...) holds cells of '{cells.labels[wrong][0]}'; the abduction takes control cells "
-            "only, so pass data.controls()."
+            f"predict(cells=...) holds cells of '{cells.labels[wrong][0]}'; abduction takes control "
+            "cells only, so pass data.controls()."
         )
     return cells

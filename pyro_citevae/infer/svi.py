@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning
 import numpy as np
@@ -144,9 +144,7 @@ def _train(
     callbacks: list[Callback] = [RichProgressBar()] if progress else []
     if len(validation):
         callbacks.append(_EarlyStoppingAfterWarmup(settings))
-    loaders = [_loader(data, training, settings, shuffle=True)]
-    if len(validation):
-        loaders.append(_loader(data, validation, settings, shuffle=False))
+    held_out = _loader(data, validation, settings, shuffle=False) if len(validation) else None
     with _quiet_lightning():
         trainer = lightning.Trainer(
             max_epochs=settings.max_epochs,
@@ -162,7 +160,7 @@ def _train(
             num_sanity_val_steps=0,
             inference_mode=False,
         )
-        trainer.fit(module, *loaders)
+        trainer.fit(module, _loader(data, training, settings, shuffle=True), held_out)
     return pd.DataFrame(module.history)
 
 
@@ -203,8 +201,8 @@ class _EvidenceLowerBound(lightning.LightningModule):
             loss: Tensor = self.negative_bound(batch) / self.n_cells
         if not torch.isfinite(loss):
             raise FitError(
-                f"the bound became {loss.item()} at step {self.global_step} (cells {batch.index[:3].tolist()} "
-                "and others); lower learning_rate or look at those cells."
+                f"the bound became {loss.item()} at step {self.global_step}, on cells "
+                f"{batch.index[:3].tolist()} and others; lower learning_rate or look at those cells."
             )
         self.sums["training"].append(-loss.item())
         return loss
@@ -235,7 +233,7 @@ class _EvidenceLowerBound(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class _Tempered(Messenger):  # type: ignore[misc]
+class _Tempered(Messenger):
     """Scales the terms of every latent site, in the model and in the guide alike."""
 
     def __init__(self, weight: float) -> None:
@@ -296,7 +294,7 @@ def _initialise(module: nn.Module) -> None:
     """Draws every layer's initial weights, children before the parents that may overrule them."""
     for layer in reversed(list(module.modules())):
         if hasattr(layer, "reset_parameters"):
-            layer.reset_parameters()
+            cast(nn.Linear, layer).reset_parameters()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,11 +57,11 @@ class NegativeBinomial(TorchDistribution):
         mu = self.mean
         return mu + mu.square() * torch.exp(-self.log_inverse_dispersion)
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> NegativeBinomial:
+    def expand(self, batch_shape: torch.Size | Sequence[int], _instance: Any = None) -> NegativeBinomial:
         """Broadcasts the parameters."""
         return NegativeBinomial(
-            self.log_mean.expand(batch_shape),
-            self.log_inverse_dispersion.expand(batch_shape),
+            self.log_mean.expand(torch.Size(batch_shape)),
+            self.log_inverse_dispersion.expand(torch.Size(batch_shape)),
             validate_args=False,
         )
 
@@ -74,10 +75,10 @@ class NegativeBinomial(TorchDistribution):
         combinations = torch.lgamma(value + theta) - torch.lgamma(theta) - torch.lgamma(value + 1)
         return combinations + theta * (log_theta - log_total) + value * (log_mu - log_total)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Float[Tensor, ...]:  # noqa: B008
+    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Float[Tensor, ...]:  # noqa: B008
         """Draws counts as a gamma mixture of Poissons."""
         with torch.no_grad():
-            shape = self._extended_shape(sample_shape)
+            shape = self._extended_shape(torch.Size(sample_shape))
             theta = self.log_inverse_dispersion.exp().expand(shape)
             rate = torch._standard_gamma(theta) * (self.log_mean - self.log_inverse_dispersion).exp()
             return torch.poisson(rate)
