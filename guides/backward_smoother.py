@@ -44,7 +44,7 @@ class BackwardSmoother(AmortizedGuide):
         self,
         batch: Batch,
         summary: Float[Tensor, "cell summary"],
-        s: Float[Tensor, "*draw cell invariant"],
+        s: Float[Tensor, "... cell invariant"],
     ) -> None:
         """Draws the last observed step, then each earlier one given the later ones."""
         cells = torch.arange(batch.n_cells, device=summary.device)

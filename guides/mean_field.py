@@ -36,7 +36,7 @@ class MeanField(AmortizedGuide):
         self,
         batch: Batch,
         summary: Float[Tensor, "cell summary"],
-        s: Float[Tensor, "*draw cell invariant"],
+        s: Float[Tensor, "... cell invariant"],
     ) -> None:
         """Draws each step from its own head."""
         for t in range(batch.n_steps + 1):

@@ -10,14 +10,13 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Int
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.nn.counts import NegativeBinomial
 from pyro_citevae.nn.lags import saturating
 from pyro_citevae.nn.networks import Decoder
-from pyro_citevae.program import LatentDynamics, Mechanism, positive
+from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
 
 
 @final
@@ -158,16 +157,16 @@ class CiteVAE(LatentDynamics):
         e = self._normal("e", zero, self.s_e, T, P, G) if self.group else None
         return Mechanism(W=W, a=a, b=b, kappa=kappa, direct=direct, e=e)
 
-    def initial(self, mechanism: Mechanism) -> TorchDistribution:
+    def initial(self, mechanism: Mechanism) -> Distribution:
         """Standard normal: the same state before every perturbation."""
         return dist.Normal(torch.zeros_like(self.mu_a), 1.0).to_event(1)
 
     def transition(
         self,
         mechanism: Mechanism,
-        history: Sequence[Float[Tensor, "*draw cell program"]],
+        history: Sequence[Float[Tensor, "... cell program"]],
         u: Float[Tensor, "cell token"],
-    ) -> TorchDistribution:
+    ) -> Distribution:
         """A lagged step with decay, shifted and rescaled by the dose."""
         base = (1 - self.decay) * history[-1] + saturating(mechanism.W, history)
         loc = base + u @ mechanism.a
@@ -193,10 +192,10 @@ class CiteVAE(LatentDynamics):
     def emission(
         self,
         mechanism: Mechanism,
-        z: Float[Tensor, "*draw slot cell program"],
-        s: Float[Tensor, "*draw slot cell invariant"],
+        z: Float[Tensor, "... slot cell program"],
+        s: Float[Tensor, "... slot cell invariant"],
         library: Float[Tensor, "slot cell"],
-    ) -> TorchDistribution:
+    ) -> Distribution:
         """Negative binomial around the library's share of each gene."""
         logits = self.decoder(torch.cat([z, s], dim=-1))
         G = self.schema.n_genes

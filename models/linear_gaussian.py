@@ -8,12 +8,11 @@ from typing import final
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.nn.lags import linear
-from pyro_citevae.program import LatentDynamics, Mechanism, positive, share
+from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive, share
 
 
 @final
@@ -63,16 +62,16 @@ class LinearGaussian(LatentDynamics):
         """The lag weights and the shifts: parameters, no site."""
         return Mechanism(W=self.W, a=self.a)
 
-    def initial(self, mechanism: Mechanism) -> TorchDistribution:
+    def initial(self, mechanism: Mechanism) -> Distribution:
         """Standard normal."""
         return dist.Normal(torch.zeros_like(self.sigma), 1.0).to_event(1)
 
     def transition(
         self,
         mechanism: Mechanism,
-        history: Sequence[Float[Tensor, "*draw cell program"]],
+        history: Sequence[Float[Tensor, "... cell program"]],
         u: Float[Tensor, "cell token"],
-    ) -> TorchDistribution:
+    ) -> Distribution:
         """A linear lagged step, shifted by the dose."""
         loc = (1 - self.decay) * history[-1] + linear(mechanism.W, history) + u @ mechanism.a
         return dist.Normal(loc, self.sigma).to_event(1)
@@ -80,9 +79,9 @@ class LinearGaussian(LatentDynamics):
     def emission(
         self,
         mechanism: Mechanism,
-        z: Float[Tensor, "*draw slot cell program"],
-        s: Float[Tensor, "*draw slot cell invariant"],
+        z: Float[Tensor, "... slot cell program"],
+        s: Float[Tensor, "... slot cell invariant"],
         library: Float[Tensor, "slot cell"],
-    ) -> TorchDistribution:
+    ) -> Distribution:
         """Gaussian around a linear map of the states."""
         return dist.Normal(self.loading(z), self.r).to_event(1)

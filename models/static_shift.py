@@ -10,13 +10,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.nn.counts import NegativeBinomial
 from pyro_citevae.nn.networks import Decoder
-from pyro_citevae.program import LatentDynamics, Mechanism, positive
+from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
 
 
 @final
@@ -62,26 +61,26 @@ class StaticShift(LatentDynamics):
         a = pyro.sample("a", dist.Normal(torch.zeros_like(self.s_a), self.s_a).expand(shape).to_event(2))
         return Mechanism(shift=m * a)
 
-    def initial(self, mechanism: Mechanism) -> TorchDistribution:
+    def initial(self, mechanism: Mechanism) -> Distribution:
         """The basal state: standard normal."""
         return dist.Normal(self.log_theta.new_zeros(self.n_programs), 1.0).to_event(1)
 
     def transition(
         self,
         mechanism: Mechanism,
-        history: Sequence[Float[Tensor, "*draw cell program"]],
+        history: Sequence[Float[Tensor, "... cell program"]],
         u: Float[Tensor, "cell token"],
-    ) -> TorchDistribution:
+    ) -> Distribution:
         """A basal state shifted by the dose; the past does not matter."""
         return dist.Normal(u @ mechanism.shift, 1.0).to_event(1)
 
     def emission(
         self,
         mechanism: Mechanism,
-        z: Float[Tensor, "*draw slot cell program"],
-        s: Float[Tensor, "*draw slot cell invariant"],
+        z: Float[Tensor, "... slot cell program"],
+        s: Float[Tensor, "... slot cell invariant"],
         library: Float[Tensor, "slot cell"],
-    ) -> TorchDistribution:
+    ) -> Distribution:
         """Negative binomial around the library's share of each gene."""
         log_mean = library.log()[..., None] + torch.log_softmax(self.decoder(z), dim=-1)
         return NegativeBinomial(log_mean, self.log_theta).to_event(1)

@@ -1,9 +1,11 @@
 """Latent dynamical causal processes for single-cell perturbation screens, as Pyro programs."""
 
+from pyro_citevae import program
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data import Schedule, Schema, Split, Trajectories, datasets, do, simulate
 from pyro_citevae.errors import CiteVAEError
 from pyro_citevae.infer import Posterior, fit
+from pyro_citevae.nn import counts
 from pyro_citevae.program import LatentDynamics, Mechanism
 from pyro_citevae.registry import load
 
@@ -19,9 +21,11 @@ __all__ = [
     "Schema",
     "Split",
     "Trajectories",
+    "counts",
     "datasets",
     "do",
     "fit",
     "load",
+    "program",
     "simulate",
 ]

@@ -10,7 +10,6 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro import poutine
-from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide import AutoNormal, init_to_median
 from pyro.nn import PyroModule
 from torch import Tensor
@@ -18,7 +17,7 @@ from torch.nn.functional import softplus
 
 from pyro_citevae.data.trajectories import Batch
 from pyro_citevae.nn.networks import Perceptron
-from pyro_citevae.program import LatentDynamics, Recorded
+from pyro_citevae.program import Distribution, LatentDynamics, Recorded
 
 __all__ = ["AmortizedGuide"]
 
@@ -70,7 +69,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         self,
         batch: Batch,
         summary: Float[Tensor, "cell summary"],
-        s: Float[Tensor, "*draw cell invariant"],
+        s: Float[Tensor, "... cell invariant"],
     ) -> None:
         """Draws the states by :meth:`state`, each step once, in any order."""
 
@@ -96,7 +95,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         encoded = torch.where(batch.observed[..., None], encoded, 0.0)
         return encoded.transpose(0, 1).flatten(1)
 
-    def state(self, t: int, law: TorchDistribution, batch: Batch) -> Float[Tensor, "*draw cell program"]:
+    def state(self, t: int, law: Distribution, batch: Batch) -> Float[Tensor, "... cell program"]:
         """Draws z_t, which counts only up to a cell's last observation, as in the model."""
         with poutine.mask(mask=batch.reached(t)):
             value: Tensor = pyro.sample(f"z_{t}", law)
@@ -108,7 +107,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         return torch.stack([torch.full_like(left, t / self.model.schema.n_steps), left], dim=-1)
 
 
-def diagonal_normal(output: Float[Tensor, "*batch _"]) -> TorchDistribution:
+def diagonal_normal(output: Float[Tensor, "... _"]) -> Distribution:
     """A normal whose mean and softplus scale are the two halves of a network's output."""
     loc, raw = output.chunk(2, dim=-1)
     return dist.Normal(loc, softplus(raw) + 1e-4).to_event(1)

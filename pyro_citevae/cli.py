@@ -78,7 +78,9 @@ def demo(
         predicted.write_h5ad(folder / "predictions.h5ad")
         _write_scores(folder, found)
         _write_pictures(folder, posterior, found)
-        posterior.to_datatree(train, seed=seed).to_netcdf(folder / "posterior.nc", engine="h5netcdf")
+        posterior.to_datatree(train, most_cells=_DEMO_CELLS, seed=seed).to_netcdf(
+            folder / "posterior.nc", engine="h5netcdf"
+        )
     _show_scores(found)
     _console.print(
         f"\nSaved in {out}/: scores.md, effects.png, trajectories.png, predictions.h5ad, effects.nc, and the "
@@ -317,9 +319,9 @@ def _show_scores(found: Forecast) -> None:
     )
     table.add_column("")
     for name in text.columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=9 if " / " in text[name].iloc[0] else 6)
     for label, row in zip(text.index, text.to_numpy(), strict=True):
-        table.add_row(label, *row)
+        table.add_row(label, *(cell.replace(" / ", " ") for cell in row))
     _console.print(table)
 
 

@@ -14,7 +14,8 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Int
 from pyro import poutine
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import constraints
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -25,7 +26,7 @@ from pyro_citevae.data.trajectories import Batch
 # Pyro reads this when a module is made: parameters live in their modules, never in the global store.
 pyro.settings.set(module_local_params=True)
 
-__all__ = ["LatentDynamics", "Mechanism", "Recorded", "Rollout", "positive", "share"]
+__all__ = ["LatentDynamics", "Distribution", "Mechanism", "Recorded", "Rollout", "positive", "share"]
 
 
 class Recorded(type(PyroModule), ABCMeta):  # type: ignore[misc]
@@ -81,9 +82,9 @@ class Rollout:
     """
 
     mechanism: Mechanism
-    s: Float[Tensor, "*draw cell invariant"]
-    z: Sequence[Float[Tensor, "*draw cell program"]]
-    emission: TorchDistribution
+    s: Float[Tensor, "... cell invariant"]
+    z: Sequence[Float[Tensor, "... cell program"]]
+    emission: Distribution
 
 
 class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
@@ -130,26 +131,26 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         """Samples the global sites and returns them by their symbols."""
 
     @abstractmethod
-    def initial(self, mechanism: Mechanism) -> TorchDistribution:
+    def initial(self, mechanism: Mechanism) -> Distribution:
         """The law of z_0, with event shape (program,)."""
 
     @abstractmethod
     def transition(
         self,
         mechanism: Mechanism,
-        history: Sequence[Float[Tensor, "*draw cell program"]],
+        history: Sequence[Float[Tensor, "... cell program"]],
         u: Float[Tensor, "cell token"],
-    ) -> TorchDistribution:
+    ) -> Distribution:
         """The law of z_t given ``history = [..., z_{t-2}, z_{t-1}]`` and the dose in this step."""
 
     @abstractmethod
     def emission(
         self,
         mechanism: Mechanism,
-        z: Float[Tensor, "*draw slot cell program"],
-        s: Float[Tensor, "*draw slot cell invariant"],
+        z: Float[Tensor, "... slot cell program"],
+        s: Float[Tensor, "... slot cell invariant"],
         library: Float[Tensor, "slot cell"],
-    ) -> TorchDistribution:
+    ) -> Distribution:
         """The law of the observed values, with event shape (gene,)."""
 
     def observation(
@@ -194,7 +195,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
                 pyro.sample("x", emission, obs=None if batch.x is None else batch.x.dense)
         return Rollout(mechanism, s, z, emission)
 
-    def invariant(self) -> TorchDistribution:
+    def invariant(self) -> Distribution:
         """The law of the invariant state s, which sees neither perturbation nor time."""
         return dist.Normal(self._like.new_zeros(self.n_invariant), 1.0).to_event(1)
 
@@ -209,9 +210,9 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
 def _at(
     step: Int[Tensor, "slot cell"],
-    z: Sequence[Float[Tensor, "*draw cell program"]],
-    s: Float[Tensor, "*draw cell invariant"],
-) -> tuple[Float[Tensor, "*draw slot cell program"], Float[Tensor, "*draw slot cell invariant"]]:
+    z: Sequence[Float[Tensor, "... cell program"]],
+    s: Float[Tensor, "... cell invariant"],
+) -> tuple[Float[Tensor, "... slot cell program"], Float[Tensor, "... slot cell invariant"]]:
     """The program states at each observation's step, and the invariant state beside them."""
     walked = torch.cat([state if state.dim() > 2 else state[None] for state in _broadcast(z)], dim=-3)
     index = step[..., None].expand(*walked.shape[:-3], *step.shape, walked.shape[-1])

@@ -191,7 +191,7 @@ def summary(frame: pd.DataFrame, headline: Sequence[str]) -> pd.DataFrame:
     n_all = frame[~frame.perturbation.isin((ALL, REPRODUCIBLE))].perturbation.nunique()
     titles = {REPRODUCIBLE: f"mean of these {len(headline)}", ALL: f"mean of all {n_all}"}
     shown = [*headline, *([REPRODUCIBLE] if headline else []), ALL]
-    values = frame.set_index(["predictor", "perturbation", "score"])["value"]
+    values = frame.set_index(["predictor", "perturbation", "score"])["value"].sort_index()
     columns: dict[str, list[str]] = {}
     for predictor in frame.predictor.drop_duplicates():
         rows = [values[predictor, name] for name in shown]

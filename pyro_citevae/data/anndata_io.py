@@ -69,9 +69,9 @@ def read(
     _require_unique(adata.var_names, "gene", "adata.var_names_make_unique()")
     _require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
     labels = _column(adata, columns.perturbation, "perturbation")
-    if labels.isna().any():
+    if (labels.isna() | labels.astype(str).str.strip().eq("")).any():
         raise DataError(f"obs['{columns.perturbation}'] has empty labels; fill them or drop those cells.")
-    adata = adata[~labels.isin(columns.exclude).to_numpy()]
+    adata = adata[~labels.astype(str).isin(columns.exclude).to_numpy()]
     labels = pd.Series(adata.obs[columns.perturbation]).astype(str)
     matrix = _matrix(adata, columns.layer, values)
     schedules = {label: Schedule.parse(label, columns.control) for label in pd.unique(labels)}
@@ -88,6 +88,8 @@ def read(
     cells = _sequences(adata, columns.sequence)
     if schema is None:
         grid = step if step is not None else _grid(times)
+        if not grid > 0:
+            raise DataError(f"step={grid:g} is not positive; give the length of a latent step.")
         schema = Schema(
             genes=tuple(map(str, adata.var_names)),
             tokens=tuple(sorted({token for one in schedules.values() for token in one.tokens})),
@@ -107,6 +109,10 @@ def read(
         )
         _check_grid(schema)
     else:
+        if columns.sequence is not None and schema.layout != "sequences":
+            raise DataError(
+                f"sequence='{columns.sequence}' does not fit the schema of a {schema.layout}; leave it out."
+            )
         matrix = _conform(matrix, adata, schema)
         if columns.library is None and values == "counts":
             library = _floor(np.asarray(matrix.sum(1)).ravel())
@@ -126,6 +132,12 @@ def _assemble(
     cells: np.ndarray,
 ) -> Trajectories:
     steps = np.array([schema.step_of(time) for time in times]) if times is not None else None
+    if times is not None and steps is not None and schema.layout == "sequences":
+        absent = ~np.isin(steps, [schema.step_of(time) for time in schema.times])
+        if absent.any():
+            raise DataError(
+                f"time {times[absent][0]:g} is not among the known {schema.times}; drop those rows."
+            )
     row_step = steps if steps is not None else np.full(matrix.shape[0], schema.n_steps)
     unknown = sorted(set(batches.tolist()) - set(schema.batches))
     if unknown:
@@ -213,8 +225,6 @@ def _grid(times: np.ndarray | None) -> float:
 
 
 def _check_grid(schema: Schema) -> None:
-    if schema.step <= 0:
-        raise DataError(f"step={schema.step:g} is not positive; give the length of a latent step.")
     for time in schema.times:
         schema.step_of(time)
     if not 1 <= schema.n_steps <= _MOST_STEPS:
@@ -256,13 +266,20 @@ def _library(
 def _categories(adata: AnnData, name: str | None) -> np.ndarray:
     if name is None:
         return np.full(adata.n_obs, "all")
-    return _column(adata, name, "batch").astype(str).to_numpy(dtype=str)
+    return _named(adata, name, "batch")
 
 
 def _sequences(adata: AnnData, name: str | None) -> np.ndarray:
     if name is None:
         return adata.obs_names.to_numpy(dtype=str)
-    return _column(adata, name, "sequence").astype(str).to_numpy(dtype=str)
+    return _named(adata, name, "sequence")
+
+
+def _named(adata: AnnData, name: str, argument: str) -> np.ndarray:
+    column = _column(adata, name, argument)
+    if column.isna().any():
+        raise DataError(f"obs['{name}'] has missing values; fill them or drop those cells.")
+    return column.astype(str).to_numpy(dtype=str)
 
 
 def _conform(matrix: sparse.csr_matrix, adata: AnnData, schema: Schema) -> sparse.csr_matrix:
@@ -273,7 +290,9 @@ def _conform(matrix: sparse.csr_matrix, adata: AnnData, schema: Schema) -> spars
             f"{len(missing)} of the {schema.n_genes} genes are missing, such as '{missing[0]}'; "
             "give data with the genes that the model was trained on."
         )
-    return matrix[:, [position[gene] for gene in schema.genes]]
+    fitted = matrix[:, [position[gene] for gene in schema.genes]]
+    fitted.sort_indices()
+    return fitted
 
 
 def predictions(

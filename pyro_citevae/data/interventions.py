@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+import numpy as np
 
 from pyro_citevae.errors import ScheduleError
 
@@ -24,8 +27,8 @@ class Dose:
     amount: float = 1.0
 
     def __str__(self) -> str:
-        at = "" if self.at == 0 else f"@{self.at:g}"
-        amount = "" if self.amount == 1 else f"*{self.amount:g}"
+        at = "" if self.at == 0 else f"@{_in_full(self.at)}"
+        amount = "" if self.amount == 1 else f"*{_in_full(self.amount)}"
         return f"{self.token}{at}{amount}"
 
 
@@ -59,8 +62,7 @@ class Schedule:
             >>> Schedule.parse("KLF1@0+MAP2K6@24")
             do('KLF1+MAP2K6@24')
         """
-        members = [part.strip() for part in text.split("+")]
-        return cls(tuple(_parse_dose(part, text) for part in members if part not in ("", control)))
+        return cls(_parse(text, control))
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -83,11 +85,24 @@ class Schedule:
         return f"do({self.label('')!r})" if self.doses else "do()"
 
 
-def _parse_dose(part: str, text: str) -> Dose:
-    name, _, amount = part.partition("*")
-    token, _, at = name.partition("@")
+def _in_full(number: float) -> str:
+    """A number that reads back as itself, without an exponent: its '+' would join two doses."""
+    return np.format_float_positional(number, trim="-")
+
+
+def _parse(text: str, control: str = "control", at: float = 0.0, amount: float = 1.0) -> tuple[Dose, ...]:
+    members = [part.strip() for part in text.split("+")]
+    return tuple(_parse_dose(part, text, at, amount) for part in members if part not in ("", control))
+
+
+def _parse_dose(part: str, text: str, at: float, amount: float) -> Dose:
+    name, _, strength = part.partition("*")
+    token, _, time = name.partition("@")
     try:
-        return Dose(token.strip(), float(at or 0), float(amount or 1))
+        dose = Dose(token.strip(), float(time or at), float(strength or amount))
+        if not (dose.token and math.isfinite(dose.at) and math.isfinite(dose.amount)):
+            raise ValueError
+        return dose
     except ValueError:
         raise ScheduleError(
             f"the schedule '{text}' cannot be read at '{part}'; write NAME, NAME@TIME or NAME@TIME*AMOUNT, "
@@ -118,10 +133,4 @@ def do(*names: str, at: float = 0.0, dose: float = 1.0) -> Schedule:
         >>> do().is_control
         True
     """
-    parsed = [member for name in names for member in Schedule.parse(name).doses]
-    return Schedule(
-        tuple(
-            Dose(one.token, one.at if one.at != 0 else at, one.amount if one.amount != 1 else dose)
-            for one in parsed
-        )
-    )
+    return Schedule(tuple(one for name in names for one in _parse(name, at=at, amount=dose)))

@@ -11,14 +11,14 @@ from pyro_citevae.data.trajectories import Trajectories
 __all__ = ["effect", "jackknife_variance", "profile", "split_half"]
 
 
-def profile(sums: Float[np.ndarray, "*group gene"], total: float) -> Float[np.ndarray, "*group gene"]:
+def profile(sums: Float[np.ndarray, "... gene"], total: float) -> Float[np.ndarray, "... gene"]:
     """``b = log(1 + total * sum_n x_ng / sum_ng x_ng)``: a group's summed counts at a common total."""
     depth = sums.sum(-1, keepdims=True)
     return np.asarray(np.log1p(total * sums / np.where(depth > 0, depth, 1.0)))
 
 
 def _sums(data: Trajectories) -> Float[np.ndarray, " gene"]:
-    return np.asarray(data.values.sum(0), dtype=float).ravel()
+    return np.asarray(data.values.sum(0, dtype=float)).ravel()
 
 
 def effect(group: Trajectories, reference: Trajectories) -> Float[np.ndarray, " gene"]:
@@ -76,5 +76,7 @@ def _halves(
 ) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray, " gene"]]:
     order = rng.permutation(values.shape[0])
     half = len(order) // 2
-    first, second = (np.asarray(values[rows].sum(0)).ravel() for rows in (order[:half], order[half:]))
+    first, second = (
+        np.asarray(values[rows].sum(0, dtype=float)).ravel() for rows in (order[:half], order[half:])
+    )
     return first, second

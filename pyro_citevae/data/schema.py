@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -85,7 +86,7 @@ class Schema:
         Raises:
             DataError: The time is negative or falls between two steps.
         """
-        t = round(time / self.step)
+        t = round(time / self.step) if math.isfinite(time) else -1
         if t < 0 or abs(t * self.step - time) > 1e-6 * max(1.0, abs(time)):
             raise DataError(
                 f"time {time:g} is not on the grid of {self.step:g} {self.time_unit}; "

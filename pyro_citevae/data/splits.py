@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ class Criterion:
         for part in text.split(";"):
             key, _, names = part.partition("=")
             values = tuple(name.strip() for name in names.split(",") if name.strip())
-            if key.strip() not in _KEYS or not values:
+            if key.strip() not in _KEYS or _KEYS[key.strip()] in found or not values:
                 raise DataError(
                     f"--hold-out '{text}' cannot be read at '{part}'; write perturbation=A,B, time=5, "
                     "combination=A+B, or two of them joined by ';'."
@@ -53,6 +54,8 @@ class Criterion:
             found[_KEYS[key.strip()]] = values
         try:
             found["times"] = tuple(float(time) for time in found.get("times", ()))
+            if not all(map(math.isfinite, found["times"])):
+                raise ValueError
         except ValueError:
             raise DataError(f"--hold-out '{text}' needs numbers after 'time='.") from None
         return cls(**found)

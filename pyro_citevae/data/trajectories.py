@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.interventions import Dose, Schedule
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.splits import Criterion, Split
 from pyro_citevae.errors import DataError
@@ -306,7 +306,8 @@ class Trajectories:
         Raises:
             DataError: A name or a time is not in the data, or one side would be empty.
         """
-        return self.divide(Split((Criterion(tuple(perturbations), tuple(combinations), tuple(times)),)))
+        numbers = tuple(float(time) for time in times)
+        return self.divide(Split((Criterion(tuple(perturbations), tuple(combinations), numbers),)))
 
     def divide(self, split: Split) -> tuple[Trajectories, Trajectories]:
         """Splits into training and held-out data as a :class:`Split` says."""
@@ -324,7 +325,7 @@ class Trajectories:
 
     def _matches(self, criterion: Criterion) -> Bool[np.ndarray, " observation"]:
         for token in criterion.perturbations:
-            self.schema.require(Schedule.parse(token, self.schema.control))
+            self.schema.require(Schedule((Dose(token),)))
         wanted = {Schedule.parse(name).tokens for name in criterion.combinations}
         present = {one.tokens for one in self.conditions}
         for tokens in wanted - present:
@@ -404,7 +405,9 @@ class Trajectories:
         for array in (self.values.indptr, self.values.indices, self.values.data, self.library, self.row_cell):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(np.ascontiguousarray(self.row_step).tobytes())
+        digest.update(np.ascontiguousarray(self.technical).tobytes())
         digest.update("\n".join(map(str, self.row_labels)).encode())
+        digest.update("\n".join(map(str, self.names)).encode())
         return digest.hexdigest()
 
     def __repr__(self) -> str:

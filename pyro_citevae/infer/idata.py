@@ -66,7 +66,7 @@ def observed_groups(data: Trajectories) -> dict[str, xr.Dataset]:
     if schema.layout == "sequences":
         names = [f"{name}@{time:g}" for name, time in zip(names, data.row_times, strict=True)]
     dense = data.values.toarray()
-    x = dense.astype(np.int64) if schema.values == "counts" else dense
+    x = dense.astype(np.int32) if schema.values == "counts" else dense
     coords = {"cell": names, "gene": list(schema.genes)}
     return {
         "observed_data": xr.Dataset({"x": (("cell", "gene"), x)}, coords=coords),

@@ -295,7 +295,7 @@ class Posterior:
         def rows(value: torch.Tensor) -> np.ndarray:
             return value.transpose(1, 2)[:, slots].cpu().numpy()[None]
 
-        kind = np.int64 if self.schema.values == "counts" else np.float32
+        kind = np.int32 if self.schema.values == "counts" else np.float32
         dims = ("chain", "draw", "cell", "gene")
         observed = idata.observed_groups(data)
         coords = dict(observed["observed_data"].coords) | base

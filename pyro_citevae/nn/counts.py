@@ -13,6 +13,8 @@ from torch.distributions.utils import broadcast_all
 
 __all__ = ["NegativeBinomial"]
 
+_LOG_LARGE = 4.0
+
 
 class NegativeBinomial(TorchDistribution):
     r"""Counts with mean ``mu`` and variance ``mu + mu^2 / theta``.
@@ -59,10 +61,11 @@ class NegativeBinomial(TorchDistribution):
 
     def expand(self, batch_shape: torch.Size | Sequence[int], _instance: Any = None) -> NegativeBinomial:
         """Broadcasts the parameters."""
+        shape = torch.Size(batch_shape)
         return NegativeBinomial(
-            self.log_mean.expand(torch.Size(batch_shape)),
-            self.log_inverse_dispersion.expand(torch.Size(batch_shape)),
-            validate_args=False,
+            self.log_mean.expand(shape),
+            self.log_inverse_dispersion.expand(shape),
+            validate_args=self._validate_args,
         )
 
     def log_prob(self, value: Float[Tensor, ...]) -> Float[Tensor, ...]:
@@ -71,14 +74,30 @@ class NegativeBinomial(TorchDistribution):
             self._validate_sample(value)
         log_theta, log_mu = self.log_inverse_dispersion, self.log_mean
         theta = log_theta.exp()
-        log_total = torch.logaddexp(log_theta, log_mu)
-        combinations = torch.lgamma(value + theta) - torch.lgamma(theta) - torch.lgamma(value + 1)
-        return combinations + theta * (log_theta - log_total) + value * (log_mu - log_total)
+        log_ratio = torch.logaddexp(log_mu - log_theta, torch.zeros_like(log_mu))  # log(1 + mu / theta)
+        rising = _log_rising(theta, log_theta, value) - torch.lgamma(value + 1)
+        return rising + value * log_mu - (value + theta) * log_ratio
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Float[Tensor, ...]:  # noqa: B008
         """Draws counts as a gamma mixture of Poissons."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
-            theta = self.log_inverse_dispersion.exp().expand(shape)
-            rate = torch._standard_gamma(theta) * (self.log_mean - self.log_inverse_dispersion).exp()
+            log_theta = self.log_inverse_dispersion.clamp(max=30.0)  # beyond, a Poisson in any precision
+            rate = torch._standard_gamma(log_theta.exp().expand(shape)) * (self.log_mean - log_theta).exp()
             return torch.poisson(rate)
+
+
+def _log_rising(
+    theta: Float[Tensor, ...], log_theta: Float[Tensor, ...], x: Float[Tensor, ...]
+) -> Float[Tensor, ...]:
+    """``lgamma(x + theta) - lgamma(theta) - x log theta``.
+
+    From theta = e^4 on by Stirling's series: the difference of two large numbers would lose all digits.
+    """
+    exact = torch.lgamma(x + theta) - torch.lgamma(theta) - x * log_theta
+    log_large = log_theta.clamp(min=_LOG_LARGE)
+    ratio = x * torch.exp(-log_large)
+    series = (log_large.exp() + x - 0.5) * torch.log1p(ratio) - x
+    series = series + torch.exp(-log_large) * (1 / (1 + ratio) - 1) / 12
+    series = series - torch.exp(-3 * log_large) * ((1 + ratio) ** -3 - 1) / 360
+    return torch.where(log_theta < _LOG_LARGE, exact, series)

@@ -12,8 +12,8 @@ __all__ = ["linear", "saturating"]
 
 
 def linear(
-    W: Float[Tensor, "*draw lag program program"], history: Sequence[Float[Tensor, "*cell program"]]
-) -> Float[Tensor, "*cell program"]:
+    W: Float[Tensor, "... lag program program"], history: Sequence[Float[Tensor, "... program"]]
+) -> Float[Tensor, "... program"]:
     """``sum_l W_l z_{t-l}``, where ``history[-l]`` is ``z_{t-l}`` and lags before step 0 are left out.
 
     Args:
@@ -31,8 +31,8 @@ def linear(
 
 
 def saturating(
-    W: Float[Tensor, "*draw lag program program"], history: Sequence[Float[Tensor, "*cell program"]]
-) -> Float[Tensor, "*cell program"]:
+    W: Float[Tensor, "... lag program program"], history: Sequence[Float[Tensor, "... program"]]
+) -> Float[Tensor, "... program"]:
     """``sum_l W_l tanh(z_{t-l})``: a program's influence is bounded, so a roll-out stays finite."""
     lags = min(W.shape[-3], len(history))
     return linear(W, [torch.tanh(z) for z in history[-lags:]])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 __all__ = ["Decoder", "Perceptron", "SteppedPerceptron", "joined"]
 
 
-def joined(*parts: Float[Tensor, "*batch _"]) -> Float[Tensor, "*batch _"]:
+def joined(*parts: Float[Tensor, "... _"]) -> Float[Tensor, "... _"]:
     """Concatenates the last axis after broadcasting the others."""
     lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
     return torch.cat([part.expand(*lead, part.shape[-1]) for part in parts], dim=-1)
@@ -33,7 +33,7 @@ class Perceptron(nn.Module):
         self.linear = nn.Linear(n_in, n_out)
         self.correction = _correction(n_in, n_out, hidden)
 
-    def forward(self, x: Float[Tensor, "*batch _"]) -> Float[Tensor, "*batch _"]:
+    def forward(self, x: Float[Tensor, "... _"]) -> Float[Tensor, "... _"]:
         """Evaluates the map."""
         return self.linear(x) if self.correction is None else self.linear(x) + self.correction(x)
 
@@ -53,7 +53,7 @@ class SteppedPerceptron(nn.Module):
         self.linear = nn.ModuleList(nn.Linear(n_in, n_out) for _ in range(n_steps))
         self.correction = _correction(n_in, n_out, hidden)
 
-    def forward(self, x: Float[Tensor, "*batch _"], t: int) -> Float[Tensor, "*batch _"]:
+    def forward(self, x: Float[Tensor, "... _"], t: int) -> Float[Tensor, "... _"]:
         """Evaluates the map of step t."""
         y: Tensor = self.linear[min(t, len(self.linear) - 1)](x)
         return y if self.correction is None else y + self.correction(x)
@@ -72,7 +72,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.map = Perceptron(n_latent, n_genes, hidden)
 
-    def forward(self, z: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch gene"]:
+    def forward(self, z: Float[Tensor, "... latent"]) -> Float[Tensor, "... gene"]:
         """Evaluates the decoder."""
         y: Tensor = self.map(z)
         return y

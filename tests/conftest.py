@@ -1,0 +1,23 @@
+"""Shapes in annotations are checked, distributions validate, and no test leaves global state changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from jaxtyping import install_import_hook
+
+with install_import_hook("pyro_citevae", "strict.check"):
+    import pyro_citevae  # noqa: F401
+
+import pyro
+import torch
+
+
+@pytest.fixture(autouse=True)
+def global_state_is_left_alone() -> Iterator[None]:
+    state = torch.random.get_rng_state()
+    yield
+    assert not pyro.get_param_store().keys(), "a test filled the global parameter store"
+    assert torch.get_default_dtype() == torch.float32
+    torch.random.set_rng_state(state)
