@@ -304,9 +304,8 @@ def test_evaluate_prints_and_writes_the_scores(places: dict[str, Path], tmp_path
     predictors = {row["predictor"] for row in json.loads((out / "scores.json").read_text())}
     assert "CiteVAE/BackwardSmoother" in predictors
     assert "ceiling" in predictors
-    assert all(predictor in text for predictor in predictors)
     assert all(predictor in (out / "scores.md").read_text() for predictor in predictors)
-    assert "mean of all 4" in text
+    assert all(name in text for name in ("CiteVAE", "ceiling", "gene_0", "all 4", str(out)))
     assert xr.open_dataset(out / "effects.nc")["effect"].time.to_numpy() == [3.0]
     assert all((out / f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in ("effects", "trajectories"))
 
@@ -467,7 +466,7 @@ BAD_COMMANDS = [
     ("FIT -o made --hold-out nonsense", "--hold-out 'nonsense' cannot be read"),
     ("FIT -o made --hold-out time=", "--hold-out 'time=' cannot be read"),
     ("FIT -o made --hold-out time=late", "needs numbers after 'time='"),
-    ("FIT -o made --hold-out time=nan", "time nan is not on the grid of 1"),
+    ("FIT -o made --hold-out time=nan", "needs numbers after 'time='"),
     ("FIT -o made --hold-out time=9", "time 9 is not in the data; its times are (1.0, 2.0, 3.0)"),
     ("FIT -o made --hold-out time=1,2,3", "leaves no observation for training"),
     ("FIT -o made --hold-out perturbation=gene_9", "do('gene_9') is not among the perturbations"),

@@ -137,7 +137,7 @@ class MeanOfOthers(Baseline):
     Given the held-out cells it sees the time that the model forecasts: an advantage that no other row has.
     """
 
-    name = "mean of the others (sees that time)"
+    name = "mean of others"
 
     def delta(self, label: str, time: float) -> Float[np.ndarray, " gene"]:
         """The mean over the other perturbations."""

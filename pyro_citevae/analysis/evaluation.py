@@ -189,7 +189,7 @@ def summary(frame: pd.DataFrame, headline: Sequence[str]) -> pd.DataFrame:
         Text, with a column a predictor and, for those with intervals, one with their 80 % coverage.
     """
     n_all = frame[~frame.perturbation.isin((ALL, REPRODUCIBLE))].perturbation.nunique()
-    titles = {REPRODUCIBLE: f"mean of these {len(headline)}", ALL: f"mean of all {n_all}"}
+    titles = {REPRODUCIBLE: f"mean of {len(headline)}", ALL: f"all {n_all}"}
     shown = [*headline, *([REPRODUCIBLE] if headline else []), ALL]
     values = frame.set_index(["predictor", "perturbation", "score"])["value"].sort_index()
     columns: dict[str, list[str]] = {}

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 import lightning
 import numpy as np
 import pandas as pd
+import pyro
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 from pyro.infer import Trace_ELBO
@@ -82,6 +83,7 @@ def fit(
     data: Trajectories,
     *,
     progress: bool = True,
+    validate: bool = False,
     warm_start: bool = False,
     **settings: Any,
 ) -> Posterior:
@@ -97,6 +99,7 @@ def fit(
         guide: Its guide.
         data: Training cells.
         progress: Whether to show a progress bar.
+        validate: Check every distribution's arguments and values while training; slower.
         warm_start: Keep the weights as handed in instead of initialising them.
         **settings: Fields of :class:`FitSettings`, such as ``max_epochs=60`` or ``seed=0``.
 
@@ -117,7 +120,7 @@ def fit(
     if data.schema != model.schema:
         raise FitError("fit(data) has another schema than the model; build the model with data.schema.")
     model, guide = copy.deepcopy((model, guide))
-    with _seeded(chosen.seed):
+    with _seeded(chosen.seed), pyro.validation_enabled(validate):
         if not warm_start:
             _initialise(model)
             _initialise(guide)
