@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pyro_citevae.data import pseudobulk
-from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
@@ -57,21 +57,10 @@ class Baseline(ABC):
         self, schedules: Schedule | Sequence[Schedule], *, time: float | Sequence[float] | None = None
     ) -> Effect:
         """The rule's effects, as one draw, with dims (chain, draw, perturbation, time, gene)."""
-        labels = [one.label(self.schema.control) for one in schedules_of(schedules)]
-        times = times_of(time, self.schema)
+        wanted, times = schedules_of(schedules), times_of(time, self.schema)
+        labels = [one.label(self.schema.control) for one in wanted]
         values = np.array([[self.delta(label, t) for t in times] for label in labels])
-        return Effect(
-            values[None, None],
-            dims=("chain", "draw", "perturbation", "time", "gene"),
-            coords={
-                "chain": [0],
-                "draw": [0],
-                "perturbation": labels,
-                "time": times,
-                "gene": list(self.schema.genes),
-            },
-            name="effect",
-        )
+        return Effect.of(values[None], wanted, times, self.schema, do())
 
     def measured(self, label: str, time: float) -> Float[np.ndarray, " gene"]:
         """The measured effect of a perturbation against the controls of the same time.

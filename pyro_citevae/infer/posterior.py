@@ -149,20 +149,7 @@ class Posterior:
         wanted, times = schedules_of(schedules), times_of(time, self.schema)
         reference = do() if versus is None else versus
         rolled = RollOut(self.model, self.guide, [*wanted, reference], times, draws, seed).pseudobulk(cells)
-        delta = (rolled[:-1] - rolled[-1:]).swapaxes(0, 1)[None]
-        return Effect(
-            delta,
-            dims=("chain", "draw", "perturbation", "time", "gene"),
-            coords={
-                "chain": [0],
-                "draw": np.arange(draws),
-                "perturbation": [one.label(self.schema.control) for one in wanted],
-                "time": times,
-                "gene": list(self.schema.genes),
-            },
-            name="effect",
-            attrs={"versus": reference.label(self.schema.control), "unit": "log(1 + count)"},
-        )
+        return Effect.of((rolled[:-1] - rolled[-1:]).swapaxes(0, 1), wanted, times, self.schema, reference)
 
     def programs(
         self,

@@ -35,6 +35,30 @@ class Effect(xr.DataArray):
 
     __slots__ = ()
 
+    @classmethod
+    def of(
+        cls,
+        values: Float[np.ndarray, "draw perturbation time gene"],
+        schedules: Sequence[Schedule],
+        times: Sequence[float],
+        schema: Schema,
+        versus: Schedule,
+    ) -> Effect:
+        """Names the axes of the draws of one chain."""
+        return cls(
+            values[None],
+            dims=("chain", "draw", "perturbation", "time", "gene"),
+            coords={
+                "chain": [0],
+                "draw": np.arange(len(values)),
+                "perturbation": [one.label(schema.control) for one in schedules],
+                "time": list(times),
+                "gene": list(schema.genes),
+            },
+            name="effect",
+            attrs={"versus": versus.label(schema.control), "unit": "log(1 + count)"},
+        )
+
     def interval(self, probability: float = 0.9) -> xr.DataArray:
         """Equal-tailed credible interval over chains and draws.
 

@@ -1,0 +1,139 @@
+"""Scores, baselines and the held-out-time protocol."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import pyro_citevae as cv
+from pyro_citevae.analysis import (
+    LinearExtrapolation,
+    MeanOfOthers,
+    NoChange,
+    Persistence,
+    evaluate,
+    markdown,
+    measure,
+    summary,
+)
+from pyro_citevae.analysis.evaluation import Measurement, coverage, pearson, relative_l2, require_unseen
+from pyro_citevae.errors import DataError
+from pyro_citevae.infer import Effect
+
+GENES = 12
+
+
+@pytest.fixture(scope="module")
+def data() -> cv.Trajectories:
+    return cv.simulate(n_cells=1200, n_genes=GENES, n_perturbations=3, n_steps=3, effect=2.0, seed=2).data
+
+
+def measurement(delta: np.ndarray, sd: float = 0.1, r: float = 0.8) -> Measurement:
+    keep = np.ones(len(delta), dtype=bool)
+    return Measurement("gene_0", 3.0, delta, np.full(len(delta), sd**2), keep, r)
+
+
+def test_pearson_and_relative_l2_by_hand() -> None:
+    one, two = np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0, 5.0])
+    assert pearson(one, two) == pytest.approx(3 / np.sqrt(2 * 6))
+    assert relative_l2(one, two) == pytest.approx(np.sqrt(5 / 33))
+
+
+def test_a_perfect_prediction_scores_the_optimum_and_no_change_scores_chance() -> None:
+    truth = np.random.default_rng(0).normal(size=50)
+    assert pearson(truth, truth) == pytest.approx(1)
+    assert relative_l2(truth, truth) == 0
+    assert pearson(np.zeros(50), truth) == 0
+    assert relative_l2(np.zeros(50), truth) == 1
+
+
+def test_shuffled_predictions_correlate_at_chance() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=100)
+    found = [pearson(rng.permutation(truth), truth) for _ in range(400)]
+    assert abs(np.mean(found)) < 4 * 0.1 / np.sqrt(400)
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.8, 0.9])
+def test_draws_from_the_truth_cover_at_their_nominal_rate(probability: float) -> None:
+    rng = np.random.default_rng(1)
+    mean = rng.normal(size=20_000)
+    draws = mean + rng.normal(size=(200, 20_000)) * 0.3
+    truth = mean + rng.normal(size=20_000) * np.sqrt(0.3**2 + 0.1**2)
+    assert coverage(draws, measurement(truth), probability) == pytest.approx(probability, abs=0.02)
+
+
+def test_draws_that_are_too_narrow_cover_too_little() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=2000)
+    draws = np.zeros((200, 2000)) + rng.normal(size=(200, 2000)) * 0.3
+    assert coverage(draws, measurement(truth), 0.8) < 0.4
+
+
+def test_a_single_draw_claims_no_interval() -> None:
+    assert np.isnan(coverage(np.zeros((1, 5)), measurement(np.ones(5)), 0.8))
+
+
+def test_reliability_follows_spearman_and_brown() -> None:
+    assert measurement(np.ones(3), r=0.5).reliability == pytest.approx(2 / 3)
+    assert measurement(np.ones(3), r=-0.2).reliability == 0
+
+
+def test_a_measurement_leaves_out_the_perturbed_gene_and_is_reproducible(data: cv.Trajectories) -> None:
+    one = measure(data, "gene_1", 3.0)
+    assert np.flatnonzero(~one.keep).tolist() == [1]
+    assert one.split_half > 0.5
+    assert (one.variance > 0).all()
+
+
+def test_the_baselines_by_hand(data: cv.Trajectories) -> None:
+    from pyro_citevae.data.pseudobulk import effect
+
+    train, held_out = data.hold_out(times=[3])
+    d1, d2 = (effect(data.select("gene_0", t), data.select("control", t)) for t in (1.0, 2.0))
+    schedule = cv.do("gene_0")
+
+    def predicted(rule: object) -> np.ndarray:
+        made = rule.effect(schedule, time=3)
+        assert made.dims == ("chain", "draw", "perturbation", "time", "gene")
+        return made.to_numpy().ravel()
+
+    assert (predicted(NoChange(train)) == 0).all()
+    np.testing.assert_allclose(predicted(Persistence(train)), d2)
+    np.testing.assert_allclose(predicted(LinearExtrapolation(train)), 2 * d2 - d1)
+    others = [measure(data, name, 3.0).delta for name in ("gene_1", "gene_2")]
+    np.testing.assert_allclose(predicted(MeanOfOthers(held_out)), np.mean(others, axis=0))
+
+
+def test_the_table_holds_every_score_the_ceiling_and_the_means(data: cv.Trajectories) -> None:
+    measured = [measure(data, name, 3.0) for name in data.perturbations()]
+    schedules = [cv.do(name) for name in data.perturbations()]
+    perfect = Effect.of(
+        np.array([[[one.delta] for one in measured]] * 2), schedules, [3.0], data.schema, cv.do()
+    )
+    frame = evaluate(
+        {"perfect": perfect}, measured, headline=["gene_0", "gene_1"], protocol="p", dataset="d", seed=4
+    )
+    assert list(frame.columns) == [
+        "protocol", "dataset", "predictor", "perturbation", "time", "fold", "seed", "score", "value",
+    ]  # fmt: skip
+    values = frame.set_index(["predictor", "perturbation", "score"])["value"]
+    assert values["perfect", "ALL", "relative_l2"] == pytest.approx(0)
+    assert values["perfect", "REPRODUCIBLE", "pearson_delta_control"] == pytest.approx(1)
+    ceiling = values.xs("pearson_delta_control", level="score")["ceiling"]
+    assert ceiling["REPRODUCIBLE"] == pytest.approx(ceiling[["gene_0", "gene_1"]].mean())
+    text = markdown(summary(frame, ["gene_0", "gene_1"]))
+    assert "| mean of 2 | 1.00 / 0.00 |" in text
+    assert "| all 3 |" in text
+
+
+def test_training_cells_cannot_be_scored(data: cv.Trajectories) -> None:
+    train, held_out = data.hold_out(times=[3])
+    require_unseen(train, held_out)
+    with pytest.raises(DataError, match="was in training and cannot be scored"):
+        require_unseen(data, held_out)
+
+
+def test_a_group_that_was_not_measured_is_named(data: cv.Trajectories) -> None:
+    with pytest.raises(DataError, match="no cells of 'gene_7'"):
+        measure(data, "gene_7", 3.0)
