@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pyro_citevae.data.schema import Schema
+from pyro_citevae.errors import ModelError
 from pyro_citevae.nn.lags import linear
 from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive, share
 
@@ -41,6 +42,9 @@ class LinearGaussian(LatentDynamics):
         n_programs: Number K of programs.
         n_lags: Number L of lags.
 
+    Raises:
+        ModelError: The data are counts.
+
     Source: R. E. Kalman, A New Approach to Linear Filtering and Prediction Problems (1960).
     """
 
@@ -50,6 +54,8 @@ class LinearGaussian(LatentDynamics):
 
     def __init__(self, schema: Schema, *, n_programs: int = 3, n_lags: int = 1) -> None:
         super().__init__(schema, n_programs=n_programs, n_lags=n_lags)
+        if schema.values != "real":
+            raise ModelError("LinearGaussian(schema) needs real values; read the data with values='real'.")
         K, G = n_programs, schema.n_genes
         self.W = nn.Parameter(torch.zeros(n_lags, K, K))
         self.a = nn.Parameter(torch.zeros(schema.n_tokens, K))

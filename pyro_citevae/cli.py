@@ -15,6 +15,7 @@ import numpy as np
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pyro_citevae import config, registry
@@ -25,6 +26,8 @@ from pyro_citevae.data.anndata_io import Columns
 from pyro_citevae.data.storage import aside, require_free
 from pyro_citevae.errors import CiteVAEError, DataError, RunError
 from pyro_citevae.infer import Posterior, fit
+from pyro_citevae.infer.prediction import require_controls
+from pyro_citevae.infer.svi import settings_of
 
 __all__ = ["app", "main"]
 
@@ -45,7 +48,7 @@ def main() -> None:
     try:
         app()
     except CiteVAEError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
 
 
@@ -61,7 +64,7 @@ def demo(
     require_free(out, overwrite)
     data = datasets.load("renge")
     train, truth = data.hold_out(times=[5])
-    _console.print(
+    _say(
         f"RENGE (Ishikawa et al. 2023): {train.n_cells} cells of days 2-4 to train on, "
         f"{truth.n_cells} of day 5 held out."
     )
@@ -82,7 +85,7 @@ def demo(
             folder / "posterior.nc", engine="h5netcdf"
         )
     _show_scores(found)
-    _console.print(
+    _say(
         f"\nSaved in {out}/: scores.md, effects.png, trajectories.png, predictions.h5ad, effects.nc, and the "
         "posterior (posterior.nc opens in ArviZ).\n"
         f"Next: citevae predict {out} --do PRDM14+SOX2 -o prediction.h5ad"
@@ -139,7 +142,7 @@ def fit_command(
     posterior = _fitted(settings, train, {"path": path, "columns": columns}, quiet)
     posterior.save(out, overwrite=overwrite)
     bound = posterior.history["training"].iloc[-1]
-    _console.print(
+    _say(
         f"Fitted {type(posterior.model).__name__} to {train.n_cells} cells; the bound is {bound:.2f} nats a "
         f"cell. Saved in {out}.\nNext: citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
     )
@@ -161,6 +164,8 @@ def predict(
 ) -> None:
     """Predict what control cells would show under other schedules, with intervals."""
     require_free(out, overwrite)
+    if out.name == "effects.nc":
+        raise RunError("effects.nc is written beside the predicted cells; name the cells' file otherwise.")
     effects_path = require_free(out.with_name("effects.nc"), overwrite)
     posterior = registry.load(run)
     schedules = [posterior.schema.require(Schedule.parse(text, posterior.schema.control)) for text in do_]
@@ -173,7 +178,7 @@ def predict(
     with aside(out, overwrite=overwrite) as file, aside(effects_path, overwrite=overwrite) as effects_file:
         predicted.write_h5ad(file)
         effects.to_dataset().to_netcdf(effects_file, engine="h5netcdf")
-    _console.print(
+    _say(
         f"Predicted {predicted.n_obs} cells ({len(acting)} schedules and the control, "
         f"{controls.n_cells} cells each). Saved {out} and {effects_path}.\n"
         f"Next: anndata.read_h5ad('{out}').layers['mean']"
@@ -197,8 +202,10 @@ def evaluate(
     if posterior.split is None:
         raise RunError(f"'{run}' held nothing out; fit it again with --hold-out, such as --hold-out time=5.")
     source = _source(posterior)
-    screen = _read(truth or source["path"], source["columns"], posterior)
-    train, held_out = screen.divide(posterior.split)
+    train = _training(posterior)
+    held_out = _read(truth or source["path"], source["columns"], posterior)
+    if truth is None:
+        held_out = held_out.divide(posterior.split)[1]
     path = truth or source["path"]
     name = Path(path).stem
     headline = datasets.CATALOGUE[path].headline if path in datasets.CATALOGUE else ()
@@ -210,7 +217,7 @@ def evaluate(
             folder.mkdir()
             _write_scores(folder, found)
             _write_pictures(folder, posterior, found)
-        _console.print(f"Saved in {out}/: scores.md, scores.json, effects.nc, effects.png, trajectories.png.")
+        _say(f"Saved in {out}/: scores.md, scores.json, effects.nc, effects.png, trajectories.png.")
 
 
 @app.command()
@@ -234,9 +241,9 @@ def export(
         if out.suffix == ".nc":
             tree.to_netcdf(file, engine="h5netcdf")
         else:
-            tree.to_zarr(file)
+            tree.to_zarr(file, zarr_format=2)
     groups = ", ".join(tree.children)
-    _console.print(f"Saved {out} with groups {groups}.\nNext: xarray.open_datatree('{out}')")
+    _say(f"Saved {out} with groups {groups}.\nNext: xarray.open_datatree('{out}')")
 
 
 @app.command("models")
@@ -257,13 +264,18 @@ def list_datasets() -> None:
     for name, entry in datasets.CATALOGUE.items():
         table.add_row(name, entry.what, entry.values, entry.origin, entry.licence)
     _console.print(table)
-    _console.print("Next: citevae fit renge --hold-out time=5 -o runs/renge")
+    _say("Next: citevae fit renge --hold-out time=5 -o runs/renge")
+
+
+def _say(text: str) -> None:
+    """Prints text as it is, on lines that can be copied."""
+    _console.print(text, markup=False, soft_wrap=True)
 
 
 def _fitted(settings: config.Settings, train: Trajectories, source: dict[str, Any], quiet: bool) -> Posterior:
     model = config.make(registry.find_model(settings.model.name), settings.model, train.schema)
     guide = config.make(registry.find_guide(settings.guide.name), settings.guide, model)
-    posterior = fit(model, guide, train, progress=not quiet, **settings.fit)
+    posterior = fit(model, guide, train, progress=not quiet, **asdict(settings_of(settings.fit)))
     posterior.record["source"] = source
     return posterior
 
@@ -302,7 +314,7 @@ def _controls(posterior: Posterior, cells: Path | None) -> Trajectories:
     if cells is None:
         return _training(posterior).controls()
     columns = {**_source(posterior)["columns"]}
-    return _read(str(cells), columns, posterior)
+    return require_controls(_read(str(cells), columns, posterior), posterior.schema)
 
 
 def _thinned(cells: Trajectories, most: int) -> Trajectories:
@@ -352,10 +364,6 @@ def _write_pictures(folder: Path, posterior: Posterior, found: Forecast) -> None
         unit=posterior.schema.time_unit,
     )
     figure.savefig(folder / "trajectories.png", dpi=130)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 if __name__ == "__main__":

@@ -61,4 +61,5 @@ def make(found: type[Any], part: Part, first: Any) -> Any:
     try:
         return found(first, **part.arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{found.__name__} cannot be made from {part.arguments} ({error}).") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{found.__name__} cannot be made from {part.arguments} ({reason}).") from None

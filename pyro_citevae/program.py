@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.errors import ModelError
 
 # Pyro reads this when a module is made: parameters live in their modules, never in the global store.
 pyro.settings.set(module_local_params=True)
@@ -121,6 +122,11 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
     def __init__(self, schema: Schema, *, n_programs: int = 8, n_invariant: int = 0, n_lags: int = 1) -> None:
         super().__init__()
+        if n_programs < 1 or n_invariant < 0 or n_lags < 1:
+            raise ModelError(
+                f"{type(self).__name__}(n_programs={n_programs}, n_invariant={n_invariant}, n_lags={n_lags}) "
+                "needs a program and a lag at least."
+            )
         self.schema = schema
         self.n_programs = n_programs
         self.n_invariant = n_invariant

@@ -100,11 +100,12 @@ def _find(name: str, shipped: MappingProxyType[str, type], what: str) -> type:
 
 
 def _from_file(file: Path, class_name: str, what: str) -> type:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    name = f"pyro_citevae_plugin_{file.stem}"  # a name of its own, so that no real module is replaced
+    spec = importlib.util.spec_from_file_location(name, file)
     if not file.is_file() or spec is None or spec.loader is None:
         raise ModelError(f"--{what} '{file}:{class_name}': '{file}' is not a Python file.")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     found = getattr(module, class_name, None)
     if not isinstance(found, type):

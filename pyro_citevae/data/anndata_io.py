@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -47,7 +48,9 @@ def open_h5ad(path: str | Path) -> AnnData:
     if not Path(path).is_file():
         raise DataError(f"'{path}' is not a file; give the path of an h5ad.")
     try:
-        return anndata.read_h5ad(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*names are not unique")
+            return anndata.read_h5ad(path)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"'{path}' cannot be read as h5ad ({reason}); it may be truncated.") from error

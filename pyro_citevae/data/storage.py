@@ -18,9 +18,12 @@ def require_free(path: str | Path, overwrite: bool = False) -> Path:
     """Returns the path if it may be written.
 
     Raises:
-        RunError: Something is there already, and may not be overwritten.
+        RunError: Something is there already and may not be overwritten, or its folder cannot be written.
     """
     target = Path(path)
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise RunError(f"'{target}' cannot be written, since '{parent}' is no folder you may write to.")
     if target.exists() and not overwrite:
         raise RunError(f"'{target}' exists; choose another name, or pass --overwrite (overwrite=True).")
     return target
@@ -48,9 +51,15 @@ def aside(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         written = nest / target.name
         yield written
         _flush(written)
+        replaced = nest / "replaced"
         if target.exists():
-            target.replace(nest / "replaced")
-        written.replace(target)
+            target.replace(replaced)
+        try:
+            written.replace(target)
+        except OSError:
+            if replaced.exists():
+                replaced.replace(target)
+            raise
     except OSError as error:
         raise RunError(f"'{target}' cannot be written ({error.strerror or error}).") from error
     finally:

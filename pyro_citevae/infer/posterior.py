@@ -322,6 +322,7 @@ class Posterior:
         }
         content = json.dumps(self._record(), indent=2, sort_keys=True)
         save_file(tensors, folder / "model.safetensors")
+        (folder / "model.safetensors").chmod(0o644)  # safetensors ignores the umask, and runs are shared
         (folder / "run.json").write_text(content + "\n")
         self.history.to_parquet(folder / "history.parquet")
         if self.split is not None:
@@ -371,6 +372,8 @@ class Posterior:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(f"'{folder}' is damaged or from another version ({reason}).") from error
         split = folder / "split.json"
+        if record["split"] is not None and not split.is_file():
+            raise RunError(f"'{folder}' is damaged (split.json is missing); fit it again.")
         derived = ("model", "guide", "schema", "versions")
         kept = {key: value for key, value in record.items() if key not in derived}
         return cls(
@@ -407,8 +410,11 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = json.loads((folder / "run.json").read_text())
-        for key in ("model", "guide", "schema", "settings", "data", "n_cells", "split"):
+        for key in ("model", "guide"):
+            record[key]["class"].partition(":"), dict(record[key]["settings"])
+        Schema.from_json(record["schema"])
+        for key in ("settings", "data", "n_cells", "split"):
             record[key]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RunError(f"'{folder}' is not a run; make one with citevae fit, or Posterior.save.") from None
     return record

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
@@ -17,6 +17,7 @@ import pandas as pd
 import pyro
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
+from pydantic import TypeAdapter, ValidationError
 from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from pyro_citevae.errors import FitError
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.program import LatentDynamics
 
-__all__ = ["FitSettings", "fit"]
+__all__ = ["FitSettings", "fit", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,27 @@ class FitSettings:
                 raise FitError(f"fit({name}={getattr(self, name)}) must lie between 0 and 1.")
         if not 0 <= self.validation < 1:
             raise FitError(f"fit(validation={self.validation}) must be a share of the cells below 1.")
+        if self.seed < 0:
+            raise FitError(f"fit(seed={self.seed}) must be zero or more.")
         if self.accelerator == "gpu" and not torch.cuda.is_available():
             raise FitError("fit(accelerator='gpu') finds no CUDA device; use accelerator='cpu'.")
+
+
+def settings_of(given: Mapping[str, Any]) -> FitSettings:
+    """Checks names, types and ranges of settings.
+
+    Raises:
+        FitError: A setting is unknown, of another type, or out of range.
+    """
+    unknown = set(given) - set(FitSettings.__dataclass_fields__)
+    if unknown:
+        names = ", ".join(FitSettings.__dataclass_fields__)
+        raise FitError(f"fit({sorted(unknown)[0]}=...) is not a setting; the settings are {names}.")
+    try:
+        return TypeAdapter(FitSettings).validate_python(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FitError(f"fit({first['loc'][0]}={first['input']!r}): {first['msg'].lower()}.") from None
 
 
 def fit(
@@ -112,11 +132,7 @@ def fit(
 
     Source: M. D. Hoffman et al., Stochastic Variational Inference (2013).
     """
-    unknown = set(settings) - set(FitSettings.__dataclass_fields__)
-    if unknown:
-        names = ", ".join(FitSettings.__dataclass_fields__)
-        raise FitError(f"fit({sorted(unknown)[0]}=...) is not a setting; the settings are {names}.")
-    chosen = FitSettings(**settings)
+    chosen = settings_of(settings)
     if data.schema != model.schema:
         raise FitError("fit(data) has another schema than the model; build the model with data.schema.")
     model, guide = copy.deepcopy((model, guide))
@@ -201,14 +217,26 @@ class _EvidenceLowerBound(lightning.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """One estimate of the negative bound."""
         with _Tempered(self.kl_weight):
-            loss: Tensor = self.negative_bound(batch) / self.n_cells
-        if not torch.isfinite(loss):
-            raise FitError(
-                f"the bound became {loss.item()} at step {self.global_step}, on cells "
-                f"{batch.index[:3].tolist()} and others; lower learning_rate or look at those cells."
-            )
+            loss = self._loss(batch)
         self.sums["training"].append(-loss.item())
         return loss
+
+    def _loss(self, batch: Batch) -> Tensor:
+        try:
+            loss: Tensor = self.negative_bound(batch) / self.n_cells
+        except ValueError as error:  # with validation on, Pyro refuses parameters out of their range
+            if self.global_step == 0:
+                raise
+            raise self._diverged("not computable", batch) from error
+        if not torch.isfinite(loss):
+            raise self._diverged(str(loss.item()), batch)
+        return loss
+
+    def _diverged(self, what: str, batch: Batch) -> FitError:
+        return FitError(
+            f"the bound became {what} at step {self.global_step}, on cells "
+            f"{batch.index[:3].tolist()} and others; lower learning_rate or look at those cells."
+        )
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Notes the norm of the gradient before it is clipped."""
@@ -217,7 +245,7 @@ class _EvidenceLowerBound(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """The untempered bound on held-out cells, on the scale of the training bound."""
-        loss = self.negative_bound(replace(batch, size=self.n_cells)) / self.n_cells
+        loss = self._loss(replace(batch, size=self.n_cells))
         self.sums["held_out"].append(-loss.item())
         self.log("held_out", -loss, batch_size=batch.n_cells)
 
