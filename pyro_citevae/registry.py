@@ -81,9 +81,7 @@ def load(
 def _shipped(reference: str, what: str) -> str:
     module, _, name = reference.rpartition(":")
     if not module.startswith(f"pyro_citevae.{what}s."):
-        raise ModelError(
-            f"the run's {what} is your own class '{name}'; pass it: load(path, {what}={name})."
-        )
+        raise ModelError(f"the run's {what} is your own class '{name}'; pass it: load(path, {what}={name}).")
     return name
 
 
