@@ -328,14 +328,14 @@ def _show_scores(found: Forecast) -> None:
     text = summary(found.scores, found.headline)
     table = Table(
         title="Pearson and relative L2 of the effect against control, own gene left out",
-        caption="The mean of others sees the held-out time; no other row does.",
+        caption="The mean of others sees the scored time; no other row does.",
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
     for name in text.columns:
-        width = 9 if " / " in text[name].iloc[0] else 6
+        width = max(6, *(len(cell.replace(" / ", " ")) for cell in text[name]))
         table.add_column(name.partition("/")[0], justify="right", overflow="fold", width=width)
     for label, row in zip(text.index, text.to_numpy(), strict=True):
         table.add_row(label, *(cell.replace(" / ", " ") for cell in row))

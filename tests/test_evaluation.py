@@ -12,13 +12,16 @@ from pyro_citevae.analysis import (
     NoChange,
     Persistence,
     evaluate,
+    forecast,
     markdown,
     measure,
     summary,
 )
 from pyro_citevae.analysis.evaluation import Measurement, coverage, pearson, relative_l2, require_unseen
 from pyro_citevae.errors import DataError
+from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.infer import Effect
+from pyro_citevae.models import CiteVAE
 
 GENES = 12
 
@@ -137,3 +140,21 @@ def test_training_cells_cannot_be_scored(data: cv.Trajectories) -> None:
 def test_a_group_that_was_not_measured_is_named(data: cv.Trajectories) -> None:
     with pytest.raises(DataError, match="no cells of 'gene_7'"):
         measure(data, "gene_7", 3.0)
+
+
+@pytest.mark.parametrize("held_out", [{"times": [3]}, {"perturbations": ["gene_1"]}])
+def test_a_forecast_is_scored_whether_a_time_or_a_perturbation_is_held_out(
+    data: cv.Trajectories, held_out: dict
+) -> None:
+    train, truth = data.hold_out(**held_out)
+    model = CiteVAE(data.schema, n_programs=2, n_invariant=0, hidden=4)
+    posterior = cv.fit(model, BackwardSmoother(model, hidden=8), train, max_epochs=1, progress=False)
+    found = forecast(posterior, train, truth, dataset="simulated", draws=10)
+    scored = set(found.scores.perturbation) - {"ALL", "REPRODUCIBLE"}
+    assert scored == set(truth.perturbations())
+    assert np.isfinite(found.scores[found.scores.score == "relative_l2"]["value"]).all()
+    assert {one.split("/")[0] for one in found.scores.predictor} == {
+        "ceiling", "CiteVAE", "no change", "persistence", "linear extrapolation", "mean of others",
+    }  # fmt: skip
+    one = found.measurements[0]
+    np.testing.assert_allclose(one.delta, measure(data, one.perturbation, 3.0).delta)

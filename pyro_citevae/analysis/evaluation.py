@@ -62,13 +62,22 @@ class Measurement:
         return 2 * r / (1 + r)
 
 
-def measure(data: Trajectories, perturbation: str, time: float) -> Measurement:
+def measure(
+    data: Trajectories, perturbation: str, time: float, controls: Trajectories | None = None
+) -> Measurement:
     """Measures one effect against the controls of the same time.
+
+    Args:
+        data: The perturbed cells.
+        perturbation: Their label.
+        time: Their time.
+        controls: Where the controls are; None for ``data`` itself.
 
     Raises:
         DataError: There are no such cells, or no controls at that time.
     """
-    group, reference = data.select(perturbation, time), data.select(data.schema.control, time)
+    group = data.select(perturbation, time)
+    reference = (data if controls is None else controls).select(data.schema.control, time)
     if min(group.n_cells, reference.n_cells) == 0:
         raise DataError(f"no cells of '{perturbation}' and '{data.schema.control}' at {time:g} to measure.")
     own = list(Schedule.parse(perturbation, data.schema.control).tokens)

@@ -1,4 +1,4 @@
-"""The held-out-time protocol: train on the earlier times, forecast every perturbation at the last one."""
+"""The held-out-time protocol: forecast what was held out at its last time, and score it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def forecast(
     Args:
         posterior: Fitted on ``train``.
         train: What the posterior and the baselines saw.
-        truth: Held-out cells at later times, controls among them.
+        truth: Held-out cells. Where a time is held out its controls are among them; where perturbations
+            are, the effects are measured against the controls in training.
         dataset: Name of the data, for the table.
         headline: Reproducible perturbations; those whose split-half correlation is above 0.3 if empty.
         draws: Number of draws.
@@ -71,14 +72,20 @@ def forecast(
     labels = truth.select(time=time).perturbations()
     if not labels:
         raise DataError(f"no perturbed cell is held out at {time:g}; hold out a time, as in time=5.")
-    measurements = tuple(measure(truth, label, time) for label in labels)
+    reference = _where_controls_are(truth, train, time)
+    measurements = tuple(measure(truth, label, time, reference) for label in labels)
     schedules = [Schedule.parse(label, posterior.schema.control) for label in labels]
     effects = posterior.effect(schedules, time=time, draws=draws)
     name = f"{type(posterior.model).__name__}/{type(posterior.guide).__name__}"
-    rules = (NoChange(train), Persistence(train), LinearExtrapolation(train), MeanOfOthers(truth))
-    chosen = tuple(headline) or reproducible(measurements)
+    rules = (NoChange(train), Persistence(train), LinearExtrapolation(train), MeanOfOthers(reference))
+    chosen = tuple(name for name in headline if name in labels) or reproducible(measurements)
     predicted = {name: effects} | {rule.name: rule.effect(schedules, time=time) for rule in rules}
     scores = evaluate(
         predicted, measurements, headline=chosen, protocol="held-out-time", dataset=dataset, seed=seed
     )
     return Forecast(effects, measurements, chosen, scores)
+
+
+def _where_controls_are(truth: Trajectories, train: Trajectories, time: float) -> Trajectories:
+    """The held-out data if its time was held out, controls and all; else the training data."""
+    return truth if truth.select(truth.schema.control, time).n_cells else train
