@@ -84,7 +84,7 @@ def observed_groups(data: Trajectories) -> dict[str, xr.Dataset]:
 
 def as_arviz(tree: xr.DataTree) -> Any:
     """The tree as the installed ArviZ wants it: ``InferenceData`` before 1.0, the tree itself after."""
-    if not hasattr(arviz, "InferenceData"):
+    if int(arviz.__version__.partition(".")[0]) >= 1:
         return tree
     groups: dict[str, Any] = {name: node.to_dataset() for name, node in tree.children.items()}
     return arviz.InferenceData(**groups)
