@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich import box
 from rich.console import Console
@@ -73,7 +72,7 @@ def demo(
     with _console.status("forecasting day 5 ..."):
         headline = datasets.CATALOGUE["renge"].headline
         found = forecast(posterior, train, truth, dataset="renge", headline=headline, seed=seed)
-        cells = _thinned(train.controls(), _DEMO_CELLS)
+        cells = train.controls().thinned(_DEMO_CELLS)
         schedules = [do(), *(do(label) for label in data.perturbations())]
         predicted = posterior.predict(schedules, cells=cells, time=5, seed=seed)
     with aside(out, overwrite=overwrite) as folder:
@@ -169,7 +168,7 @@ def predict(
     effects_path = require_free(out.with_name("effects.nc"), overwrite)
     posterior = registry.load(run)
     schedules = [posterior.schema.require(Schedule.parse(text, posterior.schema.control)) for text in do_]
-    controls = _thinned(_controls(posterior, cells), most_cells)
+    controls = _controls(posterior, cells).thinned(most_cells)
     acting = [one for one in dict.fromkeys(schedules) if not one.is_control]
     with _console.status(f"predicting {len(acting)} schedules ..."):
         options: dict[str, Any] = {"cells": controls, "draws": draws, "time": time, "seed": seed}
@@ -199,13 +198,12 @@ def evaluate(
     if out is not None:
         require_free(out, overwrite)
     posterior = registry.load(run)
-    if posterior.split is None:
+    train, held_out = _divided(posterior)
+    if held_out is None:
         raise RunError(f"'{run}' held nothing out; fit it again with --hold-out, such as --hold-out time=5.")
     source = _source(posterior)
-    train = _training(posterior)
-    held_out = _read(truth or source["path"], source["columns"], posterior)
-    if truth is None:
-        held_out = held_out.divide(posterior.split)[1]
+    if truth is not None:
+        held_out = _read(truth, source["columns"], posterior)
     path = truth or source["path"]
     name = Path(path).stem
     headline = datasets.CATALOGUE[path].headline if path in datasets.CATALOGUE else ()
@@ -234,7 +232,7 @@ def export(
     if out.suffix not in (".nc", ".zarr"):
         raise RunError(f"'{out}' ends in neither .nc (netCDF) nor .zarr; name one of the two.")
     posterior = registry.load(run)
-    data = _training(posterior)
+    data, _ = _divided(posterior)
     with _console.status("drawing ..."):
         tree = posterior.to_datatree(data, draws=draws, most_cells=most_cells, seed=seed)
     with aside(out, overwrite=overwrite) as file:
@@ -299,28 +297,22 @@ def _source(posterior: Posterior) -> dict[str, Any]:
     return source
 
 
-def _training(posterior: Posterior) -> Trajectories:
-    """The data that a run was trained on, if it is still what it was."""
+def _divided(posterior: Posterior) -> tuple[Trajectories, Trajectories | None]:
+    """The data that a run was trained on, if it is still what it was, and what the run held out."""
     source = _source(posterior)
     screen = _read(source["path"], source["columns"], posterior)
-    train = screen if posterior.split is None else screen.divide(posterior.split)[0]
+    train, held_out = (screen, None) if posterior.split is None else screen.divide(posterior.split)
     if train.digest != posterior.record["data"]:
         raise DataError(f"'{source['path']}' has changed since the run was fitted; fit it again.")
-    return train
+    return train, held_out
 
 
 def _controls(posterior: Posterior, cells: Path | None) -> Trajectories:
     """The control cells of a file, or those of the training data."""
     if cells is None:
-        return _training(posterior).controls()
-    columns = {**_source(posterior)["columns"]}
-    return require_controls(_read(str(cells), columns, posterior), posterior.schema)
-
-
-def _thinned(cells: Trajectories, most: int) -> Trajectories:
-    """At most so many cells, evenly spread."""
-    shown = np.linspace(0, cells.n_cells - 1, min(most, cells.n_cells)).astype(int)
-    return cells.cells(np.unique(shown))
+        return _divided(posterior)[0].controls()
+    given = _read(str(cells), _source(posterior)["columns"], posterior)
+    return require_controls(given, posterior.schema)
 
 
 def _show_scores(found: Forecast) -> None:

@@ -285,6 +285,11 @@ class Trajectories:
         """The cells at sorted, distinct positions, with all their observations."""
         return self.rows(np.isin(self.row_cell, index))
 
+    def thinned(self, most: int) -> Trajectories:
+        """At most so many cells, evenly spread."""
+        shown = np.linspace(0, self.n_cells - 1, min(most, self.n_cells)).astype(int)
+        return self.cells(np.unique(shown))
+
     def hold_out(
         self,
         *,
@@ -357,13 +362,11 @@ class Trajectories:
         rows[self.row_cell, slot] = np.arange(self.n_observations)
         return rows
 
-    def doses(self, n_steps: int) -> Float[np.ndarray, "condition step token"]:
-        """The dose table of the conditions, for steps 0..n_steps."""
-        return np.stack([self.schema.doses(one, n_steps) for one in self.conditions])
-
     @cached_property
     def _dose_table(self) -> Float[np.ndarray, "condition step token"]:
-        return self.doses(int(self.row_step.max(initial=1)))
+        """Doses of the conditions, from step 0 to the last observed one."""
+        last = int(self.row_step.max(initial=1))
+        return np.stack([self.schema.doses(one, last) for one in self.conditions])
 
     def batch(self, index: Int[np.ndarray, " cell"] | None = None) -> Batch:
         """The minibatch of the cells at these positions; all of them if None."""

@@ -235,8 +235,7 @@ class Posterior:
                 "prior": idata.global_dataset(self.model, prior),
             }
             if data is not None:
-                shown = np.unique(np.linspace(0, data.n_cells - 1, min(most_cells, data.n_cells)).astype(int))
-                groups = self._with_cells(groups, data.cells(shown), mechanism, prior, draws)
+                groups = self._with_cells(groups, data.thinned(most_cells), mechanism, prior, draws)
         tree = xr.DataTree.from_dict(groups)
         tree.attrs.update(
             model=reference(type(self.model)),
