@@ -115,9 +115,11 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     Attributes:
         settings: The arguments that the model was made with, for the run's record.
         dims: Names of the event axes of global sites, among gene, token, program, source and lag.
+        enumerated: Whether cells have discrete sites that inference sums over (``TraceEnum_ELBO``).
     """
 
     settings: dict[str, Any]
+    enumerated: ClassVar[bool] = False
     dims: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
     def __init__(self, schema: Schema, *, n_programs: int = 8, n_invariant: int = 0, n_lags: int = 1) -> None:
@@ -159,6 +161,14 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     ) -> Distribution:
         """The law of the observed values, with event shape (gene,)."""
 
+    def regime(self, mechanism: Mechanism, t: int, u: Float[Tensor, "cell token"]) -> Mechanism:
+        """The mechanism that holds in step t: what the transition sees, and the next step's regime after it.
+
+        The default changes nothing. A model whose mechanism varies with time or with a discrete state of the
+        cell says so here; a site drawn here lies in the plate of cells, and is not masked.
+        """
+        return mechanism
+
     def observation(
         self,
         mechanism: Mechanism,
@@ -186,6 +196,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             s = pyro.sample("s", self.invariant()) if self.n_invariant else self._no_invariant(batch)
             z = [pyro.sample("z_0", self.initial(mechanism))]
             for t in pyro.markov(range(1, batch.n_steps + 1), history=self.n_lags):
+                mechanism = self.regime(mechanism, t, batch.u[t])
                 with poutine.mask(mask=batch.reached(t)):
                     law = self.transition(mechanism, z[-self.n_lags :], batch.u[t])
                     z.append(pyro.sample(f"z_{t}", law))
