@@ -190,8 +190,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
     def forward(self, batch: Batch) -> Rollout:
         """The generative program, for training and for prediction alike."""
-        with _Aligned():
-            mechanism = self.mechanism()
+        mechanism = self.aligned_mechanism()
         with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
             s = pyro.sample("s", self.invariant()) if self.n_invariant else self._no_invariant(batch)
             z = [pyro.sample("z_0", self.initial(mechanism))]
@@ -211,6 +210,11 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
                 )
                 pyro.sample("x", emission, obs=None if batch.x is None else batch.x.dense)
         return Rollout(mechanism, s, z, emission)
+
+    def aligned_mechanism(self) -> Mechanism:
+        """The mechanism as the other hooks see it: under a plate of draws it broadcasts against cells."""
+        with _Aligned():
+            return self.mechanism()
 
     def invariant(self) -> Distribution:
         """The law of the invariant state s, which sees neither perturbation nor time."""
