@@ -1,6 +1,16 @@
 """One family of errors: each is a user's mistake, said in one sentence that names the way out."""
 
-__all__ = ["CiteVAEError", "DataError", "FitError", "ModelError", "RunError", "ScheduleError"]
+from typing import Any
+
+__all__ = [
+    "CiteVAEError",
+    "DataError",
+    "DivergenceError",
+    "FitError",
+    "ModelError",
+    "RunError",
+    "ScheduleError",
+]
 
 
 class CiteVAEError(Exception):
@@ -21,6 +31,16 @@ class ModelError(CiteVAEError):
 
 class FitError(CiteVAEError):
     """Training cannot start or go on: a setting is out of range or the bound is not a number."""
+
+
+class DivergenceError(FitError):
+    """The bound or its gradient is not a number.
+
+    Attributes:
+        last_good: The posterior as it stood after the last epoch that went well.
+    """
+
+    last_good: Any = None
 
 
 class RunError(CiteVAEError):

@@ -10,7 +10,7 @@ import pyro
 import torch
 from jaxtyping import Float
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.trajectories import Batch
@@ -18,7 +18,7 @@ from pyro_citevae.errors import ModelError
 from pyro_citevae.infer.prediction import Substitute
 from pyro_citevae.program import LatentDynamics
 
-__all__ = ["LogWeights", "RenyiBound", "log_weights"]
+__all__ = ["LogWeights", "log_weights"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def log_weights(
         modelled = poutine.trace(poutine.replay(model, trace=guided)).get_trace(batch)
     scale = batch.size / batch.n_cells
     shape = (draws, batch.n_cells)
-    prior = _global_terms(modelled) / draws
+    prior = _global_terms(modelled)
     weight = prior if mechanism is not None else prior - drawn.trace.log_prob_sum()
     return LogWeights(weight, (_cell_terms(modelled, shape) - _cell_terms(guided, shape)) / scale)
 
@@ -86,11 +86,11 @@ def _cell_terms(trace: Any, shape: tuple[int, int]) -> Float[Tensor, "draw cell"
 
 
 def _global_terms(trace: Any) -> Tensor:
-    """Log probabilities of the sites outside the plate of cells, summed over everything."""
-    sites = [node for node in trace.nodes.values() if _is_sampled(node) and not _is_local(node)]
+    """Log probabilities of the sites outside the plate of cells, which are equal in every draw."""
     trace.compute_log_prob(lambda name, site: not _is_local(site))
-    total: Any = sum((node["log_prob_sum"] for node in sites), torch.zeros(()))
-    return total
+    sites = [node for node in trace.nodes.values() if _is_sampled(node) and not _is_local(node)]
+    terms = [node["log_prob"].sum() / math.prod(node["log_prob"].shape[-3:-2]) for node in sites]
+    return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
 def _is_sampled(node: dict[str, Any]) -> bool:
@@ -99,34 +99,3 @@ def _is_sampled(node: dict[str, Any]) -> bool:
 
 def _is_local(node: dict[str, Any]) -> bool:
     return _is_sampled(node) and any(frame.name == "cell" for frame in node["cond_indep_stack"])
-
-
-class RenyiBound(nn.Module):
-    """A bound on the log evidence that is tighter than the ELBO, cell by cell.
-
-    ``L = log p(g) - log q(g) + sum_n 1 / (1 - alpha) log mean_m w_nm^(1 - alpha)`` with M draws of each
-    cell's states given one draw g of the global sites. ``alpha = 0`` is the importance-weighted bound, and
-    ``alpha -> 1`` the ELBO. Pyro's own takes the weights of all cells together, of which one draw then
-    carries everything.
-
-    Args:
-        model: The generative program.
-        guide: Its guide.
-        alpha: Order, from 0 to below 1.
-        draws: Number M of draws.
-
-    Source: Y. Burda, R. Grosse, R. Salakhutdinov, Importance Weighted Autoencoders (2016); Y. Li and R. E.
-    Turner, Renyi Divergence Variational Inference (2016).
-    """
-
-    def __init__(self, model: LatentDynamics, guide: AmortizedGuide, *, alpha: float, draws: int) -> None:
-        super().__init__()
-        self.model, self.guide = model, guide
-        self.alpha, self.draws = alpha, draws
-
-    def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        """The negative bound of the data set that the minibatch stands for."""
-        weights = log_weights(self.model, self.guide, batch, self.draws)
-        order = 1 - self.alpha
-        cells = (torch.logsumexp(order * weights.cells, 0) - math.log(self.draws)) / order
-        return -(weights.mechanism + batch.size / batch.n_cells * cells.sum())

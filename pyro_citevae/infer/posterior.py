@@ -15,7 +15,6 @@ import pyro
 import torch
 import xarray as xr
 from pyro import poutine
-from pyro.infer import Trace_ELBO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -28,6 +27,7 @@ from pyro_citevae.data.storage import aside
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import ModelError, RunError
 from pyro_citevae.infer import idata
+from pyro_citevae.infer.bounds import Objective, negative_bound
 from pyro_citevae.infer.prediction import (
     Effect,
     RollOut,
@@ -190,18 +190,28 @@ class Posterior:
             name="z",
         )
 
-    def bound(self, data: Trajectories, *, particles: int = 8, seed: int = 0) -> float:
-        """The evidence lower bound of data, in nats a cell, averaged over draws of the guide.
+    def bound(
+        self,
+        data: Trajectories,
+        *,
+        particles: int = 8,
+        objective: Objective = "elbo",
+        alpha: float = 0.5,
+        seed: int = 0,
+    ) -> float:
+        """A lower bound on the log evidence of data, in nats a cell.
 
         Args:
             data: Observed cells.
             particles: Number of draws.
+            objective: ``"elbo"``, the tighter ``"iwae"``, or ``"renyi"``.
+            alpha: Order of the Renyi bound.
             seed: Seed of the draws.
         """
-        elbo = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=2)
+        negative = negative_bound(self.model, self.guide, objective, alpha=alpha, particles=particles)
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
-            loss = elbo.loss(self.model, self.guide, data.batch().to(self.model._like.device))
+            loss = negative(data.batch().to(self.model._like.device))
         return -float(loss) / data.n_cells
 
     def to_datatree(
