@@ -10,6 +10,7 @@ from types import MappingProxyType
 from pyro_citevae import guides, models
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.errors import ModelError
+from pyro_citevae.infer.ensemble import Ensemble, member_folders
 from pyro_citevae.infer.posterior import Posterior, read_record
 from pyro_citevae.program import LatentDynamics
 
@@ -56,8 +57,8 @@ def load(
     *,
     model: type[LatentDynamics] | None = None,
     guide: type[AmortizedGuide] | None = None,
-) -> Posterior:
-    """Reads a run's folder.
+) -> Posterior | Ensemble:
+    """Reads a run's folder: a posterior, or an ensemble of them.
 
     Nothing in the folder is executed: classes that this package does not ship must be named.
 
@@ -70,6 +71,9 @@ def load(
         RunError: The folder is no run, or is damaged.
         ModelError: The run's class is not shipped and was not named.
     """
+    members = [load(folder, model=model, guide=guide) for folder in member_folders(Path(path))]
+    if members:
+        return Ensemble([one for one in members if isinstance(one, Posterior)])
     record = read_record(Path(path))
     return Posterior.load(
         path,

@@ -28,6 +28,7 @@ from pyro_citevae.errors import DivergenceError, FitError
 from pyro_citevae.infer.bounds import Objective, negative_bound
 from pyro_citevae.infer.divergence import divergence
 from pyro_citevae.infer.posterior import Posterior
+from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["FitSettings", "fit", "settings_of"]
@@ -152,7 +153,7 @@ def fit(
     if data.schema != model.schema:
         raise FitError("fit(data) has another schema than the model; build the model with data.schema.")
     model, guide = copy.deepcopy((model, guide))
-    with _seeded(chosen.seed), pyro.validation_enabled(validate):
+    with seeded(chosen.seed), pyro.validation_enabled(validate):
         if learn_model and not warm_start:
             _initialise(model)
         if not warm_start:
@@ -371,14 +372,6 @@ def _initialise(module: nn.Module) -> None:
     for layer in reversed(list(module.modules())):
         if hasattr(layer, "reset_parameters"):
             cast(nn.Linear, layer).reset_parameters()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds torch within, and gives the caller's random state back after."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager
