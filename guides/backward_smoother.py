@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide, diagonal_normal
 from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.guides.mechanism_posterior import Family, MechanismPosterior
 from pyro_citevae.nn.networks import Perceptron, SteppedPerceptron, joined
 from pyro_citevae.program import LatentDynamics
 
@@ -26,13 +27,21 @@ class BackwardSmoother(AmortizedGuide):
         model: The model whose posterior is approximated.
         hidden: Width of the encoder and of every network.
         correction: Width of the networks' nonlinear part; 0 leaves linear maps, None means ``hidden``.
+        mechanism: Family of the global sites' posterior: ``"normal"``, ``"low_rank"`` or ``"flow"``.
 
     Source: H. E. Rauch, F. Tung, C. T. Striebel, Maximum Likelihood Estimates of Linear Dynamic Systems
     (1965), for the backward factorisation.
     """
 
-    def __init__(self, model: LatentDynamics, *, hidden: int = 64, correction: int | None = None) -> None:
-        super().__init__(model, hidden=hidden, correction=correction)
+    def __init__(
+        self,
+        model: LatentDynamics,
+        *,
+        hidden: int = 64,
+        correction: int | None = None,
+        mechanism: Family = "normal",
+    ) -> None:
+        super().__init__(model, MechanismPosterior(model, mechanism), hidden=hidden, correction=correction)
         K, schema = model.n_programs, model.schema
         n_seen = self.n_summary + model.n_invariant + schema.n_tokens + 2
         self.last_head = Perceptron(n_seen, 2 * K, self.correction)

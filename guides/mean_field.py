@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide, diagonal_normal
 from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.guides.mechanism_posterior import Family, MechanismPosterior
 from pyro_citevae.nn.networks import SteppedPerceptron, joined
 from pyro_citevae.program import LatentDynamics
 
@@ -23,12 +24,20 @@ class MeanField(AmortizedGuide):
         model: The model whose posterior is approximated.
         hidden: Width of the encoder and of every network.
         correction: Width of the networks' nonlinear part; 0 leaves linear maps, None means ``hidden``.
+        mechanism: Family of the global sites' posterior: ``"normal"``, ``"low_rank"`` or ``"flow"``.
 
     Source: D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes (2014).
     """
 
-    def __init__(self, model: LatentDynamics, *, hidden: int = 64, correction: int | None = None) -> None:
-        super().__init__(model, hidden=hidden, correction=correction)
+    def __init__(
+        self,
+        model: LatentDynamics,
+        *,
+        hidden: int = 64,
+        correction: int | None = None,
+        mechanism: Family = "normal",
+    ) -> None:
+        super().__init__(model, MechanismPosterior(model, mechanism), hidden=hidden, correction=correction)
         n_in = self.n_summary + model.n_invariant + model.schema.n_tokens + 2
         self.head = SteppedPerceptron(n_in, 2 * model.n_programs, model.schema.n_steps + 1, self.correction)
 

@@ -10,7 +10,6 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro import poutine
-from pyro.infer.autoguide import AutoNormal, init_to_median
 from pyro.nn import PyroModule
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -25,29 +24,37 @@ __all__ = ["AmortizedGuide"]
 class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     """q(global) q(s | x) q(z_0, ..., z_T | x, u, s); subclasses say how the states factorise.
 
-    The global sites of ``model.mechanism`` get independent normals on their unconstrained scale. The
-    invariant state sees the counts and the technical batch, never the dose or the time.
+    The invariant state sees the counts and the technical batch, never the dose or the time.
 
     Args:
         model: The model whose posterior is approximated.
+        mechanism_posterior: q(global), such as ``MechanismPosterior(model)``: draws every site of
+            ``model.mechanism`` and returns the values by name.
         hidden: Width of the encoder and of every network of the guide.
         correction: Width of the networks' nonlinear part; 0 leaves linear maps, which hold the exact
             posterior of a linear Gaussian model. None means ``hidden``.
 
     Attributes:
         settings: The arguments that the guide was made with, for the run's record.
+        globals: The guide of the global sites.
     """
 
     settings: dict[str, Any]
 
-    def __init__(self, model: LatentDynamics, *, hidden: int = 64, correction: int | None = None) -> None:
+    def __init__(
+        self,
+        model: LatentDynamics,
+        mechanism_posterior: PyroModule,
+        *,
+        hidden: int = 64,
+        correction: int | None = None,
+    ) -> None:
         super().__init__()
         self._model = (model,)  # in a tuple: the guide owns none of the model's parameters
         self.hidden = hidden
         self.correction = hidden if correction is None else correction
         schema = model.schema
-        self.globals = AutoNormal(model.mechanism, init_loc_fn=init_to_median, init_scale=0.05)
-        self._start_globals()
+        self.globals = mechanism_posterior
         self.encoder = Perceptron(schema.n_genes + schema.n_batches, hidden, self.correction)
         self.n_summary = hidden * schema.n_slots
         if model.n_invariant:
@@ -57,12 +64,6 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     def model(self) -> LatentDynamics:
         """The model whose posterior is approximated."""
         return self._model[0]
-
-    def _start_globals(self) -> None:
-        """Lets Pyro find the global sites, and starts them at the prior's median, with a fixed seed."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            self.globals()
 
     @abstractmethod
     def states(
