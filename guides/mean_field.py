@@ -7,7 +7,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from pyro_citevae.amortization import AmortizedGuide, diagonal_normal
+from pyro_citevae.amortization import AmortizedGuide, normal
 from pyro_citevae.data.trajectories import Batch
 from pyro_citevae.guides.mechanism_posterior import Family, MechanismPosterior
 from pyro_citevae.nn.networks import SteppedPerceptron, joined
@@ -39,7 +39,7 @@ class MeanField(AmortizedGuide):
     ) -> None:
         super().__init__(model, MechanismPosterior(model, mechanism), hidden=hidden, correction=correction)
         n_in = self.n_summary + model.n_invariant + model.schema.n_tokens + 2
-        self.head = SteppedPerceptron(n_in, 2 * model.n_programs, model.schema.n_steps + 1, self.correction)
+        self.head = SteppedPerceptron(n_in, self.n_outputs, model.schema.n_steps + 1, self.correction)
 
     def states(
         self,
@@ -50,4 +50,4 @@ class MeanField(AmortizedGuide):
         """Draws each step from its own head."""
         for t in range(batch.n_steps + 1):
             seen = joined(summary, s, batch.u[max(t, 1)], self.clock(batch, t))
-            self.state(t, diagonal_normal(self.head(seen, t)), batch)
+            self.state(t, normal(self.head(seen, t), self.model.n_programs), batch)

@@ -13,10 +13,12 @@ import torch
 from pyro import poutine
 
 import pyro_citevae as cv
+from pyro_citevae.amortization import normal
 from pyro_citevae.errors import ModelError
-from pyro_citevae.guides import BackwardSmoother, MeanField, MechanismPosterior
+from pyro_citevae.guides import BackwardSmoother, ForwardFilter, MeanField, MechanismPosterior
 from pyro_citevae.models import CiteVAE, LinearGaussian
 from pyro_citevae.nn.flow import InverseAutoregressiveFlow
+from pyro_citevae.nn.networks import BackwardRecurrence
 
 FAMILIES = ["normal", "low_rank", "flow"]
 QUICK = {"max_epochs": 2, "batch_size": 64, "progress": False, "validate": True}
@@ -161,7 +163,7 @@ def test_importing_the_library_leaves_validation_on() -> None:
 # every guide
 
 
-@pytest.fixture(params=[BackwardSmoother, MeanField], ids=lambda guide: guide.__name__)
+@pytest.fixture(params=[BackwardSmoother, ForwardFilter, MeanField], ids=lambda guide: guide.__name__)
 def kind(request: pytest.FixtureRequest) -> type[cv.AmortizedGuide]:
     return request.param
 
@@ -191,3 +193,46 @@ def test_a_run_saves_and_loads_with_equal_draws(
     assert loaded.bound(data) == posterior.bound(data)
     one, two = (p.to_datatree(data, draws=3)["posterior"].to_dataset() for p in (posterior, loaded))
     assert one.identical(two)
+
+
+def gappy() -> cv.Trajectories:
+    data = screen("sequences")
+    return data.rows((data.row_step != 2) | (data.row_cell % 2 == 0))
+
+
+@pytest.mark.parametrize("correction", [0, 8])
+def test_a_filtered_state_sees_the_observations_from_its_step_on(correction: int) -> None:
+    data = gappy()
+    guide = stirred(ForwardFilter(citevae(data), hidden=8, correction=correction))
+    batch = data.batch()
+    batch.x.value.requires_grad_()
+    fixed = {"s": torch.zeros(40, 2)} | {f"z_{t}": torch.zeros(40, 3) for t in range(4)}
+    trace = poutine.trace(poutine.condition(guide, fixed)).get_trace(batch)
+    for t in range(4):
+        scale = trace.nodes[f"z_{t}"]["fn"].base_dist.scale
+        (gradient,) = torch.autograd.grad(scale.sum(), batch.x.value, retain_graph=True)
+        slots = (batch.x.row // batch.n_cells)[gradient != 0].unique()
+        assert (slots + 1).tolist() == list(range(max(t, 1), 4))
+
+
+def test_the_recurrence_skips_what_was_not_observed() -> None:
+    torch.manual_seed(0)
+    recurrence = BackwardRecurrence(3, 4)
+    x, observed = torch.randn(3, 2, 3), torch.tensor([[True, True], [False, True], [True, True]])
+    states = recurrence(x, observed)
+    assert torch.equal(states[3], torch.zeros(2, 4))
+    assert torch.equal(states[1, 0], states[2, 0])
+    assert not torch.equal(states[1, 1], states[2, 1])
+    without = recurrence(x[[0, 2]], torch.ones(2, 2, dtype=torch.bool))
+    assert torch.allclose(states[0, 0], without[0, 0])
+
+
+def test_a_correlated_state_is_a_normal_with_a_triangular_scale() -> None:
+    output = torch.tensor([1.0, 2.0, 0.0, 0.0, 0.5])
+    law = normal(output, 2)
+    scale = np.log(2) + 1e-4
+    assert torch.allclose(law.mean, output[:2])
+    assert torch.allclose(law.scale_tril, scale * torch.tensor([[1.0, 0.0], [0.5, 1.0]]))
+    diagonal = torch.cat([output[:4], torch.zeros(1)])
+    value = torch.randn(2)
+    assert torch.allclose(normal(diagonal, 2).log_prob(value), normal(output[:4], 2).log_prob(value))
