@@ -20,7 +20,7 @@ MODELS: MappingProxyType[str, type[LatentDynamics]] = MappingProxyType(
     {name: getattr(models, name) for name in models.__all__}
 )
 GUIDES: MappingProxyType[str, type[AmortizedGuide]] = MappingProxyType(
-    {name: getattr(guides, name) for name in guides.__all__}
+    {name: found for name in guides.__all__ if issubclass(found := getattr(guides, name), AmortizedGuide)}
 )
 
 
