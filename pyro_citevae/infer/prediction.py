@@ -112,7 +112,7 @@ class Substitute(Messenger):
         if message["name"] in self.values:
             message["value"], message["done"] = self.values[message["name"]], True
         elif message["name"] == "x" and self.mean:
-            message["value"], message["done"] = message["fn"].mean, True
+            message["value"], message["done"] = message["fn"].mean.detach(), True
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ class RollOut:
             "q05": tails[0],
             "q95": tails[1],
         }
-        return {name: value.cpu().numpy() for name, value in parts.items()}
+        return {name: value.detach().cpu().numpy() for name, value in parts.items()}
 
 
 def _quantiles(x: Tensor) -> Tensor:
