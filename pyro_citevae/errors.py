@@ -1,6 +1,15 @@
 """One family of errors: each is a user's mistake, said in one sentence that names the way out."""
 
-__all__ = ["CiteVAEError", "DataError", "FitError", "ModelError", "RunError", "ScheduleError"]
+__all__ = [
+    "CiteVAEError",
+    "CiteVAEWarning",
+    "ConformanceError",
+    "DataError",
+    "FitError",
+    "ModelError",
+    "RunError",
+    "ScheduleError",
+]
 
 
 class CiteVAEError(Exception):
@@ -19,9 +28,17 @@ class ModelError(CiteVAEError):
     """A model or a guide cannot be found, built, or used as written."""
 
 
+class ConformanceError(ModelError):
+    """A model or a guide breaks a law that fitting and predicting rely on."""
+
+
 class FitError(CiteVAEError):
     """Training cannot start or go on: a setting is out of range or the bound is not a number."""
 
 
 class RunError(CiteVAEError):
     """A run folder cannot be written or read."""
+
+
+class CiteVAEWarning(UserWarning):
+    """What the user should know although it stops nothing; the command line prints it on one line."""

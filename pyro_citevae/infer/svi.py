@@ -27,6 +27,7 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.trajectories import Batch, Trajectories
 from pyro_citevae.errors import FitError
 from pyro_citevae.infer.posterior import Posterior
+from pyro_citevae.infer.sites import require_matching_sites
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["FitSettings", "fit", "settings_of"]
@@ -129,12 +130,14 @@ def fit(
     Raises:
         FitError: A setting is unknown or out of range, the data has another schema than the model, or
             the bound is not a number.
+        ModelError: The guide does not draw the model's latent sites, or a hook returns no fit law.
 
     Source: M. D. Hoffman et al., Stochastic Variational Inference (2013).
     """
     chosen = settings_of(settings)
     if data.schema != model.schema:
         raise FitError("fit(data) has another schema than the model; build the model with data.schema.")
+    require_matching_sites(model, guide, data.batch(data.row_cell[data.row_step.argsort()[-1:]]))
     model, guide = copy.deepcopy((model, guide))
     with _seeded(chosen.seed), pyro.validation_enabled(validate):
         if not warm_start:
