@@ -29,6 +29,7 @@ from pyro_citevae.infer.prediction import Substitute, global_draws
 from pyro_citevae.infer.predictive import Predictive
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics
+from pyro_citevae.source import described, reference, warn_if_changed
 
 __all__ = ["Posterior", "read_record"]
 
@@ -215,10 +216,7 @@ class Posterior(Predictive):
                 raise ModelError(f"the {name}'s arguments cannot be saved as JSON ({error}).") from None
         return {
             **self.record,
-            **{
-                name: {"class": reference(type(part)), "settings": part.settings}
-                for name, part in parts.items()
-            },
+            **{name: {**described(type(part)), "settings": part.settings} for name, part in parts.items()},
             "schema": self.schema.to_json(),
             "versions": {package: version(package) for package in _PACKAGES},
         }
@@ -227,7 +225,8 @@ class Posterior(Predictive):
     def load(cls, path: str | Path, model: type[LatentDynamics], guide: type[AmortizedGuide]) -> Posterior:
         """Reads a folder that :meth:`save` wrote, for classes that the caller names.
 
-        No code is taken from the folder. :func:`pyro_citevae.load` finds the classes of this package.
+        No code is taken from the folder. :func:`pyro_citevae.load` finds the classes of this package and of
+        installed plug-ins. A class whose source file changed since the fit is told by a warning.
 
         Raises:
             RunError: The folder is no run, is damaged, or belongs to other classes.
@@ -238,6 +237,7 @@ class Posterior(Predictive):
             saved = record[name]["class"].rpartition(":")[2]
             if saved != found.__qualname__:
                 raise RunError(f"'{folder}' holds the {name} '{saved}', not '{found.__qualname__}'.")
+            warn_if_changed(found, record[name], record.get("versions", {}))
         try:
             made = model(Schema.from_json(record["schema"]), **record["model"]["settings"])
             made_guide = guide(made, **record["guide"]["settings"])
@@ -273,11 +273,6 @@ class _Observed(Substitute):
             reached = (self.last >= int(name.removeprefix("z_")))[:, None]
             rolled = message["fn"].expand(self.values[name].shape[:-1]).sample()
             message["value"] = torch.where(reached, self.values[name], rolled)
-
-
-def reference(found: type) -> str:
-    """A class as ``module:name``."""
-    return f"{found.__module__}:{found.__qualname__}"
 
 
 def read_record(folder: Path) -> dict[str, Any]:
