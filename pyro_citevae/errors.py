@@ -1,10 +1,13 @@
 """One family of errors: each is a user's mistake, said in one sentence that names the way out."""
 
+from typing import Any
+
 __all__ = [
     "CiteVAEError",
     "CiteVAEWarning",
     "ConformanceError",
     "DataError",
+    "DivergenceError",
     "FitError",
     "ModelError",
     "RunError",
@@ -34,6 +37,16 @@ class ConformanceError(ModelError):
 
 class FitError(CiteVAEError):
     """Training cannot start or go on: a setting is out of range or the bound is not a number."""
+
+
+class DivergenceError(FitError):
+    """The bound or its gradient is not a number.
+
+    Attributes:
+        last_good: The posterior as it stood after the last epoch that went well.
+    """
+
+    last_good: Any = None
 
 
 class RunError(CiteVAEError):

@@ -17,6 +17,7 @@ from typing import Any, cast, final
 from pyro_citevae import guides, models
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.errors import CiteVAEWarning, ModelError
+from pyro_citevae.infer.ensemble import Ensemble, member_folders
 from pyro_citevae.infer.posterior import Posterior, read_record
 from pyro_citevae.program import LatentDynamics
 from pyro_citevae.source import read, reason, reference
@@ -27,7 +28,7 @@ MODELS: MappingProxyType[str, type[LatentDynamics]] = MappingProxyType(
     {name: getattr(models, name) for name in models.__all__}
 )
 GUIDES: MappingProxyType[str, type[AmortizedGuide]] = MappingProxyType(
-    {name: getattr(guides, name) for name in guides.__all__}
+    {name: found for name in guides.__all__ if issubclass(found := getattr(guides, name), AmortizedGuide)}
 )
 
 
@@ -171,8 +172,8 @@ def load(
     *,
     model: type[LatentDynamics] | None = None,
     guide: type[AmortizedGuide] | None = None,
-) -> Posterior:
-    """Reads a run's folder.
+) -> Posterior | Ensemble:
+    """Reads a run's folder: a posterior, or an ensemble of them.
 
     Nothing in the folder is executed, and no file that it names: a class that neither ships with this
     package nor is plugged in by an installed one must be given.
@@ -189,6 +190,9 @@ def load(
     Warns:
         CiteVAEWarning: The source file of a class changed since the run was fitted.
     """
+    members = [load(folder, model=model, guide=guide) for folder in member_folders(Path(path))]
+    if members:
+        return Ensemble([one for one in members if isinstance(one, Posterior)])
     record = read_record(Path(path))
     return Posterior.load(
         path,
