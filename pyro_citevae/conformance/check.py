@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 import pyro
 import torch
 
-from pyro_citevae.conformance.laws import LAWS, Law
-from pyro_citevae.conformance.pair import MakeGuide, MakeModel, Pair, name_of
+from pyro_citevae.conformance.laws import LAWS, Law, seen_of
+from pyro_citevae.conformance.pair import MakeGuide, MakeModel, Pair
 from pyro_citevae.conformance.report import Report, Row
-from pyro_citevae.errors import CiteVAEError
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.models import CiteVAE
-from pyro_citevae.source import reason
 
 __all__ = ["check_guide", "check_model"]
 
@@ -44,7 +42,9 @@ def check_model(
     Source: the idea is that of ``check_estimator``, L. Buitinck et al., API Design for Machine Learning
     Software: Experiences from the scikit-learn Project (2013).
     """
-    return Report(name_of(model), name_of(guide), _tried(Pair(model, guide), LAWS, progress))
+    pair = Pair(model, guide)
+    rows = _tried(pair, LAWS, progress)
+    return Report(pair.model_name, pair.guide_name, rows)
 
 
 def check_guide(
@@ -63,8 +63,9 @@ def check_guide(
     Returns:
         A row for each law: print it, or call :meth:`Report.require`.
     """
-    laws = [law for law in LAWS if law.of_guides]
-    return Report(name_of(guide), name_of(model), _tried(Pair(model, guide), laws, progress))
+    pair = Pair(model, guide)
+    rows = _tried(pair, [law for law in LAWS if law.of_guides], progress)
+    return Report(pair.guide_name, pair.model_name, rows)
 
 
 def _tried(pair: Pair, laws: Sequence[Law], progress: Callable[[str], None] | None) -> tuple[Row, ...]:
@@ -87,7 +88,5 @@ def _trial(law: Law, pair: Pair) -> tuple[bool, str]:
         torch.manual_seed(0)
         try:
             return True, law.trial(pair)
-        except CiteVAEError as error:
-            return False, str(error).rstrip(".")
         except Exception as error:
-            return False, reason(error)
+            return False, seen_of(error)

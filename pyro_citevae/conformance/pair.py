@@ -11,19 +11,22 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.conformance.run import Run
 from pyro_citevae.data import Batch, Schema, Trajectories, simulate
 from pyro_citevae.data.schema import Layout, Values
 from pyro_citevae.data.trajectories import Observations
 from pyro_citevae.errors import ConformanceError, ModelError
 from pyro_citevae.infer import Posterior, fit
+from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.prediction import Substitute
 from pyro_citevae.program import LatentDynamics
 
-__all__ = ["Case", "MakeGuide", "MakeModel", "Pair", "dense", "name_of", "of_cells", "sparse"]
+__all__ = ["Case", "MakeGuide", "MakeModel", "Pair", "dense", "of_cells", "sparse"]
+
+_SHAKE = 0.03
 
 MakeModel: TypeAlias = Callable[[Schema], LatentDynamics]
 MakeGuide: TypeAlias = Callable[[LatentDynamics], AmortizedGuide]
@@ -45,6 +48,16 @@ class Case:
         """The whole screen, standing for twice as many cells."""
         return replace(self.data.batch(), size=2 * self.data.n_cells)
 
+    @cached_property
+    def drawn(self) -> Run:
+        """A run of the model."""
+        return Run(self.model, self.batch)
+
+    @cached_property
+    def guided(self) -> Run:
+        """A run of the guide."""
+        return Run(self.guide, self.batch)
+
     @property
     def posterior(self) -> Posterior:
         """The model and the guide as they are, without a fit."""
@@ -60,25 +73,24 @@ class Case:
             if value.requires_grad
         }
 
-    def loss(self, batch: Batch, values: Mapping[str, Tensor] | None = None, **options: Any) -> Tensor:
-        """The negative bound at given values of the guide's sites, from the same random numbers each time."""
-        kind = TraceEnum_ELBO if self.model.enumerated else Trace_ELBO
+    def bound(self, batch: Batch, values: Mapping[str, Tensor] | None = None, particles: int = 1) -> Tensor:
+        """The evidence lower bound at given values of the guide's sites, from the same seed each time."""
+        negative = negative_bound(self.model, self.guide, "elbo", alpha=0.0, particles=particles)
         torch.manual_seed(0)
         with Substitute(dict(values or {}), mean=False):
-            elbo: Any = kind(max_plate_nesting=2, **options)
-            loss: Tensor = elbo.differentiable_loss(self.model, self.guide, batch)
-        return loss
+            bound: Tensor = -negative(batch)
+        return bound
 
     def gradients(self, batch: Batch) -> dict[str, Tensor | None]:
-        """The gradient of the negative bound by parameter; None where the bound does not depend on it.
+        """The gradient of the bound by parameter; None where the bound does not depend on it.
 
         Raises:
             ConformanceError: The bound or a gradient is not finite.
         """
-        loss = self.loss(batch)
-        if not torch.isfinite(loss):
-            raise ConformanceError(f"the bound is {-loss.item()}, expected a finite number")
-        found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+        bound = self.bound(batch)
+        if not torch.isfinite(bound):
+            raise ConformanceError(f"the bound is {bound.item()}, expected a finite number")
+        found = torch.autograd.grad(bound, list(self.parameters.values()), allow_unused=True)
         by_name: dict[str, Tensor | None] = dict(zip(self.parameters, found, strict=True))
         for name, gradient in by_name.items():
             if gradient is not None and not torch.isfinite(gradient).all():
@@ -103,6 +115,16 @@ class Pair:
         except ModelError:
             return [self._case(_screen(layout, "real")) for layout in get_args(Layout)]
 
+    @property
+    def model_name(self) -> str:
+        """The class of the model, or what should have made it."""
+        return type(self.cases[0].model).__name__ if "cases" in vars(self) else _maker(self.make_model)
+
+    @property
+    def guide_name(self) -> str:
+        """The class of the guide, or what should have made it."""
+        return type(self.cases[0].guide).__name__ if "cases" in vars(self) else _maker(self.make_guide)
+
     @cached_property
     def fitted(self) -> Posterior:
         """What one pass of training over the sequences gives."""
@@ -112,15 +134,10 @@ class Pair:
     def _case(self, data: Trajectories) -> Case:
         torch.manual_seed(0)
         model = self.make_model(data.schema)
-        _require_kind(model, LatentDynamics, f"{name_of(self.make_model)}(schema)")
+        _require_kind(model, LatentDynamics, f"{_maker(self.make_model)}(schema)")
         guide = self.make_guide(_shaken(model))
-        _require_kind(guide, AmortizedGuide, f"{name_of(self.make_guide)}(model)")
+        _require_kind(guide, AmortizedGuide, f"{_maker(self.make_guide)}(model)")
         return Case(data, model, _shaken(guide))
-
-
-def name_of(maker: Any) -> str:
-    """The name of a class, or of a function that makes its instances."""
-    return str(getattr(maker, "__name__", type(maker).__name__))
 
 
 def of_cells(batch: Batch, index: Int[Tensor, " chosen"]) -> Batch:
@@ -167,16 +184,22 @@ def _screen(layout: Layout, values: Values) -> Trajectories:
     return data.rows((data.row_cell % 3 > 0) | (data.row_step != 2) | (layout != "sequences"))
 
 
+def _maker(given: Any) -> str:
+    return str(getattr(given, "__name__", type(given).__name__))
+
+
 def _shaken(module: Any) -> Any:
     with torch.no_grad():
         for value in module.parameters():
-            value.add_(0.1 * torch.randn_like(value))
+            value.add_(_SHAKE * torch.randn_like(value))
     return module.eval()
 
 
 def _require_kind(made: object, abstract: type, said: str) -> None:
     if not isinstance(made, abstract):
-        raise ConformanceError(f"{said} is a {type(made).__name__}, expected a {abstract.__name__}")
+        raise ConformanceError(
+            f"{said} is a {type(made).__name__}, expected a subclass of {abstract.__name__}"
+        )
 
 
 def _odd(values: Tensor) -> float:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pyro_citevae.data import Batch
 from pyro_citevae.errors import ConformanceError
 from pyro_citevae.infer.prediction import Substitute
+from pyro_citevae.infer.sites import is_latent
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["TOLERANCE", "Run", "plates", "require_same", "step_of"]
@@ -54,6 +55,11 @@ class Run:
             for name, site in sites.items()
             if site["type"] == "sample" and not site_is_subsample(site)
         }
+
+    @property
+    def latent(self) -> dict[str, Any]:
+        """The sites that a model and its guide share."""
+        return {name: site for name, site in self.sites.items() if is_latent(site)}
 
     @cached_property
     def values(self) -> dict[str, Tensor]:
