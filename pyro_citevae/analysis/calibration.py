@@ -67,7 +67,7 @@ def coverage(
     dims = tuple(true.dims)
     if {*drawn.dims} != {"chain", "draw", *dims} or not true.notnull().any():
         raise DataError(
-            "coverage(draws, truth) needs draws with dims (chain, draw, ...), and a truth with the other dims "
+            "coverage(draws, truth) needs draws with dims (chain, draw, ...), and a truth with the others "
             f"and a value that counts; found {tuple(draws.dims)} and {tuple(truth.dims)}."
         )
     values = drawn.transpose("chain", "draw", *dims).to_numpy().reshape(-1, *true.shape)

@@ -101,8 +101,8 @@ def prior_draws(model: LatentDynamics, draws: int) -> dict[str, Tensor]:
     """Draws of the global sites from their prior, each of shape (draw, 1, 1) + event shape."""
     with torch.no_grad(), pyro.plate("draw", draws, dim=-3):
         trace: Any = poutine.trace(model.mechanism).get_trace()
-    sites: list[Any] = [node for node in trace.nodes.values() if node["type"] == "sample"]
-    return {node["name"]: node["value"] for node in sites if not site_is_subsample(node)}
+    drawn = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
+    return {name: node["value"] for name, node in drawn.items() if not site_is_subsample(node)}
 
 
 def _replicated(

@@ -7,8 +7,7 @@ from functools import lru_cache
 import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
-from scipy import special
-from scipy.stats import binom
+from scipy import special, stats
 
 from pyro_citevae.errors import DataError
 
@@ -63,7 +62,7 @@ def ecdf_band(n: int, *, probability: float = 0.99) -> xr.DataArray:
     Applications in Goodness-of-fit Evaluation and Multiple Sample Comparison (2022).
     """
     tail = _tail(n, probability) / 2
-    bounds = binom.ppf([[tail], [1 - tail]], n, _EDGES) / n
+    bounds = stats.binom.ppf([[tail], [1 - tail]], n, _EDGES) / n  # type: ignore[attr-defined]
     coords = {"bound": ["lower", "upper"], "value": _EDGES}
     return xr.DataArray(bounds, coords, ("bound", "value"), attrs={"probability": probability, "n": n})
 
