@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
-from pyro_citevae.nn.counts import NegativeBinomial
+from pyro_citevae.nn.emissions import Emission
 from pyro_citevae.nn.lags import saturating
 from pyro_citevae.nn.networks import Decoder
 from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
@@ -64,6 +64,7 @@ class CiteVAE(LatentDynamics):
         n_invariant: Size S of the invariant state.
         n_lags: Number L of lags.
         hidden: Width of the decoder's hidden layers; 0 makes it linear.
+        emission: Family of :class:`Emission`; None for NB, or N(f + ..., scale) where values are real.
         edges: Gate the lag graph (A); off, every edge is open.
         mask: Gate the targets (m); off, a token may shift every program.
         scale: Let tokens change the noise scale (b).
@@ -109,6 +110,7 @@ class CiteVAE(LatentDynamics):
         n_invariant: int = 8,
         n_lags: int = 1,
         hidden: int = 64,
+        emission: str | None = None,
         edges: bool = True,
         mask: bool = False,
         scale: bool = True,
@@ -123,10 +125,9 @@ class CiteVAE(LatentDynamics):
         self.edges, self.mask, self.scale = edges, mask, scale
         self.own_transcript, self.direct, self.group = own_transcript, direct, group
         K, G = n_programs, schema.n_genes
-        rest = int(schema.panel_share < 1.0)
-        self.decoder = Decoder(K + n_invariant, G + rest, hidden)
+        self.decoder = Decoder(K + n_invariant, schema.n_shares, hidden)
+        self.likelihood = Emission(schema.values, G, emission)
         self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, G))
-        self.log_theta = torch.nn.Parameter(torch.full((G,), 2.0))
         self.decay, self.s_a, self.s_d = decay, shift_scale, direct_scale
         self.sigma = positive(torch.full((K,), 0.3))
         self.s_e = positive(torch.full((schema.n_tokens, 1), 0.05))
@@ -196,12 +197,11 @@ class CiteVAE(LatentDynamics):
         s: Float[Tensor, "... slot cell invariant"],
         library: Float[Tensor, "slot cell"],
     ) -> Distribution:
-        """Negative binomial around the library's share of each gene."""
+        """Counts around the library's share of each gene, unless another family was asked for."""
         logits = self.decoder(torch.cat([z, s], dim=-1))
         G = self.schema.n_genes
         logits = torch.cat([logits[..., :G] + mechanism.offset, logits[..., G:]], dim=-1)
-        log_mean = library.log()[..., None] + torch.log_softmax(logits, dim=-1)[..., :G]
-        return NegativeBinomial(log_mean, self.log_theta).to_event(1)
+        return self.likelihood(logits, library)
 
     def _normal(self, name: str, loc: Tensor, scale: Tensor | float, *shape: int) -> Tensor:
         value: Tensor = pyro.sample(name, dist.Normal(loc, scale).expand(shape).to_event(len(shape)))

@@ -10,10 +10,10 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
-from pyro_citevae.nn.counts import NegativeBinomial
+from pyro_citevae.nn.emissions import Emission
 from pyro_citevae.nn.networks import Decoder
 from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
 
@@ -39,6 +39,7 @@ class StaticShift(LatentDynamics):
         schema: Names and sizes of the screen's axes.
         n_programs: Number K of latent dimensions.
         hidden: Width of the decoder's hidden layers; 0 makes it linear.
+        emission: Family of :class:`Emission`; None for NB, or N(f(z), scale) where values are real.
 
     Source: M. Bereket and T. Karaletsos, Modelling Cellular Perturbations with the Sparse Additive
     Mechanism Shift Variational Autoencoder (2023).
@@ -47,23 +48,25 @@ class StaticShift(LatentDynamics):
     s_a: Tensor
     dims = MappingProxyType({"m": ("token", "program"), "a": ("token", "program")})
 
-    def __init__(self, schema: Schema, *, n_programs: int = 16, hidden: int = 64) -> None:
+    def __init__(
+        self, schema: Schema, *, n_programs: int = 16, hidden: int = 64, emission: str | None = None
+    ) -> None:
         super().__init__(schema, n_programs=n_programs)
-        self.decoder = Decoder(n_programs, schema.n_genes, hidden)
-        self.log_theta = nn.Parameter(torch.full((schema.n_genes,), 2.0))
+        self.decoder = Decoder(n_programs, schema.n_shares, hidden)
+        self.likelihood = Emission(schema.values, schema.n_genes, emission)
         self.s_a = positive(torch.tensor(1.0))
 
     def mechanism(self) -> Mechanism:
         """Samples the masks and the shifts."""
         shape = (self.schema.n_tokens, self.n_programs)
-        half = torch.full_like(self.log_theta[0], 0.5)
+        half = torch.full_like(self.s_a, 0.5)
         m = pyro.sample("m", dist.RelaxedBernoulli(half, probs=half).expand(shape).to_event(2))
         a = pyro.sample("a", dist.Normal(torch.zeros_like(self.s_a), self.s_a).expand(shape).to_event(2))
         return Mechanism(shift=m * a)
 
     def initial(self, mechanism: Mechanism) -> Distribution:
         """The basal state: standard normal."""
-        return dist.Normal(self.log_theta.new_zeros(self.n_programs), 1.0).to_event(1)
+        return dist.Normal(self.s_a.new_zeros(self.n_programs), 1.0).to_event(1)
 
     def transition(
         self,
@@ -81,6 +84,5 @@ class StaticShift(LatentDynamics):
         s: Float[Tensor, "... slot cell invariant"],
         library: Float[Tensor, "slot cell"],
     ) -> Distribution:
-        """Negative binomial around the library's share of each gene."""
-        log_mean = library.log()[..., None] + torch.log_softmax(self.decoder(z), dim=-1)
-        return NegativeBinomial(log_mean, self.log_theta).to_event(1)
+        """Counts around the library's share of each gene, unless another family was asked for."""
+        return self.likelihood(self.decoder(z), library)

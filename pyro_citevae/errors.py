@@ -4,6 +4,8 @@ from typing import Any
 
 __all__ = [
     "CiteVAEError",
+    "CiteVAEWarning",
+    "ConformanceError",
     "DataError",
     "DivergenceError",
     "FitError",
@@ -29,6 +31,10 @@ class ModelError(CiteVAEError):
     """A model or a guide cannot be found, built, or used as written."""
 
 
+class ConformanceError(ModelError):
+    """A model or a guide breaks a law that fitting and predicting rely on."""
+
+
 class FitError(CiteVAEError):
     """Training cannot start or go on: a setting is out of range or the bound is not a number."""
 
@@ -45,3 +51,7 @@ class DivergenceError(FitError):
 
 class RunError(CiteVAEError):
     """A run folder cannot be written or read."""
+
+
+class CiteVAEWarning(UserWarning):
+    """What the user should know although it stops nothing; the command line prints it on one line."""

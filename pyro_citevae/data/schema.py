@@ -71,6 +71,11 @@ class Schema:
         return len(self.batches)
 
     @property
+    def n_shares(self) -> int:
+        """Shares that a library size divides into: one a gene, and the unmeasured rest if it counts that."""
+        return self.n_genes + int(self.panel_share < 1.0)
+
+    @property
     def n_steps(self) -> int:
         """Number of latent steps up to the last observed time."""
         return self.step_of(self.times[-1])

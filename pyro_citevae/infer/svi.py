@@ -28,6 +28,8 @@ from pyro_citevae.errors import DivergenceError, FitError
 from pyro_citevae.infer.bounds import Objective, negative_bound
 from pyro_citevae.infer.divergence import divergence
 from pyro_citevae.infer.posterior import Posterior
+from pyro_citevae.infer.seeding import seeded
+from pyro_citevae.infer.sites import require_matching_sites
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["FitSettings", "fit", "settings_of"]
@@ -145,14 +147,16 @@ def fit(
         FitError: A setting is unknown or out of range, or the data has another schema than the model.
         DivergenceError: The bound or its gradient is not a number; the error names the site, the parameter
             and the cells, and holds the posterior of the last good epoch as ``last_good``.
+        ModelError: The guide does not draw the model's latent sites, or a hook returns no fit law.
 
     Source: M. D. Hoffman et al., Stochastic Variational Inference (2013).
     """
     chosen = settings_of(settings)
     if data.schema != model.schema:
         raise FitError("fit(data) has another schema than the model; build the model with data.schema.")
+    require_matching_sites(model, guide, data.batch(data.row_cell[data.row_step.argsort()[-1:]]))
     model, guide = copy.deepcopy((model, guide))
-    with _seeded(chosen.seed), pyro.validation_enabled(validate):
+    with seeded(chosen.seed), pyro.validation_enabled(validate):
         if learn_model and not warm_start:
             _initialise(model)
         if not warm_start:
@@ -371,14 +375,6 @@ def _initialise(module: nn.Module) -> None:
     for layer in reversed(list(module.modules())):
         if hasattr(layer, "reset_parameters"):
             cast(nn.Linear, layer).reset_parameters()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds torch within, and gives the caller's random state back after."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

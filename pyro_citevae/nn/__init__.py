@@ -1,5 +1,5 @@
-"""Differentiable parts without a Pyro site: count distributions, lagged mechanisms, networks."""
+"""Differentiable parts without a Pyro site: counts, emissions, flows, lagged mechanisms, networks."""
 
-from pyro_citevae.nn import counts, lags, networks
+from pyro_citevae.nn import counts, emissions, flow, lags, networks
 
-__all__ = ["counts", "lags", "networks"]
+__all__ = ["counts", "emissions", "flow", "lags", "networks"]
