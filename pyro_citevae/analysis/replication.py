@@ -111,7 +111,7 @@ def _replicated(
     values = dict(mechanism)
     if cells == "cells":
         with Substitute(mechanism, mean=False), pyro.plate("draw", draws, dim=-3):
-            abducted = poutine.trace(posterior.guide).get_trace(batch)
+            abducted: Any = poutine.trace(posterior.guide).get_trace(batch)
         local = [name for name in abducted.stochastic_nodes if name == "s" or name.startswith("z_")]
         values |= {name: abducted.nodes[name]["value"] for name in local}
     with (
