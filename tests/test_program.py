@@ -224,18 +224,6 @@ def test_a_hook_cannot_see_counts() -> None:
     assert torch.equal(seen, unseen)
 
 
-@pytest.mark.parametrize("switch", ["edges", "mask", "scale", "own_transcript", "direct", "group"])
-def test_each_ingredient_has_a_switch(switch: str) -> None:
-    site = {"edges": "A", "mask": "m", "scale": "b", "own_transcript": "c", "direct": "d", "group": "e"}[
-        switch
-    ]
-    data = screen("time course")
-    for value in (True, False):
-        model = CiteVAE(data.schema, n_programs=2, n_invariant=0, hidden=4, **{switch: value})
-        assert (site in latent_sites(model, data.batch())) is value
-        assert torch.isfinite(loss(model, BackwardSmoother(model, hidden=4), data.batch()))
-
-
 def test_only_the_perturbed_gene_has_an_own_transcript_term() -> None:
     data = screen("time course")
     model = CiteVAE(data.schema, n_programs=2, hidden=4, direct=False, group=False)

@@ -1,5 +1,5 @@
-"""Differentiable parts without a Pyro site: count distributions, emissions, lags, networks."""
+"""Differentiable parts without a Pyro site: counts, emissions, lags, networks, priors."""
 
-from pyro_citevae.nn import counts, emissions, lags, networks
+from pyro_citevae.nn import counts, emissions, lags, networks, priors
 
-__all__ = ["counts", "emissions", "lags", "networks"]
+__all__ = ["counts", "emissions", "lags", "networks", "priors"]
