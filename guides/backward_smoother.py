@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pyro_citevae.amortization import AmortizedGuide, diagonal_normal
+from pyro_citevae.amortization import AmortizedGuide, normal
 from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.guides.mechanism_posterior import Family, MechanismPosterior
 from pyro_citevae.nn.networks import Perceptron, SteppedPerceptron, joined
 from pyro_citevae.program import LatentDynamics
 
@@ -18,26 +19,39 @@ from pyro_citevae.program import LatentDynamics
 class BackwardSmoother(AmortizedGuide):
     """q(s | x) q(z_tau | x, s, u) prod_{t < tau} q(z_t | z_{t+1}, ..., z_{t+L}, x, s, u, t).
 
-    tau is a cell's last observed step; later steps follow the model's own transition. Given enough capacity
-    this is how the exact posterior of a lag-L process factorises, and with linear maps it holds the exact
-    posterior of a linear Gaussian one.
+    tau is a cell's last observed step; later steps follow the model's own transition. Each factor is a normal
+    whose mean and scale a network gives. The exact posterior of a lag-L process factorises so. With
+    ``correlated=True`` and ``correction=0`` the family contains that of a linear Gaussian process whose cells
+    are observed at every time under constant doses; with diagonal scales it does not, unless the programs
+    share no gene.
 
     Args:
         model: The model whose posterior is approximated.
         hidden: Width of the encoder and of every network.
         correction: Width of the networks' nonlinear part; 0 leaves linear maps, None means ``hidden``.
+        correlated: Let the programs of one step depend on each other (lower-triangular scale).
+        mechanism: Family of the global sites' posterior: ``"normal"``, ``"low_rank"`` or ``"flow"``.
 
     Source: H. E. Rauch, F. Tung, C. T. Striebel, Maximum Likelihood Estimates of Linear Dynamic Systems
     (1965), for the backward factorisation.
     """
 
-    def __init__(self, model: LatentDynamics, *, hidden: int = 64, correction: int | None = None) -> None:
-        super().__init__(model, hidden=hidden, correction=correction)
+    def __init__(
+        self,
+        model: LatentDynamics,
+        *,
+        hidden: int = 64,
+        correction: int | None = None,
+        correlated: bool = False,
+        mechanism: Family = "normal",
+    ) -> None:
+        posterior = MechanismPosterior(model, mechanism)
+        super().__init__(model, posterior, hidden=hidden, correction=correction, correlated=correlated)
         K, schema = model.n_programs, model.schema
         n_seen = self.n_summary + model.n_invariant + schema.n_tokens + 2
-        self.last_head = Perceptron(n_seen, 2 * K, self.correction)
+        self.last_head = Perceptron(n_seen, self.n_outputs, self.correction)
         self.back_head = SteppedPerceptron(
-            n_seen + model.n_lags * K, 2 * K, max(schema.n_steps, 1), self.correction
+            n_seen + model.n_lags * K, self.n_outputs, max(schema.n_steps, 1), self.correction
         )
 
     def states(
@@ -58,6 +72,6 @@ class BackwardSmoother(AmortizedGuide):
                 seen = joined(*later, summary, s, batch.u[t + 1], self.clock(batch, t))
                 is_last = (batch.last == t)[:, None]
                 output = torch.where(is_last, last_output, self.back_head(seen, t))
-            z = self.state(t, diagonal_normal(output), batch)
+            z = self.state(t, normal(output, self.model.n_programs), batch)
             known = torch.where((batch.last >= t)[:, None], z, 0.0)
             later = [known, *later][: self.model.n_lags]

@@ -7,8 +7,9 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from pyro_citevae.amortization import AmortizedGuide, diagonal_normal
+from pyro_citevae.amortization import AmortizedGuide, normal
 from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.guides.mechanism_posterior import Family, MechanismPosterior
 from pyro_citevae.nn.networks import SteppedPerceptron, joined
 from pyro_citevae.program import LatentDynamics
 
@@ -23,14 +24,22 @@ class MeanField(AmortizedGuide):
         model: The model whose posterior is approximated.
         hidden: Width of the encoder and of every network.
         correction: Width of the networks' nonlinear part; 0 leaves linear maps, None means ``hidden``.
+        mechanism: Family of the global sites' posterior: ``"normal"``, ``"low_rank"`` or ``"flow"``.
 
     Source: D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes (2014).
     """
 
-    def __init__(self, model: LatentDynamics, *, hidden: int = 64, correction: int | None = None) -> None:
-        super().__init__(model, hidden=hidden, correction=correction)
+    def __init__(
+        self,
+        model: LatentDynamics,
+        *,
+        hidden: int = 64,
+        correction: int | None = None,
+        mechanism: Family = "normal",
+    ) -> None:
+        super().__init__(model, MechanismPosterior(model, mechanism), hidden=hidden, correction=correction)
         n_in = self.n_summary + model.n_invariant + model.schema.n_tokens + 2
-        self.head = SteppedPerceptron(n_in, 2 * model.n_programs, model.schema.n_steps + 1, self.correction)
+        self.head = SteppedPerceptron(n_in, self.n_outputs, model.schema.n_steps + 1, self.correction)
 
     def states(
         self,
@@ -41,4 +50,4 @@ class MeanField(AmortizedGuide):
         """Draws each step from its own head."""
         for t in range(batch.n_steps + 1):
             seen = joined(summary, s, batch.u[max(t, 1)], self.clock(batch, t))
-            self.state(t, diagonal_normal(self.head(seen, t)), batch)
+            self.state(t, normal(self.head(seen, t), self.model.n_programs), batch)

@@ -4,7 +4,7 @@ from pyro_citevae import program
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data import Schedule, Schema, Split, Trajectories, datasets, do, simulate
 from pyro_citevae.errors import CiteVAEError
-from pyro_citevae.infer import Posterior, fit
+from pyro_citevae.infer import Ensemble, Posterior, fit
 from pyro_citevae.nn import counts
 from pyro_citevae.program import LatentDynamics, Mechanism
 from pyro_citevae.registry import load
@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AmortizedGuide",
     "CiteVAEError",
+    "Ensemble",
     "LatentDynamics",
     "Mechanism",
     "Posterior",

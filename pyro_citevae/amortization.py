@@ -10,7 +10,6 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro import poutine
-from pyro.infer.autoguide import AutoNormal, init_to_median
 from pyro.nn import PyroModule
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -19,50 +18,54 @@ from pyro_citevae.data.trajectories import Batch
 from pyro_citevae.nn.networks import Perceptron
 from pyro_citevae.program import Distribution, LatentDynamics, Recorded
 
-__all__ = ["AmortizedGuide"]
+__all__ = ["AmortizedGuide", "normal", "normal_size"]
 
 
 class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     """q(global) q(s | x) q(z_0, ..., z_T | x, u, s); subclasses say how the states factorise.
 
-    The global sites of ``model.mechanism`` get independent normals on their unconstrained scale. The
-    invariant state sees the counts and the technical batch, never the dose or the time.
+    The invariant state sees the counts and the technical batch, never the dose or the time.
 
     Args:
         model: The model whose posterior is approximated.
+        mechanism_posterior: q(global), such as ``MechanismPosterior(model)``: draws every site of
+            ``model.mechanism`` and returns the values by name.
         hidden: Width of the encoder and of every network of the guide.
-        correction: Width of the networks' nonlinear part; 0 leaves linear maps, which hold the exact
-            posterior of a linear Gaussian model. None means ``hidden``.
+        correction: Width of the networks' nonlinear part; 0 leaves linear maps. None means ``hidden``.
+        correlated: Let the components of a state depend on each other given what its law sees.
 
     Attributes:
         settings: The arguments that the guide was made with, for the run's record.
+        globals: The guide of the global sites.
     """
 
     settings: dict[str, Any]
 
-    def __init__(self, model: LatentDynamics, *, hidden: int = 64, correction: int | None = None) -> None:
+    def __init__(
+        self,
+        model: LatentDynamics,
+        mechanism_posterior: PyroModule,
+        *,
+        hidden: int = 64,
+        correction: int | None = None,
+        correlated: bool = False,
+    ) -> None:
         super().__init__()
         self._model = (model,)  # in a tuple: the guide owns none of the model's parameters
         self.hidden = hidden
         self.correction = hidden if correction is None else correction
+        self.n_outputs = normal_size(model.n_programs, correlated)
         schema = model.schema
-        self.globals = AutoNormal(model.mechanism, init_loc_fn=init_to_median, init_scale=0.05)
-        self._start_globals()
+        self.globals = mechanism_posterior
         self.encoder = Perceptron(schema.n_genes + schema.n_batches, hidden, self.correction)
         self.n_summary = hidden * schema.n_slots
         if model.n_invariant:
-            self.invariant_head = Perceptron(self.n_summary, 2 * model.n_invariant, self.correction)
+            self.invariant_head = Perceptron(self.n_summary, normal_size(model.n_invariant), self.correction)
 
     @property
     def model(self) -> LatentDynamics:
         """The model whose posterior is approximated."""
         return self._model[0]
-
-    def _start_globals(self) -> None:
-        """Lets Pyro find the global sites, and starts them at the prior's median, with a fixed seed."""
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
-            self.globals()
 
     @abstractmethod
     def states(
@@ -80,7 +83,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
             s = summary.new_zeros(batch.n_cells, 0)
             if self.model.n_invariant:
-                s = pyro.sample("s", diagonal_normal(self.invariant_head(summary)))
+                s = pyro.sample("s", normal(self.invariant_head(summary), self.model.n_invariant))
             self.states(batch, summary, s)
 
     def summary(self, batch: Batch) -> Float[Tensor, "cell summary"]:
@@ -107,7 +110,20 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         return torch.stack([torch.full_like(left, t / self.model.schema.n_steps), left], dim=-1)
 
 
-def diagonal_normal(output: Float[Tensor, "... _"]) -> Distribution:
-    """A normal whose mean and softplus scale are the two halves of a network's output."""
-    loc, raw = output.chunk(2, dim=-1)
-    return dist.Normal(loc, softplus(raw) + 1e-4).to_event(1)
+def normal_size(n: int, correlated: bool = False) -> int:
+    """How many numbers :func:`normal` takes for n components."""
+    return 2 * n + (n * (n - 1) // 2 if correlated else 0)
+
+
+def normal(output: Float[Tensor, "... _"], n: int) -> Distribution:
+    """``N(m, S S^T)`` with ``S = diag(d) (I + N)``: a law of n components from a network's output.
+
+    The output holds m, then d before a softplus, then the entries of N below the diagonal, if there are any.
+    """
+    loc, raw, below = output.split([n, n, output.shape[-1] - 2 * n], dim=-1)
+    scale = softplus(raw) + 1e-4
+    if below.shape[-1] == 0:
+        return dist.Normal(loc, scale).to_event(1)
+    unit = torch.diag_embed(torch.ones_like(loc))
+    unit[..., *torch.tril_indices(n, n, -1)] = below
+    return dist.MultivariateNormal(loc, scale_tril=scale[..., None] * unit)

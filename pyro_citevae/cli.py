@@ -24,7 +24,7 @@ from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_
 from pyro_citevae.data.anndata_io import Columns
 from pyro_citevae.data.storage import aside, require_free
 from pyro_citevae.errors import CiteVAEError, DataError, RunError
-from pyro_citevae.infer import Posterior, fit
+from pyro_citevae.infer import Ensemble, Posterior, fit
 from pyro_citevae.infer.prediction import require_controls
 from pyro_citevae.infer.svi import settings_of
 
@@ -282,7 +282,7 @@ def _columns_of(name: str) -> Columns:
     return datasets.CATALOGUE[name].columns if name in datasets.CATALOGUE else Columns()
 
 
-def _read(path: str, columns: dict[str, Any], posterior: Posterior | None = None) -> Trajectories:
+def _read(path: str, columns: dict[str, Any], posterior: Posterior | Ensemble | None = None) -> Trajectories:
     """Reads an h5ad file or a shipped data set, to a run's schema if one is given."""
     adata = getattr(datasets, path)() if path in datasets.CATALOGUE else open_h5ad(path)
     schema = None if posterior is None else posterior.schema
@@ -290,14 +290,14 @@ def _read(path: str, columns: dict[str, Any], posterior: Posterior | None = None
     return Trajectories.from_anndata(adata, **columns, values=values, schema=schema)
 
 
-def _source(posterior: Posterior) -> dict[str, Any]:
+def _source(posterior: Posterior | Ensemble) -> dict[str, Any]:
     source: dict[str, Any] | None = posterior.record.get("source")
     if source is None:
         raise RunError("the run does not say which file it was trained on; make it with citevae fit.")
     return source
 
 
-def _divided(posterior: Posterior) -> tuple[Trajectories, Trajectories | None]:
+def _divided(posterior: Posterior | Ensemble) -> tuple[Trajectories, Trajectories | None]:
     """The data that a run was trained on, if it is still what it was, and what the run held out."""
     source = _source(posterior)
     screen = _read(source["path"], source["columns"], posterior)
@@ -307,7 +307,7 @@ def _divided(posterior: Posterior) -> tuple[Trajectories, Trajectories | None]:
     return train, held_out
 
 
-def _controls(posterior: Posterior, cells: Path | None) -> Trajectories:
+def _controls(posterior: Posterior | Ensemble, cells: Path | None) -> Trajectories:
     """The control cells of a file, or those of the training data."""
     if cells is None:
         return _divided(posterior)[0].controls()
@@ -341,7 +341,7 @@ def _write_scores(folder: Path, found: Forecast) -> None:
     (folder / "scores.json").write_text(json.dumps(records, indent=1) + "\n")
 
 
-def _write_pictures(folder: Path, posterior: Posterior, found: Forecast) -> None:
+def _write_pictures(folder: Path, posterior: Posterior | Ensemble, found: Forecast) -> None:
     chosen = [one for one in found.measurements if one.perturbation in found.headline]
     shown = sorted(chosen or found.measurements, key=lambda one: -one.split_half)[:6]
     plots.effects(found.effects, shown).savefig(folder / "effects.png", dpi=130)

@@ -1,6 +1,18 @@
 """One family of errors: each is a user's mistake, said in one sentence that names the way out."""
 
-__all__ = ["CiteVAEError", "DataError", "FitError", "ModelError", "RunError", "ScheduleError"]
+from typing import Any
+
+__all__ = [
+    "CiteVAEError",
+    "CiteVAEWarning",
+    "ConformanceError",
+    "DataError",
+    "DivergenceError",
+    "FitError",
+    "ModelError",
+    "RunError",
+    "ScheduleError",
+]
 
 
 class CiteVAEError(Exception):
@@ -19,9 +31,27 @@ class ModelError(CiteVAEError):
     """A model or a guide cannot be found, built, or used as written."""
 
 
+class ConformanceError(ModelError):
+    """A model or a guide breaks a law that fitting and predicting rely on."""
+
+
 class FitError(CiteVAEError):
     """Training cannot start or go on: a setting is out of range or the bound is not a number."""
 
 
+class DivergenceError(FitError):
+    """The bound or its gradient is not a number.
+
+    Attributes:
+        last_good: The posterior as it stood after the last epoch that went well.
+    """
+
+    last_good: Any = None
+
+
 class RunError(CiteVAEError):
     """A run folder cannot be written or read."""
+
+
+class CiteVAEWarning(UserWarning):
+    """What the user should know although it stops nothing; the command line prints it on one line."""

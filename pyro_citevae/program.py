@@ -6,7 +6,7 @@ import inspect
 from abc import ABCMeta, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 import pyro
@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float, Int
 from pyro import poutine
 from pyro.distributions import constraints
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -23,6 +22,7 @@ from torch import Tensor
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Batch
 from pyro_citevae.errors import ModelError
+from pyro_citevae.hooks import Distribution, Hooks, Mechanism
 
 # Pyro reads this when a module is made: parameters live in their modules, never in the global store.
 pyro.settings.set(module_local_params=True)
@@ -58,17 +58,6 @@ def positive(value: Float[Tensor, ...]) -> Any:
 def share(value: Float[Tensor, ...]) -> Any:
     """A parameter of the model that stays between 0 and 1, such as a decay."""
     return PyroParam(value, constraints.unit_interval)
-
-
-class Mechanism(SimpleNamespace):
-    """Values of the global sites, named by their symbols: ``Mechanism(W=W, a=a)``."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"the mechanism has no '{name}'; mechanism() returned {', '.join(vars(self))}.")
-
-    def updated(self, **values: Any) -> Mechanism:
-        """A copy with some values added or replaced."""
-        return Mechanism(**{**vars(self), **values})
 
 
 @dataclass(frozen=True)
@@ -189,23 +178,28 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         return mechanism
 
     def forward(self, batch: Batch) -> Rollout:
-        """The generative program, for training and for prediction alike."""
+        """The generative program, for training and for prediction alike.
+
+        Raises:
+            ModelError: A hook fails, or returns a law of another shape than it should.
+        """
+        hooks = Hooks(self, batch)
         with _Aligned():
-            mechanism = self.mechanism()
+            mechanism = hooks.mechanism()
         with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
-            s = pyro.sample("s", self.invariant()) if self.n_invariant else self._no_invariant(batch)
-            z = [pyro.sample("z_0", self.initial(mechanism))]
+            s = pyro.sample("s", hooks.invariant()) if self.n_invariant else self._no_invariant(batch)
+            z = [pyro.sample("z_0", hooks.initial(mechanism))]
             for t in pyro.markov(range(1, batch.n_steps + 1), history=self.n_lags):
-                mechanism = self.regime(mechanism, t, batch.u[t])
+                mechanism = hooks.regime(mechanism, t, batch.u[t])
                 with poutine.mask(mask=batch.reached(t)):
-                    law = self.transition(mechanism, z[-self.n_lags :], batch.u[t])
+                    law = hooks.transition(mechanism, z[-self.n_lags :], batch.u[t])
                     z.append(pyro.sample(f"z_{t}", law))
             with (
                 pyro.plate("slot", batch.step.shape[0], dim=-2),
                 poutine.mask(mask=cast(torch.BoolTensor, batch.observed)),
             ):
-                emission = self.emission(
-                    self.observation(mechanism, batch.exposure, batch.step, batch.technical),
+                emission = hooks.emission(
+                    hooks.observation(mechanism, batch.exposure, batch.step, batch.technical),
                     *_at(batch.step, z, s),
                     batch.library,
                 )

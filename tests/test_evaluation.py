@@ -112,7 +112,7 @@ def test_the_table_holds_every_score_the_ceiling_and_the_means(data: cv.Trajecto
     measured = [measure(data, name, 3.0) for name in data.perturbations()]
     schedules = [cv.do(name) for name in data.perturbations()]
     perfect = Effect.of(
-        np.array([[[one.delta] for one in measured]] * 2), schedules, [3.0], data.schema, cv.do()
+        np.array([[[[one.delta] for one in measured]] * 2]), schedules, [3.0], data.schema, cv.do()
     )
     frame = evaluate(
         {"perfect": perfect}, measured, headline=["gene_0", "gene_1"], protocol="p", dataset="d", seed=4

@@ -60,7 +60,7 @@ class Baseline(ABC):
         wanted, times = schedules_of(schedules), times_of(time, self.schema)
         labels = [one.label(self.schema.control) for one in wanted]
         values = np.array([[self.delta(label, t) for t in times] for label in labels])
-        return Effect.of(values[None], wanted, times, self.schema, do())
+        return Effect.of(values[None, None], wanted, times, self.schema, do())
 
     def measured(self, label: str, time: float) -> Float[np.ndarray, " gene"]:
         """The measured effect of a perturbation against the controls of the same time.

@@ -17,8 +17,8 @@ from pyro_citevae.analysis.evaluation import Measurement, evaluate, measure, rep
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
-from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.prediction import Effect
+from pyro_citevae.infer.predictive import Predictive
 
 __all__ = ["Forecast", "forecast"]
 
@@ -41,7 +41,7 @@ class Forecast:
 
 
 def forecast(
-    posterior: Posterior,
+    posterior: Predictive,
     train: Trajectories,
     truth: Trajectories,
     *,
@@ -76,10 +76,9 @@ def forecast(
     measurements = tuple(measure(truth, label, time, reference) for label in labels)
     schedules = [Schedule.parse(label, posterior.schema.control) for label in labels]
     effects = posterior.effect(schedules, time=time, draws=draws)
-    name = f"{type(posterior.model).__name__}/{type(posterior.guide).__name__}"
     rules = (NoChange(train), Persistence(train), LinearExtrapolation(train), MeanOfOthers(reference))
     chosen = tuple(name for name in headline if name in labels) or reproducible(measurements)
-    predicted = {name: effects} | {rule.name: rule.effect(schedules, time=time) for rule in rules}
+    predicted = {posterior.name: effects} | {rule.name: rule.effect(schedules, time=time) for rule in rules}
     scores = evaluate(
         predicted, measurements, headline=chosen, protocol="held-out-time", dataset=dataset, seed=seed
     )

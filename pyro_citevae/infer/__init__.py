@@ -1,7 +1,8 @@
 """Inference: fit by SVI, hold the posterior, predict by the same program."""
 
+from pyro_citevae.infer.ensemble import Ensemble
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.prediction import Effect
 from pyro_citevae.infer.svi import FitSettings, fit
 
-__all__ = ["Effect", "FitSettings", "Posterior", "fit"]
+__all__ = ["Effect", "Ensemble", "FitSettings", "Posterior", "fit"]

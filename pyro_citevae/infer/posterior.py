@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, final
 
 import numpy as np
 import pandas as pd
@@ -15,40 +14,31 @@ import pyro
 import torch
 import xarray as xr
 from pyro import poutine
-from pyro.infer import Trace_ELBO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.data.anndata_io import predictions
-from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.splits import Split
 from pyro_citevae.data.storage import aside
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import ModelError, RunError
 from pyro_citevae.infer import idata
-from pyro_citevae.infer.prediction import (
-    Effect,
-    RollOut,
-    Substitute,
-    global_draws,
-    require_controls,
-    schedules_of,
-    times_of,
-)
+from pyro_citevae.infer.bounds import Objective, negative_bound
+from pyro_citevae.infer.prediction import Substitute, global_draws
+from pyro_citevae.infer.predictive import Predictive
+from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics
-
-if TYPE_CHECKING:
-    from anndata import AnnData
+from pyro_citevae.source import described, reference, warn_if_changed
 
 __all__ = ["Posterior", "read_record"]
 
 _PACKAGES = ("pyro-citevae", "torch", "pyro-ppl", "lightning", "anndata", "xarray", "numpy")
 
 
+@final
 @dataclass(frozen=True, eq=False)
-class Posterior:
+class Posterior(Predictive):
     """A fitted model with its guide.
 
     Every draw is made from a seed, so that equal calls give equal draws, before and after saving.
@@ -68,140 +58,31 @@ class Posterior:
     split: Split | None = None
 
     @property
-    def schema(self) -> Schema:
-        """Names and sizes of the axes."""
-        return self.model.schema
+    def members(self) -> tuple[tuple[LatentDynamics, AmortizedGuide], ...]:
+        """The model with its guide."""
+        return ((self.model, self.guide),)
 
-    def predict(
+    def bound(
         self,
-        schedules: Schedule | Sequence[Schedule],
+        data: Trajectories,
         *,
-        cells: Trajectories,
-        draws: int = 100,
-        time: float | Sequence[float] | None = None,
+        particles: int = 8,
+        objective: Objective = "elbo",
+        alpha: float = 0.5,
         seed: int = 0,
-    ) -> AnnData:
-        """Counts that control cells would show under other schedules.
-
-        Abduct ``q(s, z_0 | x)`` from the control cells, act by the schedule, and roll the program forward.
-        All schedules share the draws of the mechanism, of s and z_0, and of the transition noise.
-
-        Args:
-            schedules: One ``do(...)`` or several.
-            cells: Control cells, such as ``train.controls()``.
-            draws: Number of draws.
-            time: Time or times to predict, in the data's unit; None for the last one of the data.
-            seed: Seed of every draw.
-
-        Returns:
-            A row for each schedule, time and cell. ``X`` is one draw of integer counts; the layers ``mean``,
-            ``sd``, ``q05`` and ``q95`` summarise all draws (counts at the cell's own library size);
-            ``obs`` has ``perturbation``, ``time`` and ``source_cell``.
-
-        Raises:
-            ScheduleError: A perturbation is unknown.
-            DataError: A cell was perturbed, or a time is off the grid.
-        """
-        require_controls(cells, self.schema)
-        wanted, times = schedules_of(schedules), times_of(time, self.schema)
-        made = RollOut(self.model, self.guide, wanted, times, draws, seed).cells(cells)
-        labels = np.array([one.label(self.schema.control) for one in wanted], dtype=object)
-        obs = {
-            "perturbation": labels[made.schedule],
-            "time": np.array(times)[made.time],
-            "source_cell": cells.names[made.cell].astype(str),
-        }
-        uns = {"draws": draws, "seed": seed, "time_unit": self.schema.time_unit}
-        return predictions(made.draw, made.layers, obs, self.schema.genes, uns)
-
-    def effect(
-        self,
-        schedules: Schedule | Sequence[Schedule],
-        versus: Schedule | None = None,
-        *,
-        cells: Trajectories | None = None,
-        draws: int = 200,
-        time: float | Sequence[float] | None = None,
-        seed: int = 0,
-    ) -> Effect:
-        """Paired draws of the difference of log pseudobulk profiles between two schedules.
-
-        ``delta = b(schedule) - b(versus)`` with ``b = log(1 + total * sum_n mu_n / sum_ng mu_ng)``, where
-        mu is a cell's mean count and total the data's median library size. For real values b is the mean.
-
-        Args:
-            schedules: One ``do(...)`` or several.
-            versus: Reference schedule; None for ``do()``.
-            cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
-            draws: Number of draws.
-            time: Time or times, in the data's unit; None for the last one of the data.
-            seed: Seed of every draw.
-
-        Returns:
-            Dims (chain, draw, perturbation, time, gene), on the natural log scale.
-
-        Raises:
-            ScheduleError: A perturbation is unknown.
-            DataError: A cell was perturbed, or a time is off the grid.
-        """
-        if cells is not None:
-            require_controls(cells, self.schema)
-        wanted, times = schedules_of(schedules), times_of(time, self.schema)
-        reference = do() if versus is None else versus
-        rolled = RollOut(self.model, self.guide, [*wanted, reference], times, draws, seed).pseudobulk(cells)
-        return Effect.of((rolled[:-1] - rolled[-1:]).swapaxes(0, 1), wanted, times, self.schema, reference)
-
-    def programs(
-        self,
-        schedules: Schedule | Sequence[Schedule],
-        *,
-        cells: Trajectories | None = None,
-        draws: int = 100,
-        time: float | None = None,
-        seed: int = 0,
-    ) -> xr.DataArray:
-        """Mean state of each program over the cells, from step 0 to a time, under each schedule.
-
-        Args:
-            schedules: One ``do(...)`` or several.
-            cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
-            draws: Number of draws.
-            time: Last time, in the data's unit; None for the last one of the data.
-            seed: Seed of every draw.
-
-        Returns:
-            Dims (chain, draw, perturbation, time, program).
-        """
-        if cells is not None:
-            require_controls(cells, self.schema)
-        wanted, times = schedules_of(schedules), times_of(time, self.schema)
-        walked = RollOut(self.model, self.guide, wanted, times, draws, seed).programs(cells)
-        names = idata.state_dims(self.model, walked.shape[2] - 1)
-        return xr.DataArray(
-            walked.swapaxes(0, 1)[None],
-            dims=("chain", "draw", "perturbation", "time", "program"),
-            coords={
-                "chain": [0],
-                "draw": np.arange(draws),
-                "perturbation": [one.label(self.schema.control) for one in wanted],
-                "time": names["time"],
-                "program": names["program"],
-            },
-            name="z",
-        )
-
-    def bound(self, data: Trajectories, *, particles: int = 8, seed: int = 0) -> float:
-        """The evidence lower bound of data, in nats a cell, averaged over draws of the guide.
+    ) -> float:
+        """A lower bound on the log evidence of data, in nats a cell.
 
         Args:
             data: Observed cells.
             particles: Number of draws.
+            objective: ``"elbo"``, the tighter ``"iwae"``, or ``"renyi"``.
+            alpha: Order of the Renyi bound.
             seed: Seed of the draws.
         """
-        elbo = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=2)
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed)
-            loss = elbo.loss(self.model, self.guide, data.batch().to(self.model._like.device))
+        negative = negative_bound(self.model, self.guide, objective, alpha=alpha, particles=particles)
+        with seeded(seed), torch.no_grad():
+            loss = negative(data.batch().to(self.model._like.device))
         return -float(loss) / data.n_cells
 
     def to_datatree(
@@ -224,8 +105,7 @@ class Posterior:
             Groups ``posterior`` and ``prior``, and with data also ``posterior_predictive``,
             ``prior_predictive``, ``log_likelihood``, ``observed_data`` and ``constant_data``.
         """
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(seed)
+        with seeded(seed), torch.no_grad():
             mechanism = global_draws(self.guide, draws)
             with pyro.plate("draw", draws, dim=-3):
                 trace = poutine.trace(self.model.mechanism).get_trace()
@@ -336,10 +216,7 @@ class Posterior:
                 raise ModelError(f"the {name}'s arguments cannot be saved as JSON ({error}).") from None
         return {
             **self.record,
-            **{
-                name: {"class": reference(type(part)), "settings": part.settings}
-                for name, part in parts.items()
-            },
+            **{name: {**described(type(part)), "settings": part.settings} for name, part in parts.items()},
             "schema": self.schema.to_json(),
             "versions": {package: version(package) for package in _PACKAGES},
         }
@@ -348,7 +225,8 @@ class Posterior:
     def load(cls, path: str | Path, model: type[LatentDynamics], guide: type[AmortizedGuide]) -> Posterior:
         """Reads a folder that :meth:`save` wrote, for classes that the caller names.
 
-        No code is taken from the folder. :func:`pyro_citevae.load` finds the classes of this package.
+        No code is taken from the folder. :func:`pyro_citevae.load` finds the classes of this package and of
+        installed plug-ins. A class whose source file changed since the fit is told by a warning.
 
         Raises:
             RunError: The folder is no run, is damaged, or belongs to other classes.
@@ -359,6 +237,7 @@ class Posterior:
             saved = record[name]["class"].rpartition(":")[2]
             if saved != found.__qualname__:
                 raise RunError(f"'{folder}' holds the {name} '{saved}', not '{found.__qualname__}'.")
+            warn_if_changed(found, record[name], record.get("versions", {}))
         try:
             made = model(Schema.from_json(record["schema"]), **record["model"]["settings"])
             made_guide = guide(made, **record["guide"]["settings"])
@@ -394,11 +273,6 @@ class _Observed(Substitute):
             reached = (self.last >= int(name.removeprefix("z_")))[:, None]
             rolled = message["fn"].expand(self.values[name].shape[:-1]).sample()
             message["value"] = torch.where(reached, self.values[name], rolled)
-
-
-def reference(found: type) -> str:
-    """A class as ``module:name``."""
-    return f"{found.__module__}:{found.__qualname__}"
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -22,12 +22,14 @@ from pyro_citevae.data.pseudobulk import profile
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Batch, Trajectories
 from pyro_citevae.errors import DataError
+from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics, Rollout
 
 __all__ = ["Abduction", "Effect", "PredictedCells", "RollOut", "Substitute", "global_draws"]
 
 _MOST_VALUES = 20_000_000
 _POPULATION = 256
+_CHAINS_APART = 1_000_003  # between the seeds of two members
 
 
 class Effect(xr.DataArray):
@@ -38,19 +40,19 @@ class Effect(xr.DataArray):
     @classmethod
     def of(
         cls,
-        values: Float[np.ndarray, "draw perturbation time gene"],
+        values: Float[np.ndarray, "chain draw perturbation time gene"],
         schedules: Sequence[Schedule],
         times: Sequence[float],
         schema: Schema,
         versus: Schedule,
     ) -> Effect:
-        """Names the axes of the draws of one chain."""
+        """Names the axes of the draws."""
         return cls(
-            values[None],
+            values,
             dims=("chain", "draw", "perturbation", "time", "gene"),
             coords={
-                "chain": [0],
-                "draw": np.arange(len(values)),
+                "chain": np.arange(values.shape[0]),
+                "draw": np.arange(values.shape[1]),
                 "perturbation": [one.label(schema.control) for one in schedules],
                 "time": list(times),
                 "gene": list(schema.genes),
@@ -165,16 +167,14 @@ class RollOut:
     """Runs the program forward under schedules, for the same abducted cells and the same noise.
 
     Attributes:
-        model: The program.
-        guide: Its guide, for the abduction.
+        members: The programs, each with its guide for the abduction; one chain each.
         schedules: Schedules to act by.
         times: Times to predict, in the schema's unit.
-        n_draws: Number of draws of the mechanism, and of each cell's states.
+        n_draws: Number of draws of each member's mechanism, and of each cell's states.
         seed: Seed of every draw.
     """
 
-    model: LatentDynamics
-    guide: AmortizedGuide
+    members: Sequence[tuple[LatentDynamics, AmortizedGuide]]
     schedules: Sequence[Schedule]
     times: Sequence[float]
     n_draws: int
@@ -182,11 +182,18 @@ class RollOut:
 
     def __post_init__(self) -> None:
         for one in self.schedules:
-            self.model.schema.require(one)
+            self.schema.require(one)
 
-    def run(self, abduction: Abduction, schedule: Schedule, *, mean: bool) -> tuple[Rollout, Tensor]:
+    @property
+    def schema(self) -> Schema:
+        """Names and sizes of the axes."""
+        return self.members[0][0].schema
+
+    def run(
+        self, model: LatentDynamics, abduction: Abduction, schedule: Schedule, *, mean: bool
+    ) -> tuple[Rollout, Tensor]:
         """One roll-out: what the program walked through, and the values at the times."""
-        schema = self.model.schema
+        schema = self.schema
         steps = torch.tensor([schema.step_of(time) for time in self.times])
         n = abduction.cells.n_cells
         u = torch.from_numpy(schema.doses(schedule, int(steps.max())))
@@ -198,66 +205,71 @@ class RollOut:
             step=steps[:, None].expand(-1, n),
             observed=torch.zeros(len(steps), n, dtype=torch.bool),
             library=abduction.cells.library[-1:].expand(len(steps), n),
-        ).to(self.model._like.device)
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(abduction.seed)
-            with (
-                Substitute(abduction.values, mean=mean),
-                pyro.plate("draw", self.n_draws, dim=-3),
-                poutine.trace() as tracer,
-            ):
-                walked = self.model(cells)
+        ).to(model._like.device)
+        with (
+            seeded(abduction.seed),
+            torch.no_grad(),
+            Substitute(abduction.values, mean=mean),
+            pyro.plate("draw", self.n_draws, dim=-3),
+            poutine.trace() as tracer,
+        ):
+            walked = model(cells)
         x: Any = tracer.trace.nodes["x"]["value"]
         return walked, x
 
-    def abductions(self, controls: Trajectories | None) -> Iterator[Abduction]:
-        """The abducted cells, in chunks that fit in memory, all with the same draws of the mechanism."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            mechanism = global_draws(self.guide, self.n_draws)
-            if controls is None:
-                yield Abduction.of_population(self.model.schema, mechanism, self.n_draws, self.seed)
-                return
-            n_values = self.n_draws * len(self.times) * self.model.schema.n_genes
-            size = max(1, _MOST_VALUES // n_values)
-            for first in range(0, controls.n_cells, size):
-                chunk = controls.batch(np.arange(first, min(first + size, controls.n_cells)))
-                chunk = chunk.to(self.model._like.device)
-                seed = self.seed + first
-                torch.manual_seed(seed)
-                yield Abduction.of(self.guide, chunk, mechanism, self.n_draws, seed)
+    def abductions(self, chain: int, controls: Trajectories | None) -> Iterator[Abduction]:
+        """A member's abducted cells, in chunks that fit in memory, with the same draws of the mechanism."""
+        model, guide = self.members[chain]
+        seed = self.seed + chain * _CHAINS_APART
+        with seeded(seed):
+            mechanism = global_draws(guide, self.n_draws)
+        if controls is None:
+            yield Abduction.of_population(self.schema, mechanism, self.n_draws, seed)
+            return
+        n_values = len(self.members) * self.n_draws * len(self.times) * self.schema.n_genes
+        size = max(1, _MOST_VALUES // n_values)
+        for first in range(0, controls.n_cells, size):
+            chunk = controls.batch(np.arange(first, min(first + size, controls.n_cells)))
+            chunk = chunk.to(model._like.device)
+            with seeded(seed + first):
+                abducted = Abduction.of(guide, chunk, mechanism, self.n_draws, seed + first)
+            yield abducted
 
-    def pseudobulk(self, controls: Trajectories | None) -> Float[np.ndarray, "schedule draw time gene"]:
+    def pseudobulk(self, controls: Trajectories | None) -> Float[np.ndarray, "schedule chain draw time gene"]:
         """Log pseudobulk profile of the cells' mean counts, for each draw of the mechanism."""
-        shape = (len(self.schedules), self.n_draws, len(self.times), self.model.schema.n_genes)
-        sums = np.zeros(shape)
-        for abduction in self.abductions(controls):
-            for p, schedule in enumerate(self.schedules):
-                _, x = self.run(abduction, schedule, mean=True)
-                sums[p] += x.sum(-2).cpu().numpy()
-        if self.model.schema.values == "real":
+        shape = (len(self.members), self.n_draws, len(self.times), self.schema.n_genes)
+        sums = np.zeros((len(self.schedules), *shape))
+        for chain, (model, _) in enumerate(self.members):
+            for abduction in self.abductions(chain, controls):
+                for p, schedule in enumerate(self.schedules):
+                    _, x = self.run(model, abduction, schedule, mean=True)
+                    sums[p, chain] += x.sum(-2).cpu().numpy()
+        if self.schema.values == "real":
             n = _POPULATION if controls is None else controls.n_cells
             return sums / n
-        return profile(sums, self.model.schema.total)
+        return profile(sums, self.schema.total)
 
-    def programs(self, controls: Trajectories | None) -> Float[np.ndarray, "schedule draw step program"]:
+    def programs(
+        self, controls: Trajectories | None
+    ) -> Float[np.ndarray, "schedule chain draw step program"]:
         """Mean state of the programs over the cells, at every step from 0, for each draw."""
-        total: np.ndarray | float = 0.0
-        n = 0
-        for abduction in self.abductions(controls):
-            walks = []
-            for schedule in self.schedules:
-                z = self.run(abduction, schedule, mean=True)[0].z
-                walks.append(np.stack([state.sum(-2)[:, 0].cpu().numpy() for state in z], axis=1))
-            total = total + np.stack(walks)
-            n += abduction.cells.n_cells
-        return np.asarray(total / n)
+        n = _POPULATION if controls is None else controls.n_cells
+        chains = []
+        for chain, (model, _) in enumerate(self.members):
+            total: np.ndarray | float = 0.0
+            for abduction in self.abductions(chain, controls):
+                walks = [self.run(model, abduction, one, mean=True)[0].z for one in self.schedules]
+                summed = [[state.sum(-2)[:, 0].cpu().numpy() for state in z] for z in walks]
+                total = total + np.stack([np.stack(walk, axis=1) for walk in summed])
+            chains.append(np.asarray(total) / n)
+        return np.stack(chains, axis=1)
 
     def cells(self, controls: Trajectories) -> PredictedCells:
-        """Counts of every control cell under every schedule at every time, summarised over draws."""
+        """Counts of every control cell under every schedule at every time, summarised over all draws."""
+        members = [self.abductions(chain, controls) for chain in range(len(self.members))]
         chunks = [
             [self._cells(chunk, schedule) for schedule in self.schedules]
-            for chunk in self.abductions(controls)
+            for chunk in zip(*members, strict=True)
         ]
         P, T = len(self.schedules), len(self.times)
 
@@ -269,12 +281,17 @@ class RollOut:
         layers = {name: stacked(name) for name in ("mean", "sd", "q05", "q95")}
         return PredictedCells(sparse.csr_matrix(stacked("draw")), layers, *grid)
 
-    def _cells(self, abduction: Abduction, schedule: Schedule) -> dict[str, np.ndarray]:
-        walked, x = self.run(abduction, schedule, mean=False)
+    def _cells(self, chunk: Sequence[Abduction], schedule: Schedule) -> dict[str, np.ndarray]:
+        """One chunk of cells, the draws of all members together."""
+        runs = [
+            self.run(model, abduction, schedule, mean=False)
+            for (model, _), abduction in zip(self.members, chunk, strict=True)
+        ]
+        x = torch.cat([drawn for _, drawn in runs])
         tails = _quantiles(x)
         parts = {
             "draw": x[0],
-            "mean": walked.emission.mean.mean(0),
+            "mean": torch.stack([walked.emission.mean.mean(0) for walked, _ in runs]).mean(0),
             "sd": x.std(0, correction=0),
             "q05": tails[0],
             "q95": tails[1],

@@ -18,15 +18,18 @@ import pyro
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 from pydantic import TypeAdapter, ValidationError
-from pyro.infer import Trace_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.trajectories import Batch, Trajectories
-from pyro_citevae.errors import FitError
+from pyro_citevae.errors import DivergenceError, FitError
+from pyro_citevae.infer.bounds import Objective, negative_bound
+from pyro_citevae.infer.divergence import divergence
 from pyro_citevae.infer.posterior import Posterior
+from pyro_citevae.infer.seeding import seeded
+from pyro_citevae.infer.sites import require_matching_sites
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["FitSettings", "fit", "settings_of"]
@@ -44,6 +47,9 @@ class FitSettings:
         kl_warmup: Share of the training after which that weight is 1.
         gradient_clip: Largest norm of the gradient of the negative bound a cell.
         n_particles: Draws of the guide for each estimate of the bound.
+        objective: ``"elbo"``, or a tighter bound from the cells' importance weights: ``"iwae"``, or
+            ``"renyi"`` of order ``alpha``, both with ``n_particles`` draws of each cell's states.
+        alpha: Order of the Renyi bound: 0 is the importance-weighted one, 1 would be the ELBO.
         validation: Share of the cells on which the held-out bound is measured; 0 for none.
         patience: Epochs without a better held-out bound, after the warm-up, before training stops.
         accelerator: ``"cpu"``, ``"gpu"``, or ``"auto"``.
@@ -58,6 +64,8 @@ class FitSettings:
     kl_warmup: float = 0.3
     gradient_clip: float = 10.0
     n_particles: int = 1
+    objective: Objective = "elbo"
+    alpha: float = 0.5
     validation: float = 0.05
     patience: int = 15
     accelerator: Literal["cpu", "gpu", "auto"] = "cpu"
@@ -74,6 +82,12 @@ class FitSettings:
                 raise FitError(f"fit({name}={getattr(self, name)}) must lie between 0 and 1.")
         if not 0 <= self.validation < 1:
             raise FitError(f"fit(validation={self.validation}) must be a share of the cells below 1.")
+        if not 0 <= self.alpha < 1:
+            raise FitError(f"fit(alpha={self.alpha}) must be 0 or more and below 1, where the ELBO lies.")
+        if self.objective != "elbo" and self.n_particles < 2:
+            raise FitError(
+                f"fit(objective='{self.objective}') needs n_particles=2 or more; with one it is the ELBO."
+            )
         if self.seed < 0:
             raise FitError(f"fit(seed={self.seed}) must be zero or more.")
         if self.accelerator == "gpu" and not torch.cuda.is_available():
@@ -105,6 +119,7 @@ def fit(
     progress: bool = True,
     validate: bool = False,
     warm_start: bool = False,
+    learn_model: bool = True,
     **settings: Any,
 ) -> Posterior:
     """Maximises the evidence lower bound, and returns the fitted posterior.
@@ -121,32 +136,55 @@ def fit(
         progress: Whether to show a progress bar.
         validate: Check every distribution's arguments and values while training; slower.
         warm_start: Keep the weights as handed in instead of initialising them.
+        learn_model: Whether the model's parameters are learnt too; if not, they stay as handed in, and only
+            the guide is fitted.
         **settings: Fields of :class:`FitSettings`, such as ``max_epochs=60`` or ``seed=0``.
 
     Returns:
         The posterior, with the history of the bound in nats a cell.
 
     Raises:
-        FitError: A setting is unknown or out of range, the data has another schema than the model, or
-            the bound is not a number.
+        FitError: A setting is unknown or out of range, or the data has another schema than the model.
+        DivergenceError: The bound or its gradient is not a number; the error names the site, the parameter
+            and the cells, and holds the posterior of the last good epoch as ``last_good``.
+        ModelError: The guide does not draw the model's latent sites, or a hook returns no fit law.
 
     Source: M. D. Hoffman et al., Stochastic Variational Inference (2013).
     """
     chosen = settings_of(settings)
     if data.schema != model.schema:
         raise FitError("fit(data) has another schema than the model; build the model with data.schema.")
+    require_matching_sites(model, guide, data.batch(data.row_cell[data.row_step.argsort()[-1:]]))
     model, guide = copy.deepcopy((model, guide))
-    with _seeded(chosen.seed), pyro.validation_enabled(validate):
-        if not warm_start:
+    with seeded(chosen.seed), pyro.validation_enabled(validate):
+        if learn_model and not warm_start:
             _initialise(model)
+        if not warm_start:
             _initialise(guide)
-        history = _train(model, guide, data, chosen, progress)
+        learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter in learnt:
+            parameter.requires_grad_(learn_model)
+        training, validation = _partition(data, chosen)
+        module = _EvidenceLowerBound(model, guide, chosen, len(training), data.names)
+        try:
+            _train(module, data, training, validation, progress)
+        except DivergenceError as error:
+            module.load_state_dict(module.good)
+            error.last_good = _posterior(module, data)
+            raise
+        finally:
+            for parameter in learnt:
+                parameter.requires_grad_(True)
+    return _posterior(module, data)
+
+
+def _posterior(module: _EvidenceLowerBound, data: Trajectories) -> Posterior:
     return Posterior(
-        model=model.eval(),
-        guide=guide.eval(),
-        history=history,
+        model=module.model.eval(),
+        guide=module.guide.eval(),
+        history=pd.DataFrame(module.history),
         record={
-            "settings": asdict(chosen),
+            "settings": asdict(module.settings),
             "data": data.digest,
             "n_cells": data.n_cells,
             "split": None if data.split is None else data.split.digest,
@@ -156,10 +194,13 @@ def fit(
 
 
 def _train(
-    model: LatentDynamics, guide: AmortizedGuide, data: Trajectories, settings: FitSettings, progress: bool
-) -> pd.DataFrame:
-    training, validation = _partition(data, settings)
-    module = _EvidenceLowerBound(model, guide, settings, len(training), data.n_cells)
+    module: _EvidenceLowerBound,
+    data: Trajectories,
+    training: np.ndarray,
+    validation: np.ndarray,
+    progress: bool,
+) -> None:
+    settings = module.settings
     callbacks: list[Callback] = [RichProgressBar()] if progress else []
     if len(validation):
         callbacks.append(_EarlyStoppingAfterWarmup(settings))
@@ -180,7 +221,6 @@ def _train(
             inference_mode=False,
         )
         trainer.fit(module, _loader(data, training, settings, shuffle=True), held_out)
-    return pd.DataFrame(module.history)
 
 
 class _EvidenceLowerBound(lightning.LightningModule):
@@ -192,20 +232,21 @@ class _EvidenceLowerBound(lightning.LightningModule):
         guide: AmortizedGuide,
         settings: FitSettings,
         n_training: int,
-        n_cells: int,
+        names: np.ndarray,
     ) -> None:
         super().__init__()
-        elbo = Trace_ELBO(
-            num_particles=settings.n_particles,
-            vectorize_particles=settings.n_particles > 1,
-            max_plate_nesting=2,
+        self.model, self.guide = model, guide
+        self.negative_bound = negative_bound(
+            model, guide, settings.objective, alpha=settings.alpha, particles=settings.n_particles
         )
-        self.negative_bound: nn.Module = elbo(model, guide)
         self.settings = settings
-        self.n_cells = n_cells
+        self.names = names
+        self.n_cells = len(names)
         self.n_batches = max(1, math.ceil(n_training / settings.batch_size))
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {"training": [], "held_out": [], "gradient_norm": []}
+        self.good: dict[str, Any] = copy.deepcopy(self.state_dict())
+        self.batch: Batch | None = None
 
     @property
     def kl_weight(self) -> float:
@@ -216,32 +257,38 @@ class _EvidenceLowerBound(lightning.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """One estimate of the negative bound."""
+        self.batch = batch
         with _Tempered(self.kl_weight):
             loss = self._loss(batch)
         self.sums["training"].append(-loss.item())
         return loss
 
     def _loss(self, batch: Batch) -> Tensor:
+        state = torch.get_rng_state()
         try:
             loss: Tensor = self.negative_bound(batch) / self.n_cells
         except ValueError as error:  # with validation on, Pyro refuses parameters out of their range
             if self.global_step == 0:
                 raise
-            raise self._diverged("not computable", batch) from error
+            raise self._diverged("bound became not computable", batch, state) from error
         if not torch.isfinite(loss):
-            raise self._diverged(str(loss.item()), batch)
+            raise self._diverged(f"bound became {loss.item()}", batch, state)
         return loss
 
-    def _diverged(self, what: str, batch: Batch) -> FitError:
-        return FitError(
-            f"the bound became {what} at step {self.global_step}, on cells "
-            f"{batch.index[:3].tolist()} and others; lower learning_rate or look at those cells."
-        )
+    def _diverged(self, what: str, batch: Batch, state: Tensor | None = None) -> DivergenceError:
+        with torch.random.fork_rng(devices=[]):
+            if state is not None:
+                torch.set_rng_state(state)  # the draws that the bound was made of
+            when = f"at step {self.global_step} (epoch {self.current_epoch})"
+            return divergence(what, when, self.model, self.guide, batch, self.names)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Notes the norm of the gradient before it is clipped."""
         norms = [p.grad.norm() for p in self.parameters() if p.grad is not None]
-        self.sums["gradient_norm"].append(float(torch.stack(norms).norm()))
+        norm = float(torch.stack(norms).norm())
+        if not math.isfinite(norm) and self.batch is not None:
+            raise self._diverged(f"gradient became {norm}", self.batch)
+        self.sums["gradient_norm"].append(norm)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """The untempered bound on held-out cells, on the scale of the training bound."""
@@ -255,10 +302,12 @@ class _EvidenceLowerBound(lightning.LightningModule):
         self.history.append({"epoch": float(self.current_epoch), "kl_weight": self.kl_weight, **row})
         for values in self.sums.values():
             values.clear()
+        self.good = copy.deepcopy(self.state_dict())
 
     def configure_optimizers(self) -> Any:
         """Adam with a step size that falls to zero along a cosine."""
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.settings.learning_rate)
+        learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(learnt, lr=self.settings.learning_rate)
         total = self.settings.max_epochs * self.n_batches
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -326,14 +375,6 @@ def _initialise(module: nn.Module) -> None:
     for layer in reversed(list(module.modules())):
         if hasattr(layer, "reset_parameters"):
             cast(nn.Linear, layer).reset_parameters()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds torch within, and gives the caller's random state back after."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

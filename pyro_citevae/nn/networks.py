@@ -7,10 +7,10 @@ what it lacks, and starts at zero so that training leaves the linear solution on
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-__all__ = ["Decoder", "Perceptron", "SteppedPerceptron", "joined"]
+__all__ = ["BackwardRecurrence", "Decoder", "Perceptron", "SteppedPerceptron", "joined"]
 
 
 def joined(*parts: Float[Tensor, "... _"]) -> Float[Tensor, "... _"]:
@@ -57,6 +57,30 @@ class SteppedPerceptron(nn.Module):
         """Evaluates the map of step t."""
         y: Tensor = self.linear[min(t, len(self.linear) - 1)](x)
         return y if self.correction is None else y + self.correction(x)
+
+
+class BackwardRecurrence(nn.Module):
+    """``h_i = GRU(x_i, h_{i+1})`` where slot i was observed and ``h_i = h_{i+1}`` elsewhere, from ``h = 0``.
+
+    Args:
+        n_in: Size of the input.
+        hidden: Size of the state h.
+
+    Source: K. Cho et al., Learning Phrase Representations using RNN Encoder-Decoder (2014).
+    """
+
+    def __init__(self, n_in: int, hidden: int) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(n_in, hidden)
+
+    def forward(
+        self, x: Float[Tensor, "slot cell _"], observed: Bool[Tensor, "slot cell"]
+    ) -> Float[Tensor, "slot+1 cell hidden"]:
+        """The state after each slot and all behind it; the last row is the start."""
+        states = [x.new_zeros(x.shape[1], self.cell.hidden_size)]
+        for slot in reversed(range(len(x))):
+            states.append(torch.where(observed[slot, :, None], self.cell(x[slot], states[-1]), states[-1]))
+        return torch.stack(states[::-1])
 
 
 class Decoder(nn.Module):

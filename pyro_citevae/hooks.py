@@ -1,0 +1,165 @@
+"""The hooks of a model, asked in turn: what each one returns is checked before the program uses it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, final
+
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor
+
+from pyro_citevae.errors import ModelError
+
+if TYPE_CHECKING:
+    from pyro_citevae.data.trajectories import Batch
+    from pyro_citevae.program import LatentDynamics
+
+__all__ = ["Distribution", "Hooks", "Mechanism"]
+
+
+class Mechanism(SimpleNamespace):
+    """Values of the global sites, named by their symbols: ``Mechanism(W=W, a=a)``."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the mechanism has no '{name}'; mechanism() returned {', '.join(vars(self))}.")
+
+    def updated(self, **values: Any) -> Mechanism:
+        """A copy with some values added or replaced."""
+        return Mechanism(**{**vars(self), **values})
+
+
+@final
+class Hooks:
+    """A model's hooks under their own names, with what each returns checked.
+
+    A law has the event shape that its hook promises, and a batch shape that broadcasts from the right
+    against ``(cell,)`` for a state and ``(slot, cell)`` for the emission. One more axis on the left belongs
+    to a plate of draws, and any further ones to the discrete sites that inference sums over.
+
+    Args:
+        model: The model that is asked.
+        batch: The cells that its laws are for.
+
+    Raises:
+        ModelError: A hook fails, or returns something else than it should; the sentence names the hook,
+            what was expected and what came.
+    """
+
+    def __init__(self, model: LatentDynamics, batch: Batch) -> None:
+        self.model, self.batch = model, batch
+
+    def mechanism(self) -> Mechanism:
+        """The global values."""
+        return self._mechanism("mechanism")
+
+    def invariant(self) -> Distribution:
+        """The law of s."""
+        return self._law("invariant", "invariant", self.model.n_invariant)
+
+    def initial(self, mechanism: Mechanism) -> Distribution:
+        """The law of z_0."""
+        return self._law("initial", "program", self.model.n_programs, mechanism)
+
+    def regime(self, mechanism: Mechanism, t: int, u: Tensor) -> Mechanism:
+        """The mechanism that holds in step t."""
+        return self._mechanism("regime", mechanism, t, u)
+
+    def transition(self, mechanism: Mechanism, history: Sequence[Tensor], u: Tensor) -> Distribution:
+        """The law of z_t."""
+        return self._law("transition", "program", self.model.n_programs, mechanism, history, u)
+
+    def observation(
+        self, mechanism: Mechanism, exposure: Tensor, step: Tensor, technical: Tensor
+    ) -> Mechanism:
+        """The mechanism as the emission sees it."""
+        return self._mechanism("observation", mechanism, exposure, step, technical)
+
+    def emission(self, mechanism: Mechanism, z: Tensor, s: Tensor, library: Tensor) -> Distribution:
+        """The law of x."""
+        return self._law("emission", "gene", self.model.schema.n_genes, mechanism, z, s, library)
+
+    def _ask(self, hook: str, *given: Any) -> Any:
+        """What a hook returns; a failure inside is told by the hook's name and line, its cause kept.
+
+        A value out of a law's range is left to the caller: training tells it apart as divergence.
+        """
+        method = getattr(self.model, hook)
+        try:
+            return method(*given)
+        except (RuntimeError, IndexError, TypeError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            handed = _shapes(dict(zip(inspect.signature(method).parameters, given, strict=False)))
+            raise ModelError(
+                f"{self._name(hook)} failed{_place(error)}: {reason}{handed and f'; it was given {handed}'}."
+            ) from error
+
+    def _mechanism(self, hook: str, *given: Any) -> Mechanism:
+        found = self._ask(hook, *given)
+        if not isinstance(found, Mechanism):
+            values = "Mechanism(W=W, ...), the values by their symbols" if not given else "mechanism"
+            raise ModelError(
+                f"{self._name(hook)} returned {_kind(found)}, expected a Mechanism; end it with "
+                f"return {values}."
+            )
+        return found
+
+    def _law(self, hook: str, axis: str, size: int, *given: Any) -> Distribution:
+        law = self._ask(hook, *given)
+        where = self._name(hook)
+        if not isinstance(law, Distribution):
+            raise ModelError(
+                f"{where} returned {_kind(law)}, expected a law of pyro.distributions; "
+                "end it with return dist.Normal(loc, scale).to_event(1), or another law."
+            )
+        event, batch = tuple(law.event_shape), tuple(law.batch_shape)
+        if event != (size,):
+            raise ModelError(
+                f"{where} returned a law of event shape {event}, expected ({axis},) = ({size},); "
+                f"end it with .to_event(1), and let the {axis} be its parameters' last axis."
+            )
+        if not self._fits(batch, slots := self.batch.step.shape[0] if hook == "emission" else 1):
+            cells = self.batch.n_cells
+            axes = f"(slot, cell) = ({slots}, {cells})" if hook == "emission" else f"(cell,) = ({cells},)"
+            raise ModelError(
+                f"{where} returned a law of batch shape {batch}, expected {axes} or what broadcasts to it; "
+                "keep the axes of what the hook was given, and index them from the right."
+            )
+        return law
+
+    def _fits(self, batch: tuple[int, ...], slots: int) -> bool:
+        """Whether a law's batch shape broadcasts against (draw, slot, cell)."""
+        axes = zip(reversed(batch), (self.batch.n_cells, slots), strict=False)
+        return all(size in (1, axis) for size, axis in axes) and (self.model.enumerated or len(batch) <= 3)
+
+    def _name(self, hook: str) -> str:
+        return f"{type(self.model).__name__}.{hook}"
+
+
+def _kind(found: object) -> str:
+    """A value's type as a person would say it."""
+    return "nothing" if found is None else f"a {type(found).__module__}.{type(found).__qualname__}"
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the hook that an error went through."""
+    trace = error.__traceback__
+    inside = trace.tb_next if trace else None
+    if inside is None:
+        return ""
+    return f" at {Path(inside.tb_frame.f_code.co_filename).name}, line {inside.tb_lineno}"
+
+
+def _shapes(given: Mapping[str, Any]) -> str:
+    """Names and shapes of the tensors that a hook was handed."""
+    said = []
+    for name, value in given.items():
+        if isinstance(value, Mechanism):
+            said.append(_shapes(vars(value)))
+        elif isinstance(value, Tensor):
+            said.append(f"{name} {tuple(value.shape)}")
+        elif isinstance(value, list):
+            said.append(f"{name} of {len(value)} x {tuple(value[-1].shape)}")
+    return ", ".join(part for part in said if part)

@@ -1,0 +1,132 @@
+"""Several fits of one program, asked as one posterior."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import xarray as xr
+
+from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.data.splits import Split
+from pyro_citevae.data.storage import aside
+from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.errors import FitError
+from pyro_citevae.infer import idata
+from pyro_citevae.infer.posterior import Posterior
+from pyro_citevae.infer.predictive import Predictive
+from pyro_citevae.program import LatentDynamics
+
+__all__ = ["Ensemble", "member_folders"]
+
+_RECORD = "ensemble.json"
+
+
+@final
+class Ensemble(Predictive):
+    """Posteriors of one program fitted from different seeds: a mixture with equal weights, a chain each.
+
+    A single fit finds one of many explanations of the same data, and is sure of it. What the members
+    disagree on widens every interval, and their mean errs less than any of them. Programs have no common
+    order across members, so draws of global sites must not be averaged over chains.
+
+    Args:
+        posteriors: Two fits or more, of the same classes to the same data.
+
+    Raises:
+        FitError: There are fewer than two, or they are of different classes or data.
+
+    Example:
+        >>> import pyro_citevae as cv
+        >>> from pyro_citevae.guides import MeanField
+        >>> from pyro_citevae.models import StaticShift
+        >>> data = cv.simulate(n_cells=30).data
+        >>> model = StaticShift(data.schema, n_programs=2, hidden=4)
+        >>> guide = MeanField(model, hidden=4)
+        >>> fits = [cv.fit(model, guide, data, max_epochs=1, progress=False, seed=s) for s in range(2)]
+        >>> cv.Ensemble(fits).effect(cv.do("gene_0"), draws=5).sizes["chain"]
+        2
+
+    Source: B. Lakshminarayanan, A. Pritzel, C. Blundell, Simple and Scalable Predictive Uncertainty
+    Estimation using Deep Ensembles (2017).
+    """
+
+    def __init__(self, posteriors: Sequence[Posterior]) -> None:
+        if len(posteriors) < 2:
+            raise FitError(f"Ensemble(posteriors) holds {len(posteriors)}; fit two seeds at least.")
+        for what, values in (
+            ("model and guide", {one.name for one in posteriors}),
+            ("schema", {one.schema.digest for one in posteriors}),
+            ("training data", {one.record["data"] for one in posteriors}),
+        ):
+            if len(values) > 1:
+                raise FitError(f"Ensemble(posteriors) mixes fits of another {what}; fit all to the same.")
+        self.posteriors = tuple(posteriors)
+
+    @property
+    def members(self) -> tuple[tuple[LatentDynamics, AmortizedGuide], ...]:
+        """The fitted models, each with its guide."""
+        return tuple(one.members[0] for one in self.posteriors)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the members have in common: the first one's record."""
+        return self.posteriors[0].record
+
+    @property
+    def split(self) -> Split | None:
+        """What was held out of training."""
+        return self.posteriors[0].split
+
+    def bound(self, data: Trajectories, **options: Any) -> float:
+        """The members' mean bound, in nats a cell: a bound for the mixture, by Jensen's inequality."""
+        return float(np.mean([one.bound(data, **options) for one in self.posteriors]))
+
+    def to_datatree(self, data: Trajectories | None = None, **options: Any) -> xr.DataTree:
+        """The members' trees, joined along ``chain``; see :meth:`Posterior.to_datatree`."""
+        trees = [one.to_datatree(data, **options) for one in self.posteriors]
+        groups = {name: _joined([tree[name].to_dataset() for tree in trees]) for name in trees[0].children}
+        joined = xr.DataTree.from_dict(groups)
+        joined.attrs.update(trees[0].attrs)
+        return joined
+
+    def to_arviz(self, data: Trajectories | None = None, **options: Any) -> Any:
+        """The tree of :meth:`to_datatree`, in the form that the installed ArviZ takes."""
+        return idata.as_arviz(self.to_datatree(data, **options))
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Writes a folder with a run's folder for each member, whole or not at all.
+
+        Args:
+            path: Folder to make.
+            overwrite: Whether a folder that is there already may be replaced.
+
+        Raises:
+            RunError: The folder exists, or cannot be written.
+        """
+        with aside(path, overwrite=overwrite) as folder:
+            folder.mkdir()
+            for chain, one in enumerate(self.posteriors):
+                one.write(folder / f"member_{chain}")
+            (folder / _RECORD).write_text(json.dumps({"members": len(self.posteriors)}) + "\n")
+
+
+def member_folders(path: Path) -> list[Path]:
+    """The folders of an ensemble's members; none if the folder is not an ensemble's."""
+    if not (path / _RECORD).is_file():
+        return []
+    members = json.loads((path / _RECORD).read_text())["members"]
+    return [path / f"member_{chain}" for chain in range(members)]
+
+
+def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    if "chain" not in parts[0].dims:
+        return parts[0]
+    return xr.concat(
+        [part.assign_coords(chain=[chain]) for chain, part in enumerate(parts)],
+        dim="chain",
+        data_vars="minimal",
+    )

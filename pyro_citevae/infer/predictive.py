@@ -1,0 +1,163 @@
+"""What answers ``predict``, ``effect`` and ``programs``: one posterior, or an ensemble of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.data.anndata_io import predictions
+from pyro_citevae.data.interventions import Schedule, do
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.infer import idata
+from pyro_citevae.infer.prediction import Effect, RollOut, require_controls, schedules_of, times_of
+from pyro_citevae.program import LatentDynamics
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["Predictive"]
+
+
+class Predictive(ABC):
+    """Fitted programs that are asked together; every draw is made from a seed, so equal calls agree."""
+
+    @property
+    @abstractmethod
+    def members(self) -> tuple[tuple[LatentDynamics, AmortizedGuide], ...]:
+        """The fitted models, each with its guide; the chains of every answer."""
+
+    @property
+    def schema(self) -> Schema:
+        """Names and sizes of the axes."""
+        return self.members[0][0].schema
+
+    @property
+    def name(self) -> str:
+        """Model and guide, for tables."""
+        model, guide = self.members[0]
+        return f"{type(model).__name__}/{type(guide).__name__}"
+
+    def predict(
+        self,
+        schedules: Schedule | Sequence[Schedule],
+        *,
+        cells: Trajectories,
+        draws: int = 100,
+        time: float | Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> AnnData:
+        """Counts that control cells would show under other schedules.
+
+        Abduct ``q(s, z_0 | x)`` from the control cells, act by the schedule, and roll the program forward.
+        All schedules share the draws of the mechanism, of s and z_0, and of the transition noise.
+
+        Args:
+            schedules: One ``do(...)`` or several.
+            cells: Control cells, such as ``train.controls()``.
+            draws: Number of draws, of each member of an ensemble.
+            time: Time or times to predict, in the data's unit; None for the last one of the data.
+            seed: Seed of every draw.
+
+        Returns:
+            A row for each schedule, time and cell. ``X`` is one draw of integer counts; the layers ``mean``,
+            ``sd``, ``q05`` and ``q95`` summarise all draws (counts at the cell's own library size);
+            ``obs`` has ``perturbation``, ``time`` and ``source_cell``.
+
+        Raises:
+            ScheduleError: A perturbation is unknown.
+            DataError: A cell was perturbed, or a time is off the grid.
+        """
+        require_controls(cells, self.schema)
+        wanted, times = schedules_of(schedules), times_of(time, self.schema)
+        made = RollOut(self.members, wanted, times, draws, seed).cells(cells)
+        labels = np.array([one.label(self.schema.control) for one in wanted], dtype=object)
+        obs = {
+            "perturbation": labels[made.schedule],
+            "time": np.array(times)[made.time],
+            "source_cell": cells.names[made.cell].astype(str),
+        }
+        uns = {"draws": draws, "seed": seed, "time_unit": self.schema.time_unit}
+        return predictions(made.draw, made.layers, obs, self.schema.genes, uns)
+
+    def effect(
+        self,
+        schedules: Schedule | Sequence[Schedule],
+        versus: Schedule | None = None,
+        *,
+        cells: Trajectories | None = None,
+        draws: int = 200,
+        time: float | Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> Effect:
+        """Paired draws of the difference of log pseudobulk profiles between two schedules.
+
+        ``delta = b(schedule) - b(versus)`` with ``b = log(1 + total * sum_n mu_n / sum_ng mu_ng)``, where
+        mu is a cell's mean count and total the data's median library size. For real values b is the mean.
+
+        Args:
+            schedules: One ``do(...)`` or several.
+            versus: Reference schedule; None for ``do()``.
+            cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
+            draws: Number of draws, of each member of an ensemble.
+            time: Time or times, in the data's unit; None for the last one of the data.
+            seed: Seed of every draw.
+
+        Returns:
+            Dims (chain, draw, perturbation, time, gene), on the natural log scale.
+
+        Raises:
+            ScheduleError: A perturbation is unknown.
+            DataError: A cell was perturbed, or a time is off the grid.
+        """
+        if cells is not None:
+            require_controls(cells, self.schema)
+        wanted, times = schedules_of(schedules), times_of(time, self.schema)
+        reference = do() if versus is None else versus
+        rolled = RollOut(self.members, [*wanted, reference], times, draws, seed).pseudobulk(cells)
+        delta = np.moveaxis(rolled[:-1] - rolled[-1:], 0, 2)
+        return Effect.of(delta, wanted, times, self.schema, reference)
+
+    def programs(
+        self,
+        schedules: Schedule | Sequence[Schedule],
+        *,
+        cells: Trajectories | None = None,
+        draws: int = 100,
+        time: float | None = None,
+        seed: int = 0,
+    ) -> xr.DataArray:
+        """Mean state of each program over the cells, from step 0 to a time, under each schedule.
+
+        Args:
+            schedules: One ``do(...)`` or several.
+            cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
+            draws: Number of draws, of each member of an ensemble.
+            time: Last time, in the data's unit; None for the last one of the data.
+            seed: Seed of every draw.
+
+        Returns:
+            Dims (chain, draw, perturbation, time, program). Programs of different chains are not matched.
+        """
+        if cells is not None:
+            require_controls(cells, self.schema)
+        wanted, times = schedules_of(schedules), times_of(time, self.schema)
+        walked = np.moveaxis(RollOut(self.members, wanted, times, draws, seed).programs(cells), 0, 2)
+        names = idata.state_dims(self.members[0][0], walked.shape[3] - 1)
+        return xr.DataArray(
+            walked,
+            dims=("chain", "draw", "perturbation", "time", "program"),
+            coords={
+                "chain": np.arange(len(walked)),
+                "draw": np.arange(draws),
+                "perturbation": [one.label(self.schema.control) for one in wanted],
+                "time": names["time"],
+                "program": names["program"],
+            },
+            name="z",
+        )

@@ -1,0 +1,76 @@
+"""Latent sites: what the model draws, its guide must draw too, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import nn
+
+from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.errors import ModelError
+from pyro_citevae.program import LatentDynamics
+
+__all__ = ["latent_sites", "require_matching_sites"]
+
+
+def latent_sites(program: nn.Module, batch: Batch) -> dict[str, dict[str, Any]]:
+    """The sites of one run that are neither observed nor a guide's own auxiliaries, by name.
+
+    Args:
+        program: A model or a guide.
+        batch: The cells that it runs on.
+
+    Returns:
+        Pyro's record of each site: its law ``fn``, ``value``, ``mask``, ``scale`` and plates.
+    """
+    with torch.random.fork_rng(), torch.no_grad(), poutine.trace() as tracer:
+        program(batch)
+    sites: dict[str, Any] = tracer.trace.nodes
+    return {
+        name: site
+        for name, site in sites.items()
+        if site["type"] == "sample"
+        and not site["is_observed"]
+        and not site["infer"].get("is_auxiliary")
+        and not site_is_subsample(site)
+    }
+
+
+def require_matching_sites(model: LatentDynamics, guide: AmortizedGuide, batch: Batch) -> None:
+    """Refuses a model and a guide that do not draw the same latent sites.
+
+    Discrete sites that an ``enumerated`` model marks with ``infer={"enumerate": ...}`` are summed over, so
+    the guide does not draw them.
+
+    Args:
+        model: The generative program.
+        guide: Its guide.
+        batch: A few cells, one of them observed as late as any.
+
+    Raises:
+        ModelError: A site is drawn by one of the two only; the sentence names it and the way out.
+    """
+    batch = batch.to(model._like.device)
+    drawn, guided = latent_sites(model, batch), latent_sites(guide, batch)
+    summed = {name for name, site in drawn.items() if site["infer"].get("enumerate")}
+    model_name, guide_name = type(model).__name__, type(guide).__name__
+    for name in sorted(drawn.keys() - guided.keys() - (summed if model.enumerated else set())):
+        way_out = (
+            f"set enumerated = True on {model_name}, so that inference sums over it"
+            if name in summed
+            else "draw it in the guide, or in mechanism() if it is global, where the guide finds it"
+        )
+        raise ModelError(f"{model_name} samples '{name}', and {guide_name} does not; {way_out}.")
+    for name in sorted(guided.keys() - drawn.keys()):
+        raise ModelError(
+            f"{guide_name} samples '{name}', and {model_name} does not; leave it out of the guide, or sample "
+            "it in the model."
+        )
+    for name in sorted(guided.keys() & summed):
+        raise ModelError(
+            f"{guide_name} samples '{name}', which {model_name} has summed over; leave it out of the guide."
+        )

@@ -1,0 +1,238 @@
+"""Laws of the guides: every factorisation with every family of the mechanism's posterior."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import poutine
+
+import pyro_citevae as cv
+from pyro_citevae.amortization import normal
+from pyro_citevae.errors import ModelError
+from pyro_citevae.guides import BackwardSmoother, ForwardFilter, MeanField, MechanismPosterior
+from pyro_citevae.models import CiteVAE, LinearGaussian
+from pyro_citevae.nn.flow import InverseAutoregressiveFlow
+from pyro_citevae.nn.networks import BackwardRecurrence
+
+FAMILIES = ["normal", "low_rank", "flow"]
+QUICK = {"max_epochs": 2, "batch_size": 64, "progress": False, "validate": True}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def screen(layout: str = "time course", values: str = "counts") -> cv.Trajectories:
+    sizes = {"n_cells": 40, "n_genes": 7, "n_programs": 3, "n_perturbations": 3, "n_steps": 3}
+    return cv.simulate(**sizes, layout=layout, values=values, seed=3).data
+
+
+def citevae(data: cv.Trajectories) -> CiteVAE:
+    torch.manual_seed(0)
+    return CiteVAE(data.schema, n_programs=3, n_invariant=2, n_lags=2, hidden=8, mask=True)
+
+
+def stirred(module: torch.nn.Module, size: float = 0.3) -> torch.nn.Module:
+    """The module away from its start, where every part of a flow is at work."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(size * torch.randn_like(parameter))
+    return module
+
+
+# the mechanism's posterior
+
+
+def test_every_global_site_is_drawn_under_a_plate_of_draws(family: str) -> None:
+    model = citevae(screen())
+    posterior = MechanismPosterior(model, family, most=20)
+    prior = poutine.trace(model.mechanism).get_trace()
+    events = {name: node["value"].shape for name, node in prior.iter_stochastic_nodes()}
+    assert {name: value.shape for name, value in posterior().items()} == events
+    with pyro.plate("draw", 5, dim=-3):
+        drawn = posterior()
+    assert {name: value.shape for name, value in drawn.items()} == {
+        name: (5, 1, 1, *event) for name, event in events.items()
+    }
+
+
+def test_large_sites_stay_independent() -> None:
+    model = citevae(screen())  # e has 5 x 3 x 7 values, d 21, all others fewer
+    sizes = {"e": 105, "d": 21}
+    posterior = stirred(MechanismPosterior(model, "low_rank", most=20))
+    with pyro.plate("draw", 4000, dim=-3):
+        drawn = posterior()
+    flat = {name: value.detach().flatten(1).numpy() for name, value in drawn.items()}
+
+    def strongest(name: str) -> float:
+        return np.abs(np.corrcoef(flat[name].T) - np.eye(flat[name].shape[1])).max()
+
+    assert all(strongest(name) < 0.1 for name in sizes)
+    assert strongest("a") > 0.1
+
+
+def test_all_families_start_near_the_same_normal(family: str) -> None:
+    model = citevae(screen())
+    with pyro.plate("draw", 4000, dim=-3):
+        drawn = {name: value.detach()[:, 0, 0] for name, value in MechanismPosterior(model, family)().items()}
+    with pyro.plate("draw", 4000, dim=-3):
+        prior = {name: node["value"][:, 0, 0] for name, node in
+                 poutine.trace(model.mechanism).get_trace().iter_stochastic_nodes()}  # fmt: skip
+    for name in ("W", "a", "b"):
+        # the median of 15 draws of the prior is within a prior sd of the prior's median
+        assert ((drawn[name].mean(0) - prior[name].median(0).values).abs() < prior[name].std(0)).all()
+        assert torch.allclose(
+            drawn[name].std(0), torch.tensor(0.05), rtol=0.9 if family == "low_rank" else 0.1
+        )
+
+
+def test_equal_constructions_are_equal(family: str) -> None:
+    model = citevae(screen())
+    one = MechanismPosterior(model, family).state_dict()
+    torch.manual_seed(5)
+    two = MechanismPosterior(model, family).state_dict()
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_model_without_global_sites_has_an_empty_posterior(family: str) -> None:
+    assert MechanismPosterior(LinearGaussian(screen(values="real").schema), family)() == {}
+
+
+def test_gradients_reach_every_parameter_of_the_mechanism(family: str) -> None:
+    posterior = stirred(MechanismPosterior(citevae(screen()), family))
+    trace = poutine.trace(posterior).get_trace()
+    values = [node["value"].square().sum() for _, node in trace.iter_stochastic_nodes()]
+    (trace.log_prob_sum() + torch.stack(values).sum()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in posterior.parameters())
+
+
+def test_the_density_of_a_draw_is_that_of_the_same_values_scored_anew(family: str) -> None:
+    posterior = stirred(MechanismPosterior(citevae(screen()), family), 0.1)
+    trace = poutine.trace(posterior).get_trace()
+    cached = trace.log_prob_sum()
+    for node in trace.nodes.values():
+        if node["type"] == "sample":
+            node["value"] = node["value"].clone()  # a flow knows its own draws by their identity
+            node.pop("log_prob_sum", None), node.pop("log_prob", None)
+    assert torch.allclose(cached, trace.log_prob_sum(), rtol=1e-4)
+
+
+def test_a_family_by_another_name_is_refused() -> None:
+    with pytest.raises(
+        ModelError, match="family='full'\\) is not a family; name one of normal, low_rank, flow"
+    ):
+        MechanismPosterior(citevae(screen()), "full")
+
+
+# the flow
+
+
+def test_the_flow_starts_at_the_identity() -> None:
+    law = InverseAutoregressiveFlow(3, 2)(torch.ones(5, 3), torch.full((5, 3), 2.0), torch.randn(5, 2))
+    value = torch.randn(5, 3)
+    expected = torch.distributions.Normal(1.0, 2.0).log_prob(value).sum(-1)
+    assert torch.allclose(law.log_prob(value), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_features", [1, 2])
+def test_the_density_of_the_flow_integrates_to_one(n_features: int) -> None:
+    flow = stirred(InverseAutoregressiveFlow(n_features, 1, hidden=16))
+    grid = torch.linspace(-25, 25, 1001)
+    points = torch.cartesian_prod(*[grid] * n_features).reshape(-1, n_features)
+    context = torch.full((1, 1), 0.7)
+    with torch.no_grad():
+        law = flow(torch.zeros(n_features), torch.ones(n_features), context)
+        mass = law.log_prob(points).exp().sum() * 0.05**n_features
+    assert abs(float(mass) - 1) < 1e-3
+
+
+def test_importing_the_library_leaves_validation_on() -> None:
+    with pytest.raises(ValueError, match="scale"):
+        torch.distributions.Normal(0.0, -1.0)
+
+
+# every guide
+
+
+@pytest.fixture(params=[BackwardSmoother, ForwardFilter, MeanField], ids=lambda guide: guide.__name__)
+def kind(request: pytest.FixtureRequest) -> type[cv.AmortizedGuide]:
+    return request.param
+
+
+def test_a_copy_works_without_the_original(kind: type[cv.AmortizedGuide], family: str) -> None:
+    data = screen()
+    model = citevae(data)
+    guide = kind(model, hidden=8, mechanism=family)
+    copied_model, copied = copy.deepcopy((model, guide))
+    assert copied.model is copied_model
+    torch.manual_seed(0)
+    expected = poutine.trace(guide).get_trace(data.batch()).log_prob_sum()
+    del model, guide
+    gc.collect()
+    torch.manual_seed(0)
+    assert torch.equal(poutine.trace(copied).get_trace(data.batch()).log_prob_sum(), expected)
+
+
+def test_a_run_saves_and_loads_with_equal_draws(
+    kind: type[cv.AmortizedGuide], family: str, tmp_path: Path
+) -> None:
+    data = screen()
+    posterior = cv.fit(citevae(data), kind(citevae(data), hidden=8, mechanism=family), data, **QUICK)
+    posterior.save(tmp_path / "run")
+    loaded = cv.load(tmp_path / "run")
+    assert loaded.guide.settings["mechanism"] == family
+    assert loaded.bound(data) == posterior.bound(data)
+    one, two = (p.to_datatree(data, draws=3)["posterior"].to_dataset() for p in (posterior, loaded))
+    assert one.identical(two)
+
+
+def gappy() -> cv.Trajectories:
+    data = screen("sequences")
+    return data.rows((data.row_step != 2) | (data.row_cell % 2 == 0))
+
+
+@pytest.mark.parametrize("correction", [0, 8])
+def test_a_filtered_state_sees_the_observations_from_its_step_on(correction: int) -> None:
+    data = gappy()
+    guide = stirred(ForwardFilter(citevae(data), hidden=8, correction=correction))
+    batch = data.batch()
+    batch.x.value.requires_grad_()
+    fixed = {"s": torch.zeros(40, 2)} | {f"z_{t}": torch.zeros(40, 3) for t in range(4)}
+    trace = poutine.trace(poutine.condition(guide, fixed)).get_trace(batch)
+    for t in range(4):
+        scale = trace.nodes[f"z_{t}"]["fn"].base_dist.scale
+        (gradient,) = torch.autograd.grad(scale.sum(), batch.x.value, retain_graph=True)
+        slots = (batch.x.row // batch.n_cells)[gradient != 0].unique()
+        assert (slots + 1).tolist() == list(range(max(t, 1), 4))
+
+
+def test_the_recurrence_skips_what_was_not_observed() -> None:
+    torch.manual_seed(0)
+    recurrence = BackwardRecurrence(3, 4)
+    x, observed = torch.randn(3, 2, 3), torch.tensor([[True, True], [False, True], [True, True]])
+    states = recurrence(x, observed)
+    assert torch.equal(states[3], torch.zeros(2, 4))
+    assert torch.equal(states[1, 0], states[2, 0])
+    assert not torch.equal(states[1, 1], states[2, 1])
+    without = recurrence(x[[0, 2]], torch.ones(2, 2, dtype=torch.bool))
+    assert torch.allclose(states[0, 0], without[0, 0])
+
+
+def test_a_correlated_state_is_a_normal_with_a_triangular_scale() -> None:
+    output = torch.tensor([1.0, 2.0, 0.0, 0.0, 0.5])
+    law = normal(output, 2)
+    scale = np.log(2) + 1e-4
+    assert torch.allclose(law.mean, output[:2])
+    assert torch.allclose(law.scale_tril, scale * torch.tensor([[1.0, 0.0], [0.5, 1.0]]))
+    diagonal = torch.cat([output[:4], torch.zeros(1)])
+    value = torch.randn(2)
+    assert torch.allclose(normal(diagonal, 2).log_prob(value), normal(output[:4], 2).log_prob(value))
