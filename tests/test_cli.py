@@ -323,7 +323,7 @@ def test_export_opens_as_a_tree(name: str, places: dict[str, Path], tmp_path: Pa
     with xr.open_datatree(out) as tree:
         assert set(tree.children) == GROUPS
         assert tree["posterior"]["z"].dims == ("chain", "draw", "trajectory", "time", "program")
-        assert tree["log_likelihood"]["x"].shape == (1, 5, 10)
+        assert tree["log_likelihood"]["x"].shape == (1, 5, 10, 20)
         assert tree["observed_data"]["x"].dtype.kind == "i"
     assert names(tmp_path) == {name}
 
