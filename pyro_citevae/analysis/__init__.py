@@ -1,4 +1,4 @@
-"""Analysis: baselines, scores, protocols, mechanisms, pictures."""
+"""Analysis: baselines, scores, protocols, criticism, mechanisms, pictures."""
 
 from pyro_citevae.analysis.baselines import (
     Baseline,
@@ -8,9 +8,21 @@ from pyro_citevae.analysis.baselines import (
     Persistence,
     Predictor,
 )
+from pyro_citevae.analysis.calibration import coverage, randomised_pit
+from pyro_citevae.analysis.criticism import predictive_check
 from pyro_citevae.analysis.effects import edge_probabilities
-from pyro_citevae.analysis.evaluation import Measurement, evaluate, markdown, measure, summary
+from pyro_citevae.analysis.evaluation import (
+    Measurement,
+    evaluate,
+    markdown,
+    measure,
+    measured_effects,
+    summary,
+)
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
+from pyro_citevae.analysis.importance_sampling import held_out_bound, pareto_k
+from pyro_citevae.analysis.simulation_based_calibration import quantities, simulation_based_calibration
+from pyro_citevae.analysis.uniformity import ecdf_band, uniform
 
 __all__ = [
     "Baseline",
@@ -21,10 +33,20 @@ __all__ = [
     "NoChange",
     "Persistence",
     "Predictor",
+    "coverage",
+    "ecdf_band",
     "edge_probabilities",
     "evaluate",
     "forecast",
+    "held_out_bound",
     "markdown",
     "measure",
+    "measured_effects",
+    "pareto_k",
+    "predictive_check",
+    "quantities",
+    "randomised_pit",
+    "simulation_based_calibration",
     "summary",
+    "uniform",
 ]

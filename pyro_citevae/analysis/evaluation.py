@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from jaxtyping import Bool, Float
 
+from pyro_citevae.analysis.calibration import coverage
 from pyro_citevae.data import pseudobulk
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.trajectories import Trajectories
@@ -19,7 +21,7 @@ __all__ = [
     "ALL",
     "REPRODUCIBLE",
     "Measurement",
-    "coverage",
+    "measured_effects",
     "evaluate",
     "markdown",
     "measure",
@@ -99,26 +101,25 @@ def relative_l2(predicted: Float[np.ndarray, " gene"], measured: Float[np.ndarra
     return float(np.linalg.norm(predicted - measured) / np.linalg.norm(measured))
 
 
-def coverage(
-    draws: Float[np.ndarray, "draw gene"],
-    measured: Measurement,
-    probability: float,
-    seed: int = 0,
-) -> float:
-    """Share of genes whose measured effect lies in the equal-tailed predictive interval.
+def measured_effects(measurements: Sequence[Measurement], genes: Sequence[str]) -> xr.Dataset:
+    """Measured effects side by side, for :func:`coverage` and the like.
 
-    The interval is that of the drawn effect plus the measured groups' own sampling noise, normal with the
-    jackknife variance. NaN for a predictor with a single draw, which claims no interval.
+    Args:
+        measurements: What was measured, each perturbation once a time.
+        genes: Names of the genes.
+
+    Returns:
+        ``delta`` and ``variance`` with dims (perturbation, time, gene); NaN for the perturbed gene itself,
+        and where nothing was measured.
     """
-    if len(draws) < 2:
-        return float("nan")
-    rng = np.random.default_rng(seed)
-    repeated = np.concatenate([draws] * max(1, 1000 // len(draws)))
-    noisy = repeated + rng.normal(size=repeated.shape) * np.sqrt(measured.variance)
-    tail = (1 - probability) / 2
-    lower, upper = np.quantile(noisy, [tail, 1 - tail], axis=0)
-    inside = (measured.delta >= lower) & (measured.delta <= upper)
-    return float(inside[measured.keep].mean())
+    rows = [
+        xr.Dataset({"delta": ("gene", one.delta), "variance": ("gene", one.variance)}, {"gene": list(genes)})
+        .where(xr.DataArray(one.keep, dims="gene"))
+        .expand_dims(perturbation=[one.perturbation], time=[one.time])
+        for one in measurements
+    ]
+    found: xr.Dataset = xr.combine_by_coords(rows)  # type: ignore[assignment]
+    return found
 
 
 def evaluate(
@@ -151,11 +152,10 @@ def evaluate(
         reliability = one.reliability
         scores = {"ceiling": (np.sqrt(reliability), np.sqrt(1 - reliability), np.nan)}
         for name, effect in predicted.items():
-            drawn = effect.sel(perturbation=one.perturbation, time=one.time)
-            draws = drawn.to_numpy().reshape(-1, len(one.delta))
-            mean = draws.mean(0)[one.keep]
+            drawn = xr.DataArray(effect).sel(perturbation=one.perturbation, time=one.time)
+            mean = drawn.mean(("chain", "draw")).to_numpy()[one.keep]
             truth = one.delta[one.keep]
-            scores[name] = (pearson(mean, truth), relative_l2(mean, truth), coverage(draws, one, 0.8))
+            scores[name] = (pearson(mean, truth), relative_l2(mean, truth), _coverage_80(drawn, one))
         for name, values in scores.items():
             rows += [(name, one.perturbation, one.time, s, v) for s, v in zip(_SCORES, values, strict=True)]
     columns = ["predictor", "perturbation", "time", "score", "value"]
@@ -167,6 +167,14 @@ def evaluate(
     frame = frame.assign(protocol=protocol, dataset=dataset, fold=fold, seed=seed)
     order = ["protocol", "dataset", "predictor", "perturbation", "time", "fold", "seed", "score", "value"]
     return frame[order].reset_index(drop=True)
+
+
+def _coverage_80(drawn: xr.DataArray, one: Measurement) -> float:
+    """Share of genes in the 80 % interval of the drawn effect plus the measured groups' sampling noise."""
+    truth, variance = (
+        xr.DataArray(np.where(one.keep, value, np.nan), dims="gene") for value in (one.delta, one.variance)
+    )
+    return coverage(drawn, truth, variance=variance, probability=0.8).coverage.item()
 
 
 def require_unseen(train: Trajectories, truth: Trajectories) -> None:

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from pyro_citevae.analysis.evaluation import Measurement, pearson
 from pyro_citevae.infer.prediction import Effect
 
-__all__ = ["effects", "trajectories"]
+__all__ = ["COLOURS", "bare", "effects", "trajectories"]
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 def trajectories(
@@ -59,7 +59,7 @@ def trajectories(
                 ha="center",
                 va="top",
             )
-        _bare(axis, str(program).replace("_", " "), f"time ({unit})" if unit else "time")
+        bare(axis, str(program).replace("_", " "), f"time ({unit})" if unit else "time")
     axes[0].set_ylabel("shift against control")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
@@ -88,7 +88,7 @@ def effects(predicted: Effect, measurements: Sequence[Measurement]) -> Figure:
         axis.plot(limits, limits, color="0.6", lw=0.8, zorder=0)
         axis.errorbar(
             truth, middle, yerr=[middle - lower, upper - middle], xerr=noise,
-            fmt="o", ms=3, lw=0.6, color=_COLOURS[0], ecolor="#9ecae1",
+            fmt="o", ms=3, lw=0.6, color=COLOURS[0], ecolor="#9ecae1",
         )  # fmt: skip
         for g in np.argsort(-np.abs(truth))[:4]:
             axis.annotate(
@@ -98,7 +98,7 @@ def effects(predicted: Effect, measurements: Sequence[Measurement]) -> Figure:
                 xytext=(3, 3),
                 textcoords="offset points",
             )
-        _bare(axis, f"{one.perturbation}   r = {pearson(middle, truth):.2f}", "measured effect (log)")
+        bare(axis, f"{one.perturbation}   r = {pearson(middle, truth):.2f}", "measured effect (log)")
     for axis in axes[::columns]:
         axis.set_ylabel("predicted effect (log)")
     for axis in axes[len(measurements) :]:
@@ -107,10 +107,11 @@ def effects(predicted: Effect, measurements: Sequence[Measurement]) -> Figure:
 
 
 def _cycle(n: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(n)]
+    return [COLOURS[i % len(COLOURS)] for i in range(n)]
 
 
-def _bare(axis: Axes, title: str, label: str) -> None:
+def bare(axis: Axes, title: str, label: str) -> None:
+    """Titles an axis, labels its abscissa, and leaves out the frame."""
     axis.set_title(title, fontsize=10)
     axis.set_xlabel(label)
     axis.spines[["top", "right"]].set_visible(False)

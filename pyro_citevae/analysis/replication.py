@@ -1,0 +1,146 @@
+"""Replicated data: what the fitted program would have measured instead of the screen at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyro
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_citevae.data.trajectories import Batch, Trajectories
+from pyro_citevae.errors import DataError, ModelError
+from pyro_citevae.infer.posterior import Posterior
+from pyro_citevae.infer.prediction import Substitute, global_draws
+from pyro_citevae.program import LatentDynamics
+
+__all__ = ["Replicate", "ReplicatedCells", "measured", "prior_draws", "replicates", "require_cells"]
+
+ReplicatedCells = Literal["population", "cells"]
+
+_MOST_VALUES = 5_000_000
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One block of replicated values.
+
+    Attributes:
+        draws: Which draws.
+        rows: Which observations of the data.
+        x: The values.
+    """
+
+    draws: slice
+    rows: slice
+    x: Float[Tensor, "draw row gene"]
+
+
+def replicates(
+    posterior: Posterior,
+    data: Trajectories,
+    *,
+    draws: int,
+    cells: ReplicatedCells = "population",
+    prior: bool = False,
+    seed: int = 0,
+) -> Iterator[Replicate]:
+    """Replicates the data in blocks that fit in memory: all cells for some draws, then for the next.
+
+    ``g ~ q(g)`` once a draw, then for each cell ``s, z ~ p(s, z | g, schedule)`` and ``x ~ p(x | g, s, z)``,
+    at the cell's own times, library sizes and batch: a new cell under the same conditions. With
+    ``cells="cells"`` s and z are those abducted from the cell itself, which checks the emission alone.
+
+    Args:
+        posterior: A fitted model.
+        data: The cells to replicate.
+        draws: Number of draws.
+        cells: ``"population"`` for new cells, ``"cells"`` for the same ones.
+        prior: Draw the global sites from their prior; parameters stay fitted.
+        seed: Seed of every draw.
+
+    Raises:
+        DataError: The data are empty or of another panel, or ``cells`` or ``draws`` is not as above.
+        ModelError: The same cells are asked for from the prior.
+    """
+    _require(posterior, data, draws, cells, prior)
+    n_groups = len(data.conditions) * len(data.schema.times)
+    n_draws = max(1, min(draws, _MOST_VALUES // (n_groups * data.schema.n_genes)))
+    n_cells = max(1, _MOST_VALUES // (n_draws * data.schema.n_slots * data.schema.n_genes))
+    device = posterior.model._like.device
+    first_row = np.searchsorted(data.row_cell, np.arange(data.n_cells + 1))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        mechanism = prior_draws(posterior.model, draws) if prior else global_draws(posterior.guide, draws)
+        for start in range(0, draws, n_draws):
+            drawn = slice(start, min(start + n_draws, draws))
+            fixed = {name: value[drawn] for name, value in mechanism.items()}
+            for first in range(0, data.n_cells, n_cells):
+                last = min(first + n_cells, data.n_cells)
+                batch = data.batch(np.arange(first, last)).to(device)
+                x = _replicated(posterior, batch, fixed, drawn.stop - drawn.start, cells)
+                rows = slice(int(first_row[first]), int(first_row[last]))
+                yield Replicate(drawn, rows, x.transpose(1, 2)[:, batch.observed.T])
+
+
+def measured(data: Trajectories) -> Iterator[Replicate]:
+    """The data themselves in the same form, as a single draw."""
+    n_rows = max(1, _MOST_VALUES // data.schema.n_genes)
+    for first in range(0, data.n_observations, n_rows):
+        rows = slice(first, min(first + n_rows, data.n_observations))
+        yield Replicate(slice(0, 1), rows, torch.from_numpy(data.values[rows].toarray())[None])
+
+
+def prior_draws(model: LatentDynamics, draws: int) -> dict[str, Tensor]:
+    """Draws of the global sites from their prior, each of shape (draw, 1, 1) + event shape."""
+    with torch.no_grad(), pyro.plate("draw", draws, dim=-3):
+        trace: Any = poutine.trace(model.mechanism).get_trace()
+    drawn = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
+    return {name: node["value"] for name, node in drawn.items() if not site_is_subsample(node)}
+
+
+def _replicated(
+    posterior: Posterior, batch: Batch, mechanism: dict[str, Tensor], draws: int, cells: str
+) -> Float[Tensor, "draw slot cell gene"]:
+    values = dict(mechanism)
+    if cells == "cells":
+        with Substitute(mechanism, mean=False), pyro.plate("draw", draws, dim=-3):
+            abducted: Any = poutine.trace(posterior.guide).get_trace(batch)
+        local = [name for name in abducted.stochastic_nodes if name == "s" or name.startswith("z_")]
+        values |= {name: abducted.nodes[name]["value"] for name in local}
+    with (
+        Substitute(values, mean=False),
+        pyro.plate("draw", draws, dim=-3),
+        poutine.trace() as tracer,
+    ):
+        posterior.model(batch.unobserved())
+    x: Any = tracer.trace.nodes["x"]["value"]
+    return x
+
+
+def require_cells(posterior: Posterior, data: Trajectories) -> None:
+    """Checks that there are cells, of the model's panel.
+
+    Raises:
+        DataError: There are none, or they have other genes or tokens.
+    """
+    if data.schema.genes != posterior.schema.genes or data.schema.tokens != posterior.schema.tokens:
+        raise DataError("the data has other genes or tokens than the model; read it with schema=.")
+    if data.n_cells == 0:
+        raise DataError("the data is empty; give cells that the model can be held against.")
+
+
+def _require(posterior: Posterior, data: Trajectories, draws: int, cells: str, prior: bool) -> None:
+    require_cells(posterior, data)
+    if draws < 1:
+        raise DataError(f"draws={draws} must be one or more.")
+    if cells not in get_args(ReplicatedCells):
+        raise DataError(f"replicate={cells!r} is not known; use 'population' or 'cells'.")
+    if prior and cells == "cells":
+        raise ModelError("the prior has not seen the cells; use replicate='population' with prior=True.")
