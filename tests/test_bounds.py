@@ -140,7 +140,9 @@ class Blown(MeanField):  # type: ignore[misc]
 def test_a_bound_that_is_no_number_names_site_parameter_and_cells() -> None:
     data = screen()
     model = CiteVAE(data.schema, n_programs=2, n_invariant=0, hidden=8)
-    with pytest.raises(DivergenceError, match=r"bound became nan at step \d .* site 'z_0' of Blown") as caught:
+    with pytest.raises(
+        DivergenceError, match=r"bound became nan at step \d .* site 'z_0' of Blown"
+    ) as caught:
         cv.fit(model, Blown(model), data, batch_size=60, max_epochs=9, progress=False, validation=0.0)
     assert "cells cell_7;" in str(caught.value)
     assert "parameter '" in str(caught.value)
