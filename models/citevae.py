@@ -16,6 +16,7 @@ from pyro_citevae.data.schema import Schema
 from pyro_citevae.nn.emissions import Emission
 from pyro_citevae.nn.lags import saturating
 from pyro_citevae.nn.networks import Decoder
+from pyro_citevae.nn.priors import gate, normal
 from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
 
 
@@ -65,6 +66,8 @@ class CiteVAE(LatentDynamics):
         n_lags: Number L of lags.
         hidden: Width of the decoder's hidden layers; 0 makes it linear.
         emission: Family of :class:`Emission`; None for NB, or N(f + ..., scale) where values are real.
+        time: Let a state remember the past (W), and direct changes set in gradually (kappa); off,
+            ``z_t ~ N(u_t (m a), sigma exp(u_t (m b)))`` and ``r_t = min(1, sum u)``.
         edges: Gate the lag graph (A); off, every edge is open.
         mask: Gate the targets (m); off, a token may shift every program.
         scale: Let tokens change the noise scale (b).
@@ -111,6 +114,7 @@ class CiteVAE(LatentDynamics):
         n_lags: int = 1,
         hidden: int = 64,
         emission: str | None = None,
+        time: bool = True,
         edges: bool = True,
         mask: bool = False,
         scale: bool = True,
@@ -122,7 +126,7 @@ class CiteVAE(LatentDynamics):
         direct_scale: float = 0.15,
     ) -> None:
         super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant, n_lags=n_lags)
-        self.edges, self.mask, self.scale = edges, mask, scale
+        self.time, self.edges, self.mask, self.scale = time, edges, mask, scale
         self.own_transcript, self.direct, self.group = own_transcript, direct, group
         K, G = n_programs, schema.n_genes
         self.decoder = Decoder(K + n_invariant, schema.n_shares, hidden)
@@ -130,32 +134,37 @@ class CiteVAE(LatentDynamics):
         self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, G))
         self.decay, self.s_a, self.s_d = decay, shift_scale, direct_scale
         self.sigma = positive(torch.full((K,), 0.3))
-        self.s_e = positive(torch.full((schema.n_tokens, 1), 0.05))
+        if group:
+            self.s_e = positive(torch.full((schema.n_tokens, 1), 0.05))
         self.mu_a = torch.nn.Parameter(torch.zeros(K))
-        self.m_c = torch.nn.Parameter(torch.zeros(()))
-        self.m_kappa = torch.nn.Parameter(torch.tensor(-1.2))
+        if own_transcript:
+            self.m_c = torch.nn.Parameter(torch.zeros(()))
+        if time:
+            self.m_kappa = torch.nn.Parameter(torch.tensor(-1.2))
         own = torch.from_numpy(schema.own_gene)
         self.register_buffer("own", torch.nn.functional.one_hot(own.clamp(min=0), G) * (own >= 0)[:, None])
 
     def mechanism(self) -> Mechanism:
         """Samples the lag graph, the tokens' effects and their direct changes."""
         P, K, G, L = self.schema.n_tokens, self.n_programs, self.schema.n_genes, self.n_lags
-        zero = torch.zeros_like(self.m_c)
-        W = self._normal("W", zero, 0.3, L, K, K)
-        a = self._normal("a", self.mu_a, self.s_a, P, K)
-        b = self._normal("b", zero, 0.1, P, K) if self.scale else torch.zeros_like(a)
-        if self.edges:
-            W = W * self._gate("A", 0.2, L, K, K)
+        zero = torch.zeros_like(self.mu_a[0])
+        W: Any = pyro.sample("W", normal(zero, 0.3, L, K, K)) if self.time else None
+        a = pyro.sample("a", normal(self.mu_a, self.s_a, P, K))
+        b = pyro.sample("b", normal(zero, 0.1, P, K)) if self.scale else torch.zeros_like(a)
+        if self.time and self.edges:
+            W = W * pyro.sample("A", gate(zero + 0.2, L, K, K))
         if self.mask:
-            m = self._gate("m", 0.5, P, K)
+            m = pyro.sample("m", gate(zero + 0.5, P, K))
             a, b = m * a, m * b
-        direct = self._normal("d", zero, self.s_d, P, G) if self.direct else zero.expand(P, G)
+        direct = pyro.sample("d", normal(zero, self.s_d, P, G)) if self.direct else zero.expand(P, G)
         if self.own_transcript:
             # (token, 1), so that it lines up with d under a plate of draws
-            direct = direct + self._normal("c", self.m_c, 0.5, P, 1) * self.own
-        kappa = pyro.sample("kappa", dist.LogNormal(self.m_kappa, 0.5).expand((P,)).to_event(1))
+            direct = direct + pyro.sample("c", normal(self.m_c, 0.5, P, 1)) * self.own
+        kappa = None
+        if self.time:
+            kappa = pyro.sample("kappa", dist.LogNormal(self.m_kappa, 0.5).expand((P,)).to_event(1))
         T = self.schema.n_steps + 2
-        e = self._normal("e", zero, self.s_e, T, P, G) if self.group else None
+        e = pyro.sample("e", normal(zero, self.s_e, T, P, G)) if self.group else None
         return Mechanism(W=W, a=a, b=b, kappa=kappa, direct=direct, e=e)
 
     def initial(self, mechanism: Mechanism) -> Distribution:
@@ -169,8 +178,9 @@ class CiteVAE(LatentDynamics):
         u: Float[Tensor, "cell token"],
     ) -> Distribution:
         """A lagged step with decay, shifted and rescaled by the dose."""
-        base = (1 - self.decay) * history[-1] + saturating(mechanism.W, history)
-        loc = base + u @ mechanism.a
+        loc = u @ mechanism.a
+        if self.time:
+            loc = (1 - self.decay) * history[-1] + saturating(mechanism.W, history) + loc
         return dist.Normal(loc, self.sigma * torch.exp(u @ mechanism.b)).to_event(1)
 
     def observation(
@@ -181,7 +191,7 @@ class CiteVAE(LatentDynamics):
         technical: Int[Tensor, " cell"],
     ) -> Mechanism:
         """Adds what exposure and batches change outside the decoder."""
-        response = 1 - torch.exp(-mechanism.kappa * exposure)
+        response = 1 - torch.exp(-mechanism.kappa * exposure) if self.time else exposure.clamp(max=1.0)
         offset = self.batch_effect[technical] + response @ mechanism.direct
         if self.group:
             late = self.schema.n_steps + 1
@@ -202,12 +212,3 @@ class CiteVAE(LatentDynamics):
         G = self.schema.n_genes
         logits = torch.cat([logits[..., :G] + mechanism.offset, logits[..., G:]], dim=-1)
         return self.likelihood(logits, library)
-
-    def _normal(self, name: str, loc: Tensor, scale: Tensor | float, *shape: int) -> Tensor:
-        value: Tensor = pyro.sample(name, dist.Normal(loc, scale).expand(shape).to_event(len(shape)))
-        return value
-
-    def _gate(self, name: str, open_share: float, *shape: int) -> Tensor:
-        law: Any = dist.RelaxedBernoulli(self.m_c.new_tensor(0.5), probs=self.m_c.new_tensor(open_share))
-        value: Tensor = pyro.sample(name, law.expand(shape).to_event(len(shape)))
-        return value

@@ -15,6 +15,7 @@ from torch import Tensor
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.nn.emissions import Emission
 from pyro_citevae.nn.networks import Decoder
+from pyro_citevae.nn.priors import gate, normal
 from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
 
 
@@ -58,10 +59,9 @@ class StaticShift(LatentDynamics):
 
     def mechanism(self) -> Mechanism:
         """Samples the masks and the shifts."""
-        shape = (self.schema.n_tokens, self.n_programs)
-        half = torch.full_like(self.s_a, 0.5)
-        m = pyro.sample("m", dist.RelaxedBernoulli(half, probs=half).expand(shape).to_event(2))
-        a = pyro.sample("a", dist.Normal(torch.zeros_like(self.s_a), self.s_a).expand(shape).to_event(2))
+        P, K = self.schema.n_tokens, self.n_programs
+        m = pyro.sample("m", gate(torch.full_like(self.s_a, 0.5), P, K))
+        a = pyro.sample("a", normal(torch.zeros_like(self.s_a), self.s_a, P, K))
         return Mechanism(shift=m * a)
 
     def initial(self, mechanism: Mechanism) -> Distribution:

@@ -2,6 +2,7 @@
 
 from pyro_citevae import program
 from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.conformance import check_guide, check_model
 from pyro_citevae.data import Schedule, Schema, Split, Trajectories, datasets, do, simulate
 from pyro_citevae.errors import CiteVAEError
 from pyro_citevae.infer import Ensemble, Posterior, fit
@@ -22,6 +23,8 @@ __all__ = [
     "Schema",
     "Split",
     "Trajectories",
+    "check_guide",
+    "check_model",
     "counts",
     "datasets",
     "do",

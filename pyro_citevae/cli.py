@@ -1,4 +1,4 @@
-"""The command line: ``citevae demo | fit | predict | evaluate | export | models | datasets``.
+"""The command line: ``citevae demo | fit | predict | evaluate | export | check | models | datasets``.
 
 Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich import box
@@ -17,16 +20,24 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pyro_citevae import config, registry
+from pyro_citevae import config, conformance, registry
 from pyro_citevae.analysis import markdown, plots, summary
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
 from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad
 from pyro_citevae.data.anndata_io import Columns
 from pyro_citevae.data.storage import aside, require_free
-from pyro_citevae.errors import CiteVAEError, DataError, RunError
+from pyro_citevae.errors import (
+    CiteVAEError,
+    CiteVAEWarning,
+    DataError,
+    DivergenceError,
+    ModelError,
+    RunError,
+)
 from pyro_citevae.infer import Ensemble, Posterior, fit
 from pyro_citevae.infer.prediction import require_controls
 from pyro_citevae.infer.svi import settings_of
+from pyro_citevae.program import LatentDynamics
 
 __all__ = ["app", "main"]
 
@@ -38,17 +49,22 @@ _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is t
 _Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 _Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a fitted run.")]
+_OwnModel = Annotated[str | None, typer.Option("--model", help="The run's model, if it is FILE.py:CLASS.")]
+_OwnGuide = Annotated[str | None, typer.Option("--guide", help="The run's guide, if it is FILE.py:CLASS.")]
 
 _DEMO_CELLS = 100
 
 
 def main() -> None:
     """Runs the command line, and turns a user's mistake into one sentence and exit code 2."""
-    try:
-        app()
-    except CiteVAEError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CiteVAEWarning)
+        warnings.showwarning = _show_warning
+        try:
+            app()
+        except CiteVAEError as error:
+            Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+            sys.exit(2)
 
 
 @app.command()
@@ -112,6 +128,7 @@ def fit_command(
     epochs: Annotated[int | None, typer.Option(help="Passes over the cells.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="cpu, gpu or auto.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Fits from so many seeds, asked as one posterior.")] = 1,
     overwrite: _Overwrite = False,
     quiet: _Quiet = False,
 ) -> None:
@@ -138,12 +155,19 @@ def fit_command(
     screen = _read(data, columns)
     train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
     path = data if data in datasets.CATALOGUE else str(Path(data).resolve())
-    posterior = _fitted(settings, train, {"path": path, "columns": columns}, quiet)
+    first = settings_of(settings.fit).seed
+    fits = []
+    for one in range(first, first + seeds):
+        settings.fit["seed"] = one
+        with _keeping_the_last_good(out):
+            fits.append(_fitted(settings, train, {"path": path, "columns": columns}, quiet))
+    posterior = fits[0] if seeds == 1 else Ensemble(fits)
     posterior.save(out, overwrite=overwrite)
-    bound = posterior.history["training"].iloc[-1]
+    bound = sum(one.history["training"].iloc[-1] for one in fits) / seeds
     _say(
-        f"Fitted {type(posterior.model).__name__} to {train.n_cells} cells; the bound is {bound:.2f} nats a "
-        f"cell. Saved in {out}.\nNext: citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
+        f"Fitted {posterior.name} to {train.n_cells} cells{f' from {seeds} seeds' if seeds > 1 else ''}; the "
+        f"bound is {bound:.2f} nats a cell. Saved in {out}.\n"
+        f"Next: citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
     )
 
 
@@ -159,6 +183,8 @@ def predict(
     time: Annotated[float | None, typer.Option(help="Time to predict; the last one if not given.")] = None,
     most_cells: Annotated[int, typer.Option(min=1, help="Control cells to predict from, at most.")] = 500,
     seed: _Seed = 0,
+    model: _OwnModel = None,
+    guide: _OwnGuide = None,
     overwrite: _Overwrite = False,
 ) -> None:
     """Predict what control cells would show under other schedules, with intervals."""
@@ -166,7 +192,7 @@ def predict(
     if out.name == "effects.nc":
         raise RunError("effects.nc is written beside the predicted cells; name the cells' file otherwise.")
     effects_path = require_free(out.with_name("effects.nc"), overwrite)
-    posterior = registry.load(run)
+    posterior = _loaded(run, model, guide)
     schedules = [posterior.schema.require(Schedule.parse(text, posterior.schema.control)) for text in do_]
     controls = _controls(posterior, cells).thinned(most_cells)
     acting = [one for one in dict.fromkeys(schedules) if not one.is_control]
@@ -192,12 +218,14 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for scores and pictures.")] = None,
     draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
+    model: _OwnModel = None,
+    guide: _OwnGuide = None,
     overwrite: _Overwrite = False,
 ) -> None:
     """Score a run's forecast of its held-out time beside baselines and the ceiling."""
     if out is not None:
         require_free(out, overwrite)
-    posterior = registry.load(run)
+    posterior = _loaded(run, model, guide)
     train, held_out = _divided(posterior)
     if held_out is None:
         raise RunError(f"'{run}' held nothing out; fit it again with --hold-out, such as --hold-out time=5.")
@@ -225,13 +253,15 @@ def export(
     draws: Annotated[int, typer.Option(min=1, help="Number of draws.")] = 100,
     most_cells: Annotated[int, typer.Option(min=1, help="Cells with draws of their own, at most.")] = 200,
     seed: _Seed = 0,
+    model: _OwnModel = None,
+    guide: _OwnGuide = None,
     overwrite: _Overwrite = False,
 ) -> None:
     """Write the posterior as an xarray DataTree: netCDF (.nc) or zarr (.zarr), for ArviZ."""
     require_free(out, overwrite)
     if out.suffix not in (".nc", ".zarr"):
         raise RunError(f"'{out}' ends in neither .nc (netCDF) nor .zarr; name one of the two.")
-    posterior = registry.load(run)
+    posterior = _loaded(run, model, guide)
     data, _ = _divided(posterior)
     with _console.status("drawing ..."):
         tree = posterior.to_datatree(data, draws=draws, most_cells=most_cells, seed=seed)
@@ -244,14 +274,35 @@ def export(
     _say(f"Saved {out} with groups {groups}.\nNext: xarray.open_datatree('{out}')")
 
 
+@app.command()
+def check(
+    name: Annotated[
+        str, typer.Argument(metavar="CLASS", help="A model or a guide: FILE.py:CLASS, or a name.")
+    ],
+    partner: Annotated[
+        str | None, typer.Option("--with", help="The guide of the model, or the model of the guide.")
+    ] = None,
+) -> None:
+    """Try the laws that fitting and predicting rely on, on a model or a guide of your own."""
+    found = registry.find(name)
+    report = _checked(found, None if partner is None else registry.find(partner))
+    table = Table("law", "holds", "what it says", "what was seen")
+    table.title = f"{report.subject} with {report.partner}"
+    for row in report.rows:
+        word = {True: "yes", False: "[bold red]no[/]", None: "not tried"}[row.passed]
+        mend = f"\nMend: {row.mend}." if row.passed is False else ""
+        table.add_row(row.law, word, row.sentence, escape(row.seen + mend))
+    _console.print(table)
+    report.require()
+    _say(f"{len(report.rows)} laws hold.\nNext: citevae fit DATA.h5ad --{_kind(found)} {name} -o RUN")
+
+
 @app.command("models")
 def list_models() -> None:
-    """List the models and guides."""
-    table = Table("kind", "name", "what it is")
-    kinds: dict[str, dict[str, type]] = {"model": dict(registry.MODELS), "guide": dict(registry.GUIDES)}
-    for kind, found in kinds.items():
-        for name, one in found.items():
-            table.add_row(kind, name, (one.__doc__ or "").strip().splitlines()[0])
+    """List the models and guides, those of installed plug-ins among them."""
+    table = Table("kind", "name", "what it is", "from")
+    for one in registry.listings():
+        table.add_row(one.kind, one.name, escape(one.what), escape(one.origin))
     _console.print(table)
 
 
@@ -265,6 +316,21 @@ def list_datasets() -> None:
     _say("Next: citevae fit renge --hold-out time=5 -o runs/renge")
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Prints a warning of ours on one line, and any other as Python does."""
+    if issubclass(category, CiteVAEWarning):
+        Console(stderr=True).print(f"[bold yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
 def _say(text: str) -> None:
     """Prints text as it is, on lines that can be copied."""
     _console.print(text, markup=False, soft_wrap=True)
@@ -276,6 +342,43 @@ def _fitted(settings: config.Settings, train: Trajectories, source: dict[str, An
     posterior = fit(model, guide, train, progress=not quiet, **asdict(settings_of(settings.fit)))
     posterior.record["source"] = source
     return posterior
+
+
+@contextmanager
+def _keeping_the_last_good(out: Path) -> Iterator[None]:
+    """Saves the last good epoch of a fit that diverges beside the run that it would have been."""
+    try:
+        yield
+    except DivergenceError as error:
+        kept = out.with_name(f"{out.name}.last_good")
+        error.last_good.save(kept, overwrite=True)
+        raise DivergenceError(f"{error} It is saved in {kept}.") from error
+
+
+def _loaded(run: Path, model: str | None, guide: str | None) -> Posterior | Ensemble:
+    """A run, with the classes that the command line names and no other code."""
+    return registry.load(
+        run,
+        model=None if model is None else registry.find_model(model),
+        guide=None if guide is None else registry.find_guide(guide),
+    )
+
+
+def _kind(found: type) -> str:
+    return "model" if issubclass(found, LatentDynamics) else "guide"
+
+
+def _checked(found: Any, partner: Any) -> conformance.Report:
+    """The laws' report on a model or a guide, with a partner of the other kind."""
+    if partner is not None and _kind(partner) == _kind(found):
+        raise ModelError(
+            f"--with names the {_kind(found)} '{partner.__name__}'; a {_kind(found)} is checked with a "
+            f"{'guide' if _kind(found) == 'model' else 'model'}."
+        )
+    check = conformance.check_model if _kind(found) == "model" else conformance.check_guide
+    given = () if partner is None else (partner,)
+    with _console.status("trying the laws ...") as status:
+        return check(found, *given, progress=lambda law: status.update(f"trying '{law}' ..."))
 
 
 def _columns_of(name: str) -> Columns:

@@ -206,7 +206,7 @@ def _installed(noted: str, kind: _Kind) -> Any:
     module, _, name = noted.rpartition(":")
     if module.startswith(f"pyro_citevae.{kind.name}s.") and name in kind.shipped:
         return kind.shipped[name]
-    for entry in kind.plugins:
+    for entry in sorted(kind.plugins, key=lambda entry: entry.attr != name):
         if entry.module.partition(".")[0] == module.partition(".")[0]:
             found = kind.loaded(entry)
             if reference(found) == noted:

@@ -55,7 +55,7 @@ def read(file: Path) -> ModuleType:
 def reason(error: BaseException, place: str = "") -> str:
     """An error's type, where it arose, and the first line of what it says."""
     said = error.msg if isinstance(error, SyntaxError) else next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}{place}" + (f": {said.rstrip('.')}" if said else "")
+    return f"{type(error).__name__}{place}" + (f": {said.rstrip('.:')}" if said else "")
 
 
 def reference(found: type) -> str:

@@ -40,13 +40,27 @@ def negative_bound(
         kind = TraceEnum_ELBO if model.enumerated else Trace_ELBO
         elbo = kind(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=2)
         made: nn.Module = elbo(model, guide)
-        return made
+        return _Summed(made) if model.enumerated else made
     if model.enumerated:
         raise FitError(
             f"objective='{objective}' is not defined for {type(model).__name__}, whose discrete sites are "
             "summed over; use objective='elbo'."
         )
     return RenyiBound(model, guide, alpha=0.0 if objective == "iwae" else alpha, draws=particles)
+
+
+class _Summed(nn.Module):
+    """A bound summed over discrete sites, which Pyro refuses to compute without its gradient."""
+
+    def __init__(self, bound: nn.Module) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        """The negative bound of the data set that the minibatch stands for."""
+        with torch.enable_grad():
+            loss: Tensor = self.bound(batch)
+        return loss if torch.is_grad_enabled() else loss.detach()
 
 
 class RenyiBound(nn.Module):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from pyro import poutine
@@ -14,30 +15,13 @@ from pyro_citevae.data.trajectories import Batch
 from pyro_citevae.errors import ModelError
 from pyro_citevae.program import LatentDynamics
 
-__all__ = ["latent_sites", "require_matching_sites"]
+__all__ = ["is_latent", "require_matching_sites"]
 
 
-def latent_sites(program: nn.Module, batch: Batch) -> dict[str, dict[str, Any]]:
-    """The sites of one run that are neither observed nor a guide's own auxiliaries, by name.
-
-    Args:
-        program: A model or a guide.
-        batch: The cells that it runs on.
-
-    Returns:
-        Pyro's record of each site: its law ``fn``, ``value``, ``mask``, ``scale`` and plates.
-    """
-    with torch.random.fork_rng(), torch.no_grad(), poutine.trace() as tracer:
-        program(batch)
-    sites: dict[str, Any] = tracer.trace.nodes
-    return {
-        name: site
-        for name, site in sites.items()
-        if site["type"] == "sample"
-        and not site["is_observed"]
-        and not site["infer"].get("is_auxiliary")
-        and not site_is_subsample(site)
-    }
+def is_latent(site: Mapping[str, Any]) -> bool:
+    """Whether a site of a trace is neither observed, nor a plate's, nor a guide's own auxiliary."""
+    ours = site["type"] == "sample" and not site_is_subsample(cast(Any, site))
+    return ours and not site["is_observed"] and not site["infer"].get("is_auxiliary")
 
 
 def require_matching_sites(model: LatentDynamics, guide: AmortizedGuide, batch: Batch) -> None:
@@ -55,7 +39,7 @@ def require_matching_sites(model: LatentDynamics, guide: AmortizedGuide, batch: 
         ModelError: A site is drawn by one of the two only; the sentence names it and the way out.
     """
     batch = batch.to(model._like.device)
-    drawn, guided = latent_sites(model, batch), latent_sites(guide, batch)
+    drawn, guided = _latent_sites(model, batch), _latent_sites(guide, batch)
     summed = {name for name, site in drawn.items() if site["infer"].get("enumerate")}
     model_name, guide_name = type(model).__name__, type(guide).__name__
     for name in sorted(drawn.keys() - guided.keys() - (summed if model.enumerated else set())):
@@ -74,3 +58,10 @@ def require_matching_sites(model: LatentDynamics, guide: AmortizedGuide, batch: 
         raise ModelError(
             f"{guide_name} samples '{name}', which {model_name} has summed over; leave it out of the guide."
         )
+
+
+def _latent_sites(program: nn.Module, batch: Batch) -> dict[str, dict[str, Any]]:
+    with torch.random.fork_rng(), torch.no_grad(), poutine.trace() as tracer:
+        program(batch)
+    sites: dict[str, Any] = tracer.trace.nodes
+    return {name: site for name, site in sites.items() if is_latent(site)}

@@ -1,5 +1,5 @@
-"""Differentiable parts without a Pyro site: counts, emissions, flows, lagged mechanisms, networks."""
+"""Differentiable parts without a Pyro site: counts, emissions, flows, lags, networks, priors."""
 
-from pyro_citevae.nn import counts, emissions, flow, lags, networks
+from pyro_citevae.nn import counts, emissions, flow, lags, networks, priors
 
-__all__ = ["counts", "emissions", "flow", "lags", "networks"]
+__all__ = ["counts", "emissions", "flow", "lags", "networks", "priors"]
