@@ -178,7 +178,7 @@ def _observe(
         row_cell = np.arange(n_cells)
         row_step = np.full(n_cells, n_steps)
         if schema.layout == "time course":
-            row_step = rng.integers(1, n_steps + 1, n_cells)
+            row_step = np.asarray(rng.integers(1, n_steps + 1, n_cells))
     walked = schema.ends(n_steps).astype(int)[row_step]
     eta = truth.intercept + truth.z[walked, row_cell] @ truth.loading
     if schema.values == "real":
