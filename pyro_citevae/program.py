@@ -190,8 +190,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
     def forward(self, batch: Batch) -> Rollout:
         """The generative program, for training and for prediction alike."""
-        with _Aligned():
-            mechanism = self.mechanism()
+        mechanism = self._aligned()
         with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
             s = pyro.sample("s", self.invariant()) if self.n_invariant else self._no_invariant(batch)
             z = [pyro.sample("z_0", self.initial(mechanism))]
@@ -211,6 +210,15 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
                 )
                 pyro.sample("x", emission, obs=None if batch.x is None else batch.x.dense)
         return Rollout(mechanism, s, z, emission)
+
+    def mechanism_at(self, values: Mapping[str, Tensor]) -> Mechanism:
+        """The mechanism whose sites have these values, as the other hooks see it; draws no site."""
+        with poutine.block(), poutine.condition(data=dict(values)):
+            return self._aligned()
+
+    def _aligned(self) -> Mechanism:
+        with _Aligned():
+            return self.mechanism()
 
     def invariant(self) -> Distribution:
         """The law of the invariant state s, which sees neither perturbation nor time."""
