@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal, final, get_args
 
 import torch
+from jaxtyping import Float
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer.autoguide import (
@@ -19,11 +21,13 @@ from torch import Tensor, nn
 
 from pyro_citevae.errors import ModelError
 from pyro_citevae.nn.flow import InverseAutoregressiveFlow
+from pyro_citevae.nn.networks import joined
 from pyro_citevae.program import Distribution, LatentDynamics
 
 Family = Literal["normal", "low_rank", "flow"]
 
 _SCALE = 0.05
+_MOST_FLAT = 100
 
 
 @final
@@ -67,8 +71,12 @@ class MechanismPosterior(PyroModule):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)  # equal constructions start equal
             trace: Any = poutine.block(poutine.trace(mechanism).get_trace)()
-            small = [name for name, site in trace.iter_stochastic_nodes() if site["value"].numel() <= most]
-            joint = [] if family == "normal" else small
+            sites = dict(trace.iter_stochastic_nodes())
+            sizes = {name: site["value"].numel() for name, site in sites.items()}
+            self.event_dims = {name: site["fn"].event_dim for name, site in sites.items()}
+            self.small = [name for name in sites if sizes[name] <= _MOST_FLAT]
+            self.n_flat = sum(sizes[name] for name in self.small)
+            joint = [name for name in sites if sizes[name] <= most and family != "normal"]
             self.independent = AutoNormal(
                 poutine.block(mechanism, hide=joint), init_loc_fn=init_to_median, init_scale=_SCALE
             )
@@ -76,11 +84,22 @@ class MechanismPosterior(PyroModule):
             for part in (self.independent, self.joint):
                 if part is not None:
                     part._setup_prototype()  # not at the first draw: an optimiser or a copy may come before
+                    # the laws in a trace are views of parameters, which training and loading write to
+                    part.prototype_trace = copy.deepcopy(part.prototype_trace)
 
     def forward(self) -> dict[str, Tensor]:
         """Draws every global site; under plates to the left, each value is (..., 1, 1) + its event shape."""
         drawn: dict[str, Tensor] = self.independent()
         return drawn if self.joint is None else drawn | self.joint()
+
+    def flat(self, drawn: dict[str, Tensor]) -> Float[Tensor, "... flat"]:
+        """The drawn values of the sites of at most 100 values, one beside the other."""
+        rows = [drawn[name].reshape(*_lead(drawn[name], self.event_dims[name]), -1) for name in self.small]
+        return joined(*rows, next(iter(drawn.values())).new_zeros(0))
+
+
+def _lead(value: Tensor, event_dim: int) -> torch.Size:
+    return value.shape[: value.dim() - event_dim]
 
 
 @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyro
 import pyro.distributions as dist
@@ -15,24 +15,48 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_citevae.data.trajectories import Batch
-from pyro_citevae.nn.networks import Perceptron
+from pyro_citevae.nn.networks import Perceptron, joined
 from pyro_citevae.program import Distribution, LatentDynamics, Recorded
 
-__all__ = ["AmortizedGuide", "normal", "normal_size"]
+__all__ = ["AmortizedGuide", "GlobalGuide", "loc_scale", "normal", "normal_size"]
+
+
+@runtime_checkable
+class GlobalGuide(Protocol):
+    """The guide of the global sites, such as ``MechanismPosterior(model)``.
+
+    Attributes:
+        event_dims: Number of event axes of each site, by name.
+        n_flat: Size of what :meth:`flat` returns.
+    """
+
+    event_dims: dict[str, int]
+    n_flat: int
+
+    def __call__(self) -> dict[str, Tensor]:
+        """Draws every site of ``model.mechanism``, and returns the values by name."""
+
+    def flat(self, drawn: dict[str, Tensor]) -> Float[Tensor, "... flat"]:
+        """The drawn values of the small sites, one beside the other."""
 
 
 class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     """q(global) q(s | x) q(z_0, ..., z_T | x, u, s); subclasses say how the states factorise.
 
+    If ``conditional``, the networks also see what was drawn for the mechanism, so that states and mechanism
+    may depend on each other: the values of small sites, and the mean of the model's transition at each step,
+    from a point estimate of the states before it. A model whose mechanism changes by step (``regime``)
+    shows the values alone.
+
     The invariant state sees the counts and the technical batch, never the dose or the time.
 
     Args:
         model: The model whose posterior is approximated.
-        mechanism_posterior: q(global), such as ``MechanismPosterior(model)``: draws every site of
-            ``model.mechanism`` and returns the values by name.
+        mechanism_posterior: q(global), such as ``MechanismPosterior(model)``.
         hidden: Width of the encoder and of every network of the guide.
         correction: Width of the networks' nonlinear part; 0 leaves linear maps. None means ``hidden``.
         correlated: Let the components of a state depend on each other given what its law sees.
+        conditional: Let the laws of s and of the states depend on the drawn mechanism.
 
     Attributes:
         settings: The arguments that the guide was made with, for the run's record.
@@ -44,11 +68,12 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     def __init__(
         self,
         model: LatentDynamics,
-        mechanism_posterior: PyroModule,
+        mechanism_posterior: GlobalGuide,
         *,
         hidden: int = 64,
         correction: int | None = None,
         correlated: bool = False,
+        conditional: bool = False,
     ) -> None:
         super().__init__()
         self._model = (model,)  # in a tuple: the guide owns none of the model's parameters
@@ -59,6 +84,14 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         self.globals = mechanism_posterior
         self.encoder = Perceptron(schema.n_genes + schema.n_batches, hidden, self.correction)
         self.n_summary = hidden * schema.n_slots
+        self.conditional = conditional and bool(mechanism_posterior.event_dims)
+        if self.conditional:
+            n_foreseen = schema.n_steps * model.n_programs
+            self.foresees = type(model).regime is LatentDynamics.regime
+            if self.foresees:
+                n_seen = self.n_summary + schema.n_tokens
+                self.reference_head = Perceptron(n_seen, n_foreseen, self.correction)
+            self.n_summary += n_foreseen * self.foresees + mechanism_posterior.n_flat
         if model.n_invariant:
             self.invariant_head = Perceptron(self.n_summary, normal_size(model.n_invariant), self.correction)
 
@@ -71,20 +104,26 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     def states(
         self,
         batch: Batch,
-        summary: Float[Tensor, "cell summary"],
+        summary: Float[Tensor, "... cell summary"],
         s: Float[Tensor, "... cell invariant"],
     ) -> None:
         """Draws the states by :meth:`state`, each step once, in any order."""
 
     def forward(self, batch: Batch) -> None:
         """The guide's program, on the same batch as the model's."""
-        self.globals()
+        drawn = self.globals()
         summary = self.summary(batch)
+        if self.conditional:
+            summary = joined(summary, self.foreseen(batch, summary, drawn), self.globals.flat(drawn))
         with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
             s = summary.new_zeros(batch.n_cells, 0)
             if self.model.n_invariant:
-                s = pyro.sample("s", normal(self.invariant_head(summary), self.model.n_invariant))
+                s = pyro.sample("s", self.invariant(summary))
             self.states(batch, summary, s)
+
+    def invariant(self, summary: Float[Tensor, "... cell summary"]) -> Distribution:
+        """The law of s."""
+        return normal(self.invariant_head(summary), self.model.n_invariant)
 
     def summary(self, batch: Batch) -> Float[Tensor, "cell summary"]:
         """Encodes the observations, one slot beside the other, zero where nothing was observed."""
@@ -97,6 +136,20 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         encoded = self.encoder(torch.cat([x, technical.expand(*x.shape[:-1], -1)], dim=-1))
         encoded = torch.where(batch.observed[..., None], encoded, 0.0)
         return encoded.transpose(0, 1).flatten(1)
+
+    def foreseen(
+        self, batch: Batch, summary: Float[Tensor, "cell summary"], drawn: dict[str, Tensor]
+    ) -> Float[Tensor, "... cell foreseen"]:
+        """Mean of each step's transition under the drawn mechanism, from a point estimate of the states."""
+        means = [summary.new_zeros(batch.n_cells, 0)]
+        if self.foresees:
+            mechanism, K, L = self.model.mechanism_at(drawn), self.model.n_programs, self.model.n_lags
+            reference = self.reference_head(joined(summary, batch.u[-1]))
+            states = reference.unflatten(-1, (-1, K)).unbind(-2)
+            for t in range(1, len(states) + 1):
+                dose = batch.u[min(t, batch.n_steps)]
+                means.append(self.model.transition(mechanism, states[max(t - L, 0) : t], dose).mean)
+        return joined(*means)
 
     def state(self, t: int, law: Distribution, batch: Batch) -> Float[Tensor, "... cell program"]:
         """Draws z_t, which counts only up to a cell's last observation, as in the model."""
@@ -118,12 +171,18 @@ def normal_size(n: int, correlated: bool = False) -> int:
 def normal(output: Float[Tensor, "... _"], n: int) -> Distribution:
     """``N(m, S S^T)`` with ``S = diag(d) (I + N)``: a law of n components from a network's output.
 
-    The output holds m, then d before a softplus, then the entries of N below the diagonal, if there are any.
+    The output holds m and d by :func:`loc_scale`, then the entries of N below the diagonal, if there are any.
     """
-    loc, raw, below = output.split([n, n, output.shape[-1] - 2 * n], dim=-1)
-    scale = softplus(raw) + 1e-4
+    loc, scale = loc_scale(output[..., : 2 * n])
+    below = output[..., 2 * n :]
     if below.shape[-1] == 0:
         return dist.Normal(loc, scale).to_event(1)
     unit = torch.diag_embed(torch.ones_like(loc))
     unit[..., *torch.tril_indices(n, n, -1)] = below
     return dist.MultivariateNormal(loc, scale_tril=scale[..., None] * unit)
+
+
+def loc_scale(output: Float[Tensor, "... _"]) -> tuple[Float[Tensor, "... _"], Float[Tensor, "... _"]]:
+    """A mean and a scale: the halves of a network's output, the second one through a softplus."""
+    loc, raw = output.chunk(2, dim=-1)
+    return loc, softplus(raw) + 1e-4

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -59,7 +59,7 @@ def main() -> None:
     """Runs the command line, and turns a user's mistake into one sentence and exit code 2."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", CiteVAEWarning)
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _in_one_line(warnings.showwarning)
         try:
             app()
         except CiteVAEError as error:
@@ -316,19 +316,16 @@ def list_datasets() -> None:
     _say("Next: citevae fit renge --hold-out time=5 -o runs/renge")
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Prints a warning of ours on one line, and any other as Python does."""
-    if issubclass(category, CiteVAEWarning):
-        Console(stderr=True).print(f"[bold yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
-    else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+def _in_one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Shows a warning of ours as one line, and any other as before."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, CiteVAEWarning):
+            Console(stderr=True).print(f"[bold yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
+        else:
+            otherwise(message, category, *where, **more)
+
+    return show
 
 
 def _say(text: str) -> None:

@@ -206,6 +206,11 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
                 pyro.sample("x", emission, obs=None if batch.x is None else batch.x.dense)
         return Rollout(mechanism, s, z, emission)
 
+    def mechanism_at(self, values: Mapping[str, Tensor]) -> Mechanism:
+        """The mechanism whose sites have these values, as the other hooks see it; draws no site."""
+        with poutine.block(), poutine.condition(data=dict(values)):
+            return self.aligned_mechanism()
+
     def aligned_mechanism(self) -> Mechanism:
         """The mechanism as the other hooks see it: under a plate of draws it broadcasts against cells."""
         with _Aligned():

@@ -7,6 +7,7 @@ call                                          under test in
 ``from_zarr``, ``InferenceData.to_zarr``      ``test_arviz_itself_reads_and_writes_no_zarr_3``
 ``summary`` (posterior and prior)             ``test_summary``
 ``loo``                                       ``test_loo``, ``test_loo_is_exact``
+``summary``, ``loo`` of several chains        ``test_the_members_of_an_ensemble_are_chains``
 ``plot_ppc`` (posterior and prior)            ``test_plot_ppc``
 ``plot_forest``                               ``test_plot_forest``
 ``plot_dist_comparison``                      ``test_plot_dist_comparison``
@@ -120,6 +121,21 @@ def test_loo_is_exact(gaussian: Any, truth: dict[str, np.ndarray]) -> None:
     assert (found.pareto_k < 0.7).all()
     np.testing.assert_allclose(found.loo_i, truth["gaussian_elpd"], atol=0.1)
     assert found.elpd_loo == pytest.approx(truth["gaussian_elpd"].sum(), abs=0.5)
+
+
+@pytest.mark.parametrize("opening", list(OPENINGS))
+def test_the_members_of_an_ensemble_are_chains(
+    opening: str, files: Path, truth: dict[str, np.ndarray]
+) -> None:
+    """Members disagree by 100 nats about some values, which single precision would not survive."""
+    ensemble = OPENINGS[opening](files / "ensemble")
+    table = az.summary(ensemble, var_names=["a"], kind="diagnostics")
+    assert len(table) == 4
+    assert np.isfinite(table["r_hat"].astype(float)).all()
+    found = az.loo(ensemble, pointwise=True)
+    assert found.n_samples == 2 * DRAWS
+    assert np.isfinite(found.pareto_k).all()
+    assert found.elpd_loo == pytest.approx(float(truth["ensemble_elpd"]), rel=1e-5)
 
 
 @pytest.mark.parametrize("group", ["posterior", "prior"])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +14,14 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 
 import pyro_citevae as cv
 from pyro_citevae.amortization import normal
+from pyro_citevae.data import Batch
 from pyro_citevae.errors import ModelError
-from pyro_citevae.guides import BackwardSmoother, ForwardFilter, MeanField, MechanismPosterior
-from pyro_citevae.models import CiteVAE, LinearGaussian
+from pyro_citevae.guides import BackwardSmoother, Flow, ForwardFilter, MeanField, MechanismPosterior
+from pyro_citevae.models import CiteVAE, LinearGaussian, StaticShift
 from pyro_citevae.nn.flow import InverseAutoregressiveFlow
 from pyro_citevae.nn.networks import BackwardRecurrence
 
@@ -163,12 +168,79 @@ def test_importing_the_library_leaves_validation_on() -> None:
 # every guide
 
 
-@pytest.fixture(params=[BackwardSmoother, ForwardFilter, MeanField], ids=lambda guide: guide.__name__)
-def kind(request: pytest.FixtureRequest) -> type[cv.AmortizedGuide]:
-    return request.param
+KINDS = {
+    "MeanField": MeanField,
+    "BackwardSmoother": BackwardSmoother,
+    "BackwardSmoother, conditional": partial(BackwardSmoother, correlated=True, conditional=True),
+    "ForwardFilter": ForwardFilter,
+    "ForwardFilter, correlated": partial(ForwardFilter, correlated=True),
+    "Flow": Flow,
+}
 
 
-def test_a_copy_works_without_the_original(kind: type[cv.AmortizedGuide], family: str) -> None:
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> Callable[..., cv.AmortizedGuide]:
+    return KINDS[request.param]
+
+
+@pytest.fixture(params=["time course", "sequences", "snapshot"])
+def pair(
+    request: pytest.FixtureRequest, kind: Callable[..., cv.AmortizedGuide], family: str
+) -> tuple[cv.LatentDynamics, cv.AmortizedGuide, Batch]:
+    data = screen(request.param)
+    model = citevae(data)
+    return model, stirred(kind(model, hidden=8, mechanism=family), 0.1), data.batch()
+
+
+def test_a_guide_has_the_sites_of_its_model(pair: tuple) -> None:
+    model, guide, batch = pair
+    own = poutine.trace(guide).get_trace(batch).iter_stochastic_nodes()
+    own = {name for name, node in own if not node["infer"].get("is_auxiliary")}
+    its = {name for name, _ in poutine.trace(model).get_trace(batch).iter_stochastic_nodes()}
+    assert own - {"cell"} == its - {"cell", "slot"}  # the plates
+
+
+def test_the_bound_has_a_gradient_in_every_parameter_of_the_guide(pair: tuple) -> None:
+    model, guide, batch = pair
+    Trace_ELBO(max_plate_nesting=2).differentiable_loss(model, guide, batch).backward()
+    for name, parameter in guide.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        if name == "recurrence.cell.weight_hh" and len(batch.step) == 1:
+            continue  # one observation a cell: nothing recurs
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_many_draws_at_once_score_as_each_alone(pair: tuple) -> None:
+    """Scored anew from the values alone, one draw at a time: no plate and no cache changes a density."""
+    _, guide, batch = pair
+    with pyro.plate("draw", 3, dim=-3), torch.no_grad():
+        trace = poutine.trace(guide).get_trace(batch)
+    trace.compute_log_prob()
+    sites = {name: node for name, node in trace.iter_stochastic_nodes() if name != "cell"}
+    together = sum(node["log_prob"].sum((1, 2)) for node in sites.values())
+    local = [name for name in sites if name == "s" or name.startswith("z_")]
+    free = [name for name, node in sites.items() if name in local or node["infer"].get("is_auxiliary")]
+    for draw in range(3):
+        values = {name: sites[name]["value"][draw, 0] for name in free}
+        values |= {name: value[0] for name, value in values.items() if name not in local}
+        alone = poutine.trace(poutine.condition(guide, values)).get_trace(batch)
+        assert torch.allclose(together[draw], alone.log_prob_sum(), rtol=1e-4, atol=1e-2)
+
+
+def test_values_of_slots_without_observation_do_not_matter(kind: Callable[..., cv.AmortizedGuide]) -> None:
+    data = gappy()
+    model = citevae(data)
+    guide, batch = stirred(kind(model, hidden=8), 0.1), data.batch()
+    noisy = replace(batch, library=torch.where(batch.observed, batch.library, batch.library * 7))
+    losses = []
+    for one in (batch, noisy):
+        torch.manual_seed(0)
+        losses.append(Trace_ELBO(max_plate_nesting=2).loss(model, guide, one))
+    assert losses[0] == losses[1]
+
+
+def test_a_copy_works_without_the_original(kind: Callable[..., cv.AmortizedGuide], family: str) -> None:
     data = screen()
     model = citevae(data)
     guide = kind(model, hidden=8, mechanism=family)
@@ -182,17 +254,90 @@ def test_a_copy_works_without_the_original(kind: type[cv.AmortizedGuide], family
     assert torch.equal(poutine.trace(copied).get_trace(data.batch()).log_prob_sum(), expected)
 
 
-def test_a_run_saves_and_loads_with_equal_draws(
-    kind: type[cv.AmortizedGuide], family: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("guide", "family"),
+    [*((name, "flow") for name in KINDS), ("MeanField", "normal"), ("MeanField", "low_rank")],
+)
+def test_a_run_saves_and_loads_with_equal_draws(guide: str, family: str, tmp_path: Path) -> None:
     data = screen()
-    posterior = cv.fit(citevae(data), kind(citevae(data), hidden=8, mechanism=family), data, **QUICK)
+    made = KINDS[guide](citevae(data), hidden=8, mechanism=family)
+    posterior = cv.fit(citevae(data), made, data, **QUICK)
     posterior.save(tmp_path / "run")
     loaded = cv.load(tmp_path / "run")
     assert loaded.guide.settings["mechanism"] == family
     assert loaded.bound(data) == posterior.bound(data)
     one, two = (p.to_datatree(data, draws=3)["posterior"].to_dataset() for p in (posterior, loaded))
     assert one.identical(two)
+
+
+@pytest.mark.parametrize("model", [CiteVAE, LinearGaussian, StaticShift])
+def test_every_model_takes_every_guide(
+    model: type[cv.LatentDynamics], kind: Callable[..., cv.AmortizedGuide]
+) -> None:
+    data = screen(values="real" if model is LinearGaussian else "counts")
+    program = model(data.schema, n_programs=2)
+    guide = kind(program, hidden=8, mechanism="flow")
+    elbo = Trace_ELBO(max_plate_nesting=2, num_particles=2, vectorize_particles=True)
+    assert np.isfinite(elbo.loss(program, guide, data.batch()))
+    posterior = cv.fit(program, guide, data, **{**QUICK, "max_epochs": 1})
+    assert np.isfinite(posterior.effect(cv.do("gene_1"), cells=data.controls(), draws=3)).all()
+
+
+# the flow guide, the filter and their laws
+
+
+def test_a_flow_starts_at_the_bound_of_the_smoother() -> None:
+    data = screen("sequences", "real")
+    model = LinearGaussian(data.schema, n_programs=2)
+    smoother, flow = BackwardSmoother(model, hidden=8), Flow(model, hidden=8)
+    flow.load_state_dict(smoother.state_dict(), strict=False)
+    losses = []
+    for guide in (smoother, flow):
+        torch.manual_seed(0)
+        losses.append(Trace_ELBO(max_plate_nesting=2).loss(model, guide, data.batch()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_fitting_starts_a_flow_at_the_identity() -> None:
+    data = screen()
+    guide = stirred(Flow(citevae(data), hidden=8))
+    fitted = cv.fit(citevae(data), guide, data, **{**QUICK, "max_epochs": 1, "learning_rate": 1e-9})
+    flows = [part for part in fitted.guide.modules() if isinstance(part, InverseAutoregressiveFlow)]
+    assert len(flows) == 3
+    for flow in flows:
+        n, context = flow.transforms[0].hyper[-1].out_features // 2, flow.transforms[0].hyper[0].in_features
+        c = torch.randn(context - n) if context > n else None
+        value = torch.randn(n)
+        assert torch.allclose(
+            flow(torch.zeros(n), torch.ones(n), c).log_prob(value),
+            torch.distributions.Normal(0.0, 1.0).log_prob(value).sum(),
+            atol=1e-4,
+        )
+
+
+@pytest.mark.parametrize("guide", ["Flow", "BackwardSmoother, conditional"])
+def test_states_depend_on_the_drawn_mechanism(guide: str) -> None:
+    data = screen()
+    made = stirred(KINDS[guide](citevae(data), hidden=8, mechanism="normal"), 0.1)
+    a = torch.zeros(3, 3, requires_grad=True)
+    trace = poutine.trace(poutine.condition(made, {"a_unconstrained": a})).get_trace(data.batch())
+    for site in ("z_0", "z_3", "s"):
+        (gradient,) = torch.autograd.grad(trace.nodes[site]["value"].sum(), a, retain_graph=True)
+        assert (gradient.abs().sum(1) > 0).all()
+
+
+def test_what_the_mechanism_foresees_moves_with_the_dose() -> None:
+    """The shift of a token reaches what is foreseen for its own cells alone."""
+    data = screen()
+    model = citevae(data)
+    guide, batch = Flow(model, hidden=8), data.batch()
+    drawn = {name: value.detach() for name, value in guide.globals().items()}
+    moved = drawn | {"a": drawn["a"] + torch.tensor([1.0, 0.0, 0.0])[:, None]}
+    summary = guide.summary(batch)
+    change = guide.foreseen(batch, summary, moved) - guide.foreseen(batch, summary, drawn)
+    treated = batch.u[-1, :, 0] > 0
+    assert (change[treated].abs() > 0).all()
+    assert (change[~treated] == 0).all()
 
 
 def gappy() -> cv.Trajectories:

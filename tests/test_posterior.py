@@ -88,6 +88,17 @@ def test_a_warm_start_goes_on_from_the_weights(posterior: cv.Posterior, split: t
     assert on.history["training"].iloc[0] > posterior.history["training"].iloc[0] + 1
 
 
+def test_a_loaded_posterior_is_trained_on_like_the_one_that_was_saved(
+    posterior: cv.Posterior, split: tuple, tmp_path: Path
+) -> None:
+    posterior.save(tmp_path / "run")
+    one, two = (
+        cv.fit(start.model, start.guide, split[0], warm_start=True, **{**QUICK, "max_epochs": 1})
+        for start in (posterior, cv.load(tmp_path / "run"))
+    )
+    assert all(torch.equal(value, weights(two)[name]) for name, value in weights(one).items())
+
+
 def test_early_stopping_ends_a_run_that_no_longer_improves(split: tuple) -> None:
     stopped = fitted(split[0], max_epochs=60, patience=1, validation=0.3, learning_rate=0.05)
     assert len(stopped.history) < 60

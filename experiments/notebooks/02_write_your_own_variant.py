@@ -32,6 +32,7 @@ import torch
 import pyro_citevae as cv
 from pyro_citevae.analysis import forecast, markdown, summary
 from pyro_citevae.guides import BackwardSmoother
+from pyro_citevae.nn import networks
 
 data = cv.datasets.load("renge")
 train, test = data.hold_out(times=[5])
@@ -42,9 +43,9 @@ train
 #
 # Each program k relaxes at its own rate $\rho_k$ towards a set point that the perturbations move:
 #
-# $$a_{pk} \sim N(0, 1), \qquad \rho_k \sim \mathrm{LogitNormal}(0, 1)$$
+# $$a_{pk} \sim N(0, 0.5), \qquad \rho_k \sim \mathrm{LogitNormal}(0, 1)$$
 # $$z_{t,k} \sim N\big(z_{t-1,k} + \rho_k\,((u_t a)_k - z_{t-1,k}),\ \sigma_k\big), \qquad
-#   x_t \sim \mathrm{NB}(\mathrm{library}\cdot\mathrm{softmax}(D z_t + \mathrm{batch}), \theta)$$
+#   x_t \sim \mathrm{NB}(\mathrm{library}\cdot\mathrm{softmax}(f(z_t) + \mathrm{batch}), \theta)$$
 #
 # so a program has covered half of its way after $\log 2 / {-\log(1-\rho_k)}$ days. The same symbols stand in the code.
 # Tensors are indexed from the right, a hook never sees counts, and `dims` names the axes of the global sites.
@@ -58,14 +59,14 @@ class SetPoint(cv.LatentDynamics):
 
     def __init__(self, schema, *, n_programs=8):
         super().__init__(schema, n_programs=n_programs)
-        self.D = torch.nn.Linear(n_programs, schema.n_genes)
+        self.f = networks.Decoder(n_programs, schema.n_genes, 64)
         self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, schema.n_genes))
         self.log_theta = torch.nn.Parameter(torch.full((schema.n_genes,), 2.0))
         self.sigma = cv.program.positive(torch.full((n_programs,), 0.3))
 
     def mechanism(self):
         P, K = self.schema.n_tokens, self.n_programs
-        a = pyro.sample("a", dist.Normal(0.0, 1.0).expand((P, K)).to_event(2))
+        a = pyro.sample("a", dist.Normal(0.0, 0.5).expand((P, K)).to_event(2))
         logit = dist.Normal(0.0, 1.0).expand((K,)).to_event(1)
         rho = pyro.sample("rho", dist.TransformedDistribution(logit, [dist.transforms.SigmoidTransform()]))
         return cv.Mechanism(a=a, rho=rho)
@@ -81,7 +82,7 @@ class SetPoint(cv.LatentDynamics):
         return mechanism.updated(batch=self.batch_effect[technical])
 
     def emission(self, mechanism, z, s, library):
-        share = (self.D(z) + mechanism.batch).log_softmax(-1)
+        share = (self.f(z) + mechanism.batch).log_softmax(-1)
         return cv.counts.NegativeBinomial(library.log()[..., None] + share, self.log_theta).to_event(1)
 
 

@@ -173,7 +173,9 @@ class Posterior(Predictive):
         dims = ("chain", "draw", "cell", "gene")
         observed = idata.observed_groups(data)
         coords = dict(observed["observed_data"].coords) | base
-        likelihood = rows(idata.pointwise(walked.emission, batch.x.dense))  # type: ignore[union-attr]
+        pointwise = idata.pointwise(walked.emission, batch.x.dense)  # type: ignore[union-attr]
+        # importance weights 1 / p(x) overflow in single precision, and arviz.loo would be NaN or wrong
+        likelihood = rows(pointwise).astype(np.float64)
         drawn = {"posterior_predictive": walked, "prior_predictive": imagined}
         predictive = {
             name: xr.Dataset({"x": (dims, rows(one.emission.sample()).astype(kind))}, coords=coords)

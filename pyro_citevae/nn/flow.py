@@ -81,6 +81,16 @@ class InverseAutoregressiveFlow(nn.Module):
         lead = torch.broadcast_shapes(loc.shape[:-1], scale.shape[:-1], lead)
         base = Normal(loc.new_zeros(()), loc.new_ones(())).expand((*lead, loc.shape[-1])).to_event(1)
         steps = [transform(context) for transform in self.transforms]
-        whole = zuko.transforms.ComposedTransform(*steps, AffineTransform(loc, scale, event_dim=1))
+        whole = zuko.transforms.ComposedTransform(*steps, _Affine(loc, scale, event_dim=1))
         law = pyro.contrib.zuko.ZukoToPyro(zuko.distributions.NormalizingFlow(whole.inv, base))
         return cast(TorchDistributionMixin, law)
+
+
+class _Affine(AffineTransform):
+    """An affine map whose loc and scale have batch axes; zuko asks for the shape of the event alone."""
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return shape
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return shape

@@ -33,6 +33,7 @@ def require_contents(opened: Any, truth: dict[str, np.ndarray]) -> None:
         assert opened[group]["x"].dtype == np.int32, group
         assert opened[group]["x"].cell.to_numpy().tolist() == truth["cells"].tolist()
         assert opened[group]["x"].gene.to_numpy().tolist() == truth["genes"].tolist()
+    assert opened["log_likelihood"]["x"].dtype == np.float64
     assert opened["posterior"]["a"].token.to_numpy().tolist() == truth["tokens"].tolist()
     assert opened["posterior"]["z"].time.to_numpy().tolist() == [0.0, 1.0, 2.0, 3.0]
     np.testing.assert_array_equal(opened["observed_data"]["x"], truth["x"])

@@ -6,6 +6,7 @@ call                                          under test in
 ``from_netcdf``, ``from_zarr``                ``test_names_types_and_values_survive``, and all others
 ``summary`` (posterior and prior)             ``test_summary``
 ``loo``                                       ``test_loo``, ``test_loo_is_exact``
+``summary``, ``loo`` of several chains        ``test_the_members_of_an_ensemble_are_chains``
 ``plot_ppc_dist`` (posterior and prior)       ``test_plot_ppc_dist``
 ``plot_forest``                               ``test_plot_forest``
 ``plot_prior_posterior``                      ``test_plot_prior_posterior``
@@ -116,6 +117,20 @@ def test_loo_is_exact(gaussian: xr.DataTree, truth: dict[str, np.ndarray]) -> No
     assert (found.pareto_k < 0.7).all()
     np.testing.assert_allclose(found.elpd_i, truth["gaussian_elpd"], atol=0.1)
     assert found.elpd == pytest.approx(truth["gaussian_elpd"].sum(), abs=0.5)
+
+
+@pytest.mark.parametrize("opening", list(OPENINGS))
+def test_the_members_of_an_ensemble_are_chains(opening: str, truth: dict[str, np.ndarray]) -> None:
+    """Members disagree by 100 nats about some values, which single precision would not survive."""
+    ensemble = OPENINGS[opening]("ensemble")
+    table = az.summary(ensemble, var_names=["a"], kind="diagnostics")
+    assert len(table) == 4
+    assert np.isfinite(table["r_hat"].astype(float)).all()
+    found = az.loo(ensemble, pointwise=True)
+    assert found.n_samples == 2 * DRAWS
+    assert np.isfinite(found.pareto_k).all()
+    # of several chains, each ArviZ counts the effective draws in its own way
+    assert found.elpd == pytest.approx(float(truth["ensemble_elpd"]), rel=5e-3)
 
 
 @pytest.mark.parametrize("group", ["posterior_predictive", "prior_predictive"])

@@ -4,6 +4,7 @@
 ``counts``     CiteVAE after a few epochs, written by ``citevae export``: .nc and .zarr
 ``stacked``    the same with one observed dim, by ``idata.stacked``: .nc
 ``gaussian``   a linear Gaussian process whose guide is its exact posterior: .nc and .zarr
+``ensemble``   two short fits, each a chain: .nc and .zarr
 ``truth.npz``  names, counts and draws by name; for ``gaussian`` the exact answer to leaving out a value
 =============  ==================================================================================
 
@@ -22,16 +23,19 @@ import numpy as np
 import pandas as pd
 import pyro.distributions as dist
 import torch
+import xarray as xr
 from anndata import AnnData
 from scipy.stats import norm
 from torch import Tensor
 
 from arviz1.contents import CELLS, DRAWS, GENES
-from pyro_citevae import AmortizedGuide, Posterior, Trajectories, load, simulate
+from pyro_citevae import AmortizedGuide, Ensemble, Posterior, Trajectories, fit, load, simulate
 from pyro_citevae.cli import app
 from pyro_citevae.data import Batch
+from pyro_citevae.guides import MeanField
+from pyro_citevae.guides.mechanism_posterior import MechanismPosterior
 from pyro_citevae.infer import idata
-from pyro_citevae.models import LinearGaussian
+from pyro_citevae.models import LinearGaussian, StaticShift
 
 SETTINGS = """
 [model]
@@ -43,13 +47,17 @@ hidden = 8
 [guide]
 name = "BackwardSmoother"
 hidden = 8
+
+[fit]
+max_epochs = 5
 """
 
 
 def write(folder: Path) -> None:
     """Writes every file into an empty folder, which is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "truth.npz", **write_counts(folder), **write_gaussian(folder))
+    truth = write_counts(folder) | write_gaussian(folder) | write_ensemble(folder)
+    np.savez(folder / "truth.npz", **truth)
 
 
 def write_counts(folder: Path) -> dict[str, np.ndarray]:
@@ -58,9 +66,7 @@ def write_counts(folder: Path) -> dict[str, np.ndarray]:
     adata.write_h5ad(folder / "screen.h5ad")
     settings, run = folder / "settings.toml", folder / "run"
     settings.write_text(SETTINGS)
-    citevae(
-        "fit", folder / "screen.h5ad", "--time", "time", "--config", settings, "--epochs", 5, "--quiet", "-o", run
-    )  # fmt: skip
+    citevae("fit", folder / "screen.h5ad", "--time", "time", "--config", settings, "--quiet", "-o", run)
     for kind in ("nc", "zarr"):
         out = folder / f"counts.{kind}"
         citevae("export", run, "--draws", DRAWS, "--most-cells", CELLS, "-o", out)
@@ -68,18 +74,22 @@ def write_counts(folder: Path) -> dict[str, np.ndarray]:
     tree = load(run).to_datatree(data, draws=DRAWS, most_cells=CELLS)
     idata.stacked(tree).to_netcdf(folder / "stacked.nc", engine="h5netcdf")
     cells = tree["observed_data"].cell.to_numpy()
-    loo = arviz.loo(idata.as_arviz(tree))
-    elpd = loo.elpd_loo if hasattr(loo, "elpd_loo") else loo.elpd  # before and since 1.0
     return {
         "cells": cells.astype(str),
         "genes": np.array(adata.var_names, dtype=str),
         "tokens": np.array(data.schema.tokens, dtype=str),
         "x": adata[cells].X,
-        "elpd": np.array(elpd),
+        "elpd": elpd(tree),
         **{f"posterior_{name}": tree["posterior"][name].to_numpy() for name in ("W", "a", "c", "z")},
         **{f"prior_{name}": tree["prior"][name].to_numpy() for name in ("W", "a", "c")},
         "posterior_predictive_x": tree["posterior_predictive"]["x"].to_numpy(),
     }
+
+
+def elpd(tree: xr.DataTree) -> np.ndarray:
+    """What the ArviZ of this environment finds by leaving out each value."""
+    found = arviz.loo(idata.as_arviz(tree))
+    return np.array(found.elpd_loo if hasattr(found, "elpd_loo") else found.elpd)  # before and since 1.0
 
 
 def screen() -> AnnData:
@@ -99,10 +109,26 @@ def write_gaussian(folder: Path) -> dict[str, np.ndarray]:
     """Writes exact draws, and returns each value's law given all others of its cell."""
     posterior, data = gaussian()
     tree = posterior.to_datatree(data, draws=4000)
-    tree.to_netcdf(folder / "gaussian.nc", engine="h5netcdf")
-    tree.to_zarr(folder / "gaussian.zarr", zarr_format=2)
-    elpd, pit = left_out(posterior, data)
-    return {"gaussian_elpd": elpd, "gaussian_pit": pit}
+    store(tree, folder / "gaussian")
+    density, pit = left_out(posterior, data)
+    return {"gaussian_elpd": density, "gaussian_pit": pit}
+
+
+def store(tree: xr.DataTree, path: Path) -> None:
+    """Writes netCDF and zarr as ``citevae export`` does."""
+    tree.to_netcdf(path.with_suffix(".nc"), engine="h5netcdf")
+    tree.to_zarr(path.with_suffix(".zarr"), zarr_format=2)
+
+
+def write_ensemble(folder: Path) -> dict[str, np.ndarray]:
+    """Writes a posterior of two chains, which give a value likelihoods far apart."""
+    data = simulate(n_cells=60, n_genes=GENES, n_perturbations=2, seed=0).data
+    model = StaticShift(data.schema, n_programs=2, hidden=4)
+    guide = MeanField(model, hidden=4)
+    members = [fit(model, guide, data, max_epochs=20, progress=False, seed=seed) for seed in range(2)]
+    tree = Ensemble(members).to_datatree(data, draws=DRAWS, most_cells=CELLS)
+    store(tree, folder / "ensemble")
+    return {"ensemble_elpd": elpd(tree)}
 
 
 def gaussian() -> tuple[Posterior, Trajectories]:
@@ -117,7 +143,9 @@ def gaussian() -> tuple[Posterior, Trajectories]:
         for parameter in (model.W, model.a):
             parameter.normal_(std=0.5)
         model.r = torch.full((data.schema.n_genes,), 1.5)  # noise enough for importance sampling
-    return Posterior(model.eval(), Exact(model, hidden=1).eval(), pd.DataFrame(), record={}), data
+    return Posterior(
+        model.eval(), Exact(model, MechanismPosterior(model), hidden=1).eval(), pd.DataFrame(), record={}
+    ), data
 
 
 @final

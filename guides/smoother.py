@@ -1,0 +1,71 @@
+"""The recursion that runs backwards from each cell's last observation."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.guides.mechanism_posterior import MechanismPosterior
+from pyro_citevae.nn.networks import Perceptron, SteppedPerceptron, joined
+from pyro_citevae.program import Distribution, LatentDynamics
+
+
+class Smoother(AmortizedGuide):
+    """q(s | x) q(z_tau | x, s, u) prod_{t < tau} q(z_t | z_{t+1}, ..., z_{t+L}, x, s, u, t).
+
+    tau is a cell's last observed step. Given enough capacity this is how the exact posterior of a lag-L
+    process factorises; subclasses say which law a network's output stands for.
+
+    Args:
+        model: The model whose posterior is approximated.
+        mechanism_posterior: q(global).
+        **options: Those of :class:`AmortizedGuide`.
+
+    Source: H. E. Rauch, F. Tung, C. T. Striebel, Maximum Likelihood Estimates of Linear Dynamic Systems
+    (1965), for the backward factorisation.
+    """
+
+    def __init__(
+        self, model: LatentDynamics, mechanism_posterior: MechanismPosterior, **options: Any
+    ) -> None:
+        super().__init__(model, mechanism_posterior, **options)
+        schema = model.schema
+        n_seen = self.n_summary + model.n_invariant + schema.n_tokens + 2
+        self.n_given = n_seen + model.n_lags * model.n_programs
+        self.last_head = Perceptron(n_seen, self.n_outputs, self.correction)
+        self.back_head = SteppedPerceptron(
+            self.n_given, self.n_outputs, max(schema.n_steps, 1), self.correction
+        )
+
+    @abstractmethod
+    def law(
+        self, output: Float[Tensor, "... cell output"], given: Float[Tensor, "... cell given"]
+    ) -> Distribution:
+        """The law of a state from its head's output and from all that it is conditioned on."""
+
+    def states(
+        self,
+        batch: Batch,
+        summary: Float[Tensor, "... cell summary"],
+        s: Float[Tensor, "... cell invariant"],
+    ) -> None:
+        """Draws the last observed step, then each earlier one given the later ones."""
+        cells = torch.arange(batch.n_cells, device=summary.device)
+        at_last = joined(summary, s, batch.u[batch.last, cells], self.clock(batch, 0))
+        last_output = self.last_head(at_last)
+        no_state = last_output.new_zeros(batch.n_cells, self.model.n_programs)
+        later: list[Tensor] = [no_state] * self.model.n_lags
+        for t in range(batch.n_steps, -1, -1):
+            dose = batch.u[min(t + 1, batch.n_steps)]
+            given = joined(*later, summary, s, dose, self.clock(batch, t))
+            is_last = (batch.last == t)[:, None]
+            output = torch.where(is_last, last_output, self.back_head(given, t))
+            z = self.state(t, self.law(output, given), batch)
+            known = torch.where((batch.last >= t)[:, None], z, 0.0)
+            later = [known, *later][: self.model.n_lags]
