@@ -29,7 +29,8 @@ from pyro_citevae.analysis import (
 from pyro_citevae.errors import DataError, ModelError
 from pyro_citevae.guides import BackwardSmoother, MeanField
 from pyro_citevae.infer.importance import log_weights
-from pyro_citevae.models import LinearGaussian
+from pyro_citevae.models import CiteVAE, LinearGaussian
+from pyro_citevae.registry import GUIDES, MODELS
 
 LARGE = 1e6  # an inverse dispersion at which the negative binomial is a Poisson
 
@@ -161,7 +162,7 @@ def test_an_ensemble_is_checked_chain_by_chain() -> None:
 
 
 def test_checks_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = screen("sequences")
+    data = screen("sequences", n_cells=60)
     posterior = known(Counts(data.schema))
     whole = predictive_check(posterior, data, draws=60)
     monkeypatch.setattr(replication, "_MOST_VALUES", 8 * 12 * 25)  # 25 draws and 4 cells at once
@@ -279,7 +280,7 @@ def test_k_of_the_mechanism_tells_the_exact_posterior_from_one_too_narrow(
     data = screen("snapshot", "real", n_cells=50)
     model = Mean(data.schema)
     posterior = cv.Posterior(model, exact_guide(model, data, narrower), pd.DataFrame(), {})
-    found = pareto_k(posterior, data, draws=1000, particles=2)
+    found = pareto_k(posterior, data, draws=300, particles=2)
     assert low <= float(found.mechanism) < high
     # the observed values do not depend on the states, so there is no noise, and equal weights if exact
     assert float(found.monte_carlo_sd) < 1e-3
@@ -288,9 +289,9 @@ def test_k_of_the_mechanism_tells_the_exact_posterior_from_one_too_narrow(
 
 def test_the_noise_of_the_evidence_is_reported_and_falls_with_the_particles() -> None:
     data = screen(n_cells=60)
-    model = cv.models.CiteVAE(data.schema, n_programs=2, n_invariant=1, hidden=4, group=False)
+    model = CiteVAE(data.schema, n_programs=2, n_invariant=1, hidden=4, group=False)
     posterior = cv.fit(model, BackwardSmoother(model, hidden=8), data, max_epochs=10, progress=False)
-    few, many = (pareto_k(posterior, data, draws=100, particles=m) for m in (2, 32))
+    few, many = (pareto_k(posterior, data, draws=50, particles=m) for m in (2, 32))
     assert float(many.monte_carlo_sd) < 0.5 * float(few.monte_carlo_sd)
     assert float(many.monte_carlo_sd) > 0
     assert float(many.log_weight_sd) > float(many.monte_carlo_sd)
@@ -350,6 +351,33 @@ def test_the_bound_averages_over_the_global_sites() -> None:
     expected = stats.norm(loc, sd).logpdf(data.values.toarray()).sum(1)
     np.testing.assert_allclose(found.cell_bound, expected, atol=0.15)
     assert abs(float(found.cell_bound.mean()) - expected.mean()) < 0.03
+
+
+# Every model and every guide ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(GUIDES))
+def test_every_guide_can_be_criticised(name: str) -> None:
+    data = screen("sequences", n_cells=12)
+    model = CiteVAE(data.schema, n_programs=2, n_invariant=1, hidden=4)
+    posterior = cv.Posterior(model, GUIDES[name](model, hidden=4), pd.DataFrame(), {})
+    weighed = pareto_k(posterior, data, draws=25, particles=2)
+    assert float(weighed.log_weight_sd) > 0
+    assert np.isfinite(held_out_bound(posterior, data, particles=3).cell_bound).all()
+    checked = predictive_check(posterior, data, replicate="cells", draws=4)
+    assert checked["posterior_predictive"]["mean"].notnull().all()
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("prior", [False, True])
+def test_every_model_can_be_checked(name: str, prior: bool) -> None:
+    data = screen("sequences", "real" if name == "LinearGaussian" else "counts", n_cells=12)
+    model = MODELS[name](data.schema, n_programs=2)
+    found = predictive_check(known(model), data, prior=prior, draws=4)
+    drawn = found["prior_predictive" if prior else "posterior_predictive"]
+    assert drawn["mean"].sizes == {"chain": 1, "draw": 4, "gene": 8}
+    assert drawn["mean"].notnull().all()
+    assert float(drawn["mean"].std("draw").max()) > 0
 
 
 # Bad input ----------------------------------------------------------------------------------------------
