@@ -149,10 +149,10 @@ def test_measured_effects_stand_side_by_side_without_the_perturbed_gene() -> Non
     one = Measurement("A", 1.0, np.array([5.0, 1.0]), np.array([0.1, 0.2]), keep, 0.5)
     two = Measurement("B", 2.0, np.array([2.0, 3.0]), np.array([0.3, 0.4]), ~keep, 0.5)
     found = measured_effects([one, two], ["A", "B"])
-    assert found.delta.dims == ("perturbation", "time", "gene")
-    assert found.delta.sel(perturbation="A", time=1.0, gene="B").item() == 1.0
+    assert found.effect.dims == ("perturbation", "time", "gene")
+    assert found.effect.sel(perturbation="A", time=1.0, gene="B").item() == 1.0
     assert found.variance.sel(perturbation="B", time=2.0, gene="A").item() == pytest.approx(0.3)
-    assert int(found.delta.notnull().sum()) == 2
+    assert int(found.effect.notnull().sum()) == 2
 
 
 # Probability integral transform -------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from pyro_citevae.analysis import (
     measure,
     summary,
 )
-from pyro_citevae.analysis.evaluation import Measurement, coverage, pearson, relative_l2, require_unseen
+from pyro_citevae.analysis.evaluation import Measurement, pearson, relative_l2, require_unseen
 from pyro_citevae.errors import DataError
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.infer import Effect
@@ -55,26 +55,6 @@ def test_shuffled_predictions_correlate_at_chance() -> None:
     truth = rng.normal(size=100)
     found = [pearson(rng.permutation(truth), truth) for _ in range(400)]
     assert abs(np.mean(found)) < 4 * 0.1 / np.sqrt(400)
-
-
-@pytest.mark.parametrize("probability", [0.5, 0.8, 0.9])
-def test_draws_from_the_truth_cover_at_their_nominal_rate(probability: float) -> None:
-    rng = np.random.default_rng(1)
-    mean = rng.normal(size=20_000)
-    draws = mean + rng.normal(size=(200, 20_000)) * 0.3
-    truth = mean + rng.normal(size=20_000) * np.sqrt(0.3**2 + 0.1**2)
-    assert coverage(draws, measurement(truth), probability) == pytest.approx(probability, abs=0.02)
-
-
-def test_draws_that_are_too_narrow_cover_too_little() -> None:
-    rng = np.random.default_rng(1)
-    truth = rng.normal(size=2000)
-    draws = np.zeros((200, 2000)) + rng.normal(size=(200, 2000)) * 0.3
-    assert coverage(draws, measurement(truth), 0.8) < 0.4
-
-
-def test_a_single_draw_claims_no_interval() -> None:
-    assert np.isnan(coverage(np.zeros((1, 5)), measurement(np.ones(5)), 0.8))
 
 
 def test_reliability_follows_spearman_and_brown() -> None:
@@ -128,6 +108,25 @@ def test_the_table_holds_every_score_the_ceiling_and_the_means(data: cv.Trajecto
     text = markdown(summary(frame, ["gene_0", "gene_1"]))
     assert "| mean of 2 | 1.00 / 0.00 |" in text
     assert "| all 3 |" in text
+
+
+@pytest.mark.parametrize(("sd", "expected"), [(0.3, 0.8), (0.1, 0.433)])
+def test_the_80_percent_interval_is_that_of_the_effect_plus_the_noise_of_its_measurement(
+    sd: float, expected: float
+) -> None:
+    """Draws of spread sd, true effects of spread 0.3, and a measurement whose noise has spread 0.1."""
+    rng = np.random.default_rng(1)
+    genes = 5000
+    schema = cv.Schema(genes=tuple(f"gene_{g}" for g in range(genes)), tokens=("gene_0",), times=(3.0,))
+    mean = rng.normal(size=genes)
+    draws = Effect.of(
+        (mean + sd * rng.normal(size=(1, 200, 1, 1, genes))), [cv.do("gene_0")], [3.0], schema, cv.do()
+    )
+    truth = mean + np.sqrt(0.3**2 + 0.1**2) * rng.normal(size=genes)
+    frame = evaluate(
+        {"drawn": draws}, [measurement(truth)], headline=[], protocol="p", dataset="d"
+    ).set_index(["predictor", "perturbation", "score"])["value"]
+    assert frame["drawn", "gene_0", "coverage_80"] == pytest.approx(expected, abs=0.02)
 
 
 def test_training_cells_cannot_be_scored(data: cv.Trajectories) -> None:

@@ -12,7 +12,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from scipy import special, stats
 
-from pyro_citevae.analysis.replication import Replicate, ReplicatedCells, measured, replicates
+from pyro_citevae.analysis.replication import Replicate, ReplicatedCells, measured, replicates, require_cells
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.infer.predictive import Predictive
 
@@ -81,6 +81,7 @@ def predictive_check(
     Source: A. Gelman, X.-L. Meng, H. Stern, Posterior Predictive Assessment of Model Fitness via Realized
     Discrepancies (1996).
     """
+    require_cells(posterior, data)
     groups = _Groups.of(data)
     made = replicates(posterior, data, draws=draws, cells=replicate, prior=prior, seed=seed)
     chains = [_chain(blocks, groups) for _, blocks in groupby(made, lambda one: one.chain)]

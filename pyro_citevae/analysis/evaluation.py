@@ -101,25 +101,25 @@ def relative_l2(predicted: Float[np.ndarray, " gene"], measured: Float[np.ndarra
     return float(np.linalg.norm(predicted - measured) / np.linalg.norm(measured))
 
 
-def measured_effects(measurements: Sequence[Measurement], genes: Sequence[str]) -> xr.Dataset:
-    """Measured effects side by side, for :func:`coverage` and the like.
+def measured_effects(measurements: Sequence[Measurement], genes: Sequence[str] | None = None) -> xr.Dataset:
+    """Measured effects side by side, for :func:`~pyro_citevae.analysis.coverage` and the like.
 
     Args:
         measurements: What was measured, each perturbation once a time.
-        genes: Names of the genes.
+        genes: Names of the genes; None for their order alone.
 
     Returns:
-        ``delta`` and ``variance`` with dims (perturbation, time, gene); NaN for the perturbed gene itself,
+        ``effect`` and ``variance`` with dims (perturbation, time, gene); NaN for the perturbed gene itself,
         and where nothing was measured.
     """
     rows = [
-        xr.Dataset({"delta": ("gene", one.delta), "variance": ("gene", one.variance)}, {"gene": list(genes)})
+        xr.Dataset({"effect": ("gene", one.delta), "variance": ("gene", one.variance)})
         .where(xr.DataArray(one.keep, dims="gene"))
         .expand_dims(perturbation=[one.perturbation], time=[one.time])
         for one in measurements
     ]
     found: xr.Dataset = xr.combine_by_coords(rows, join="outer")  # type: ignore[assignment]
-    return found
+    return found if genes is None else found.assign_coords(gene=list(genes))
 
 
 def evaluate(

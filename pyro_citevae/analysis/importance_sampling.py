@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyro
@@ -13,7 +12,6 @@ import xarray as xr
 from jaxtyping import Float
 from pyro import poutine
 from pyro.ops.stats import fit_generalized_pareto
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -51,9 +49,9 @@ def pareto_k(
 
     * ``states``: weights ``p(x_n, z_n, s_n | g) / q(z_n, s_n | x_n)`` of each cell, given one draw g.
     * ``mechanism``: weights ``p(g) prod_n p(x_n | g) / q(g)`` over draws g, where each cell's evidence is
-      estimated by M particles, the same for every g. What noise is left in the estimates inflates k:
-      ``monte_carlo_sd`` is its standard deviation in nats, to be compared with ``log_weight_sd``, that of the
-      log weights; with more particles it falls. The cost is S M passes over the data.
+      estimated by M particles from the same random numbers for every g. What noise is left in the estimates
+      inflates k: ``monte_carlo_sd`` is its standard deviation in nats, to be compared with ``log_weight_sd``,
+      that of the log weights; with more particles it falls. The cost is S M passes over the data.
 
     Args:
         posterior: A fitted model.
@@ -89,7 +87,7 @@ def pareto_k(
             {"states": ("trajectory", _shapes(weights))}, {"trajectory": thinned.names.astype(str)}
         )
         if mechanism and global_draws(posterior.guide, 1):
-            found = found.assign(_mechanism(posterior, data, draws, particles))
+            found = found.assign(_mechanism(posterior, data, draws, particles, seed))
     return found.assign_attrs(draws=draws, good_below=0.5, usable_below=min(0.7, 1 - 1 / math.log10(draws)))
 
 
@@ -168,25 +166,24 @@ def _cell_weights(
     return weights
 
 
-def _mechanism(posterior: Posterior, data: Trajectories, draws: int, particles: int) -> dict[str, float]:
+def _mechanism(
+    posterior: Posterior, data: Trajectories, draws: int, particles: int, seed: int
+) -> dict[str, float]:
     """Pareto k of the global sites, and the noise of the estimated evidence behind it."""
+    model, guide = posterior.model, posterior.guide
     prior, mechanism = _weighed_mechanism(posterior, draws)
-    repeated = {name: value.repeat_interleave(particles, 0) for name, value in mechanism.items()}
     evidence = np.zeros((2, draws))  # of each half of the particles
     total = np.zeros(draws)
-    for _, batch in _chunks(data, draws * particles):
-        with _SharedStates(draws, particles):
-            one = log_weights(
-                posterior.model,
-                posterior.guide,
-                batch.to(posterior.model._like.device),
-                draws * particles,
-                repeated,
-            )
-        weights = one.cells.cpu().double().view(draws, 2, particles // 2, batch.n_cells)
-        halves = weights.logsumexp(2) - math.log(particles // 2)
-        evidence += halves.sum(2).T.numpy()
-        total += (halves.logsumexp(1) - math.log(2)).sum(1).numpy()
+    for chosen, batch in _chunks(data, particles):
+        batch = batch.to(model._like.device)
+        # draw by draw, so that every draw gets the same random numbers: their noise is common, and cancels
+        for i in range(draws):
+            values = {name: value[i, 0, 0] for name, value in mechanism.items()}
+            with seeded(seed + chosen.start):
+                one = log_weights(model, guide, batch, particles, values)
+            halves = one.cells.double().view(2, particles // 2, -1).logsumexp(1) - math.log(particles // 2)
+            evidence[:, i] += halves.sum(1).cpu().numpy()
+            total[i] += float((halves.logsumexp(0) - math.log(2)).sum())
     weight = prior + total
     noise = (evidence[0] - evidence[1]).std() / 2  # a half has twice the whole's variance
     shape = float(_shapes(weight[:, None])[0])
@@ -209,24 +206,6 @@ def _weighed_mechanism(
         terms = [node["log_prob"].expand(draws, 1, 1) for node in sites if not site_is_subsample(node)]
         totals.append(torch.stack(terms).sum((0, 2, 3)).double().cpu().numpy())
     return totals[0] - totals[1], values
-
-
-class _SharedStates(Messenger):
-    """Gives every draw of the global sites the same particles of the cells' states.
-
-    The guide's states do not see the global sites, so the estimates stay unbiased, and their noise is common.
-    """
-
-    def __init__(self, draws: int, particles: int) -> None:
-        super().__init__()
-        self.draws, self.particles = draws, particles
-
-    def _pyro_post_sample(self, message: Any) -> None:
-        local = any(frame.name == "cell" for frame in message["cond_indep_stack"])
-        if local and not message["is_observed"] and not site_is_subsample(message):
-            value = message["value"]
-            first = value[: self.particles]
-            message["value"] = first.repeat(self.draws, *[1] * (value.dim() - 1))
 
 
 def _shapes(weights: Float[np.ndarray, "draw column"]) -> Float[np.ndarray, " column"]:
