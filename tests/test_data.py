@@ -92,6 +92,61 @@ def test_a_time_off_the_grid_is_refused(time: float) -> None:
         schema().step_of(time)
 
 
+# Schema with steps of unequal length
+
+
+def irregular(**fields: Any) -> Schema:
+    return schema(**({"times": (0.5, 6.0, 24.0), "step": 0.5, "grid": (0.5, 6.0, 24.0)} | fields))
+
+
+def test_without_a_grid_steps_end_at_multiples_of_their_length() -> None:
+    np.testing.assert_array_equal(schema().ends(3), [0.0, 24.0, 48.0, 72.0])
+    np.testing.assert_array_equal(schema().ends(0), [0.0])
+
+
+def test_with_a_grid_steps_end_where_it_says_and_go_on_by_the_step() -> None:
+    np.testing.assert_array_equal(irregular().ends(5), [0.0, 0.5, 6.0, 24.0, 24.5, 25.0])
+    np.testing.assert_array_equal(irregular().ends(2), [0.0, 0.5, 6.0])
+    assert (irregular().n_steps, irregular(times=(0.5, 6.0)).n_steps) == (3, 2)
+
+
+@pytest.mark.parametrize("one", [schema(), irregular(), schema(step=0.1, grid=(0.3, 1.7))], ids=str)
+def test_a_step_is_found_by_the_time_at_which_it_ends(one: Schema) -> None:
+    assert [one.step_of(time) for time in one.ends(40)] == list(range(41))
+    assert [one.step_of(time * (1 + 1e-9)) for time in one.ends(40)] == list(range(41))
+
+
+@pytest.mark.parametrize("time", [-0.5, 0.4, 1.0, 23.9, 24.2, float("nan"), float("inf")])
+def test_a_time_between_the_ends_is_refused(time: float) -> None:
+    with pytest.raises(DataError, match=r"not on the grid \(0.5, 6, 24, then every 0.5\) hour; give one of"):
+        irregular().step_of(time)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "first"), [(do("A"), 1), (do("A", at=0.5), 2), (do("A", at=5.0), 2), (do("A", at=6.0), 3)]
+)
+def test_a_dose_on_a_grid_acts_in_the_steps_that_end_after_it(schedule: Schedule, first: int) -> None:
+    np.testing.assert_array_equal(irregular().doses(schedule, 4)[:, 0], np.arange(5) >= first)
+
+
+def test_a_grid_survives_json_and_changes_the_digest() -> None:
+    back = Schema.from_json(json.loads(json.dumps(irregular().to_json())))
+    assert back == irregular()
+    assert back.digest == irregular().digest != irregular(grid=()).digest
+
+
+def test_a_record_from_before_grids_reads_as_it_was_and_keeps_its_digest() -> None:
+    assert "grid" not in schema().to_json()
+    assert Schema.from_json(schema().to_json()).grid == ()
+    assert schema().digest == "5652f07485121ada663fb7a69b8ed5d607f0bec5d6b4fc846a6efc820560c0c7"
+
+
+@pytest.mark.parametrize("grid", [(0.0, 1.0), (2.0, 1.0), (1.0, 1.0), (-1.0,), (1.0, np.nan), (1.0, np.inf)])
+def test_a_grid_that_does_not_increase_from_above_zero_is_refused(grid: tuple[float, ...]) -> None:
+    with pytest.raises(DataError, match="does not increase from above 0"):
+        schema(grid=grid)
+
+
 def test_sizes_follow_the_names() -> None:
     one = schema(batches=("x", "y"))
     assert (one.n_genes, one.n_tokens, one.n_batches, one.n_steps, one.n_slots) == (6, 3, 2, 3, 1)
@@ -242,6 +297,40 @@ def test_the_grid_is_the_common_divisor_of_the_times(times: tuple[float, float],
     data = Trajectories.from_anndata(screen(time=times * 6), time="time")
     assert data.schema.step == pytest.approx(step)
     assert sorted(set(data.row_times)) == pytest.approx(times)
+
+
+def test_the_observed_times_can_be_the_grid() -> None:
+    times = [0.0, 0.5, 6.0, 24.0] * 3
+    data = Trajectories.from_anndata(screen(time=times), time="time", step="observed")
+    assert (data.schema.grid, data.schema.step, data.schema.n_steps) == ((0.5, 6.0, 24.0), 0.5, 3)
+    assert data.schema.times == (0.0, 0.5, 6.0, 24.0)
+    assert data.row_step.tolist() == [0, 1, 2, 3] * 3
+    assert data.row_times.tolist() == times
+    assert set(data.select(time=6.0).row_times) == {6.0}
+    train, held = data.hold_out(times=[24.0])
+    assert set(train.row_times) == {0.0, 0.5, 6.0}
+    assert set(held.row_times) == {24.0}
+    assert train.batch().u.shape[0] == 3
+
+
+def test_a_grid_can_be_given_and_hold_more_than_the_observed_times() -> None:
+    data = Trajectories.from_anndata(screen(time=TIMES), time="time", step=[0.5, 1, 1.75, 2, 4])
+    assert data.schema.grid == (0.5, 1.0, 1.75, 2.0, 4.0)
+    assert data.schema.n_steps == 4
+    assert set(data.row_step) == {2, 4}
+    assert data.schema.step == pytest.approx(0.25)
+
+
+def test_a_grid_of_a_snapshot_ends_with_its_only_time() -> None:
+    data = Trajectories.from_anndata(screen(), step=[1.0, 3.0, 10.0])
+    assert (data.schema.times, data.schema.n_steps) == ((10.0,), 3)
+
+
+def test_new_data_are_read_onto_the_grid_of_the_old() -> None:
+    old = Trajectories.from_anndata(screen(time=[0.5, 6.0, 24.0] * 4), time="time", step="observed").schema
+    data = Trajectories.from_anndata(screen(time=[6.0, 24.5] * 6), time="time", schema=old)
+    assert data.row_step.tolist() == [2, 4] * 6
+    assert data.row_times.tolist() == [6.0, 24.5] * 6
 
 
 def test_a_given_step_refines_the_grid() -> None:
@@ -673,6 +762,35 @@ def with_times(*first: Any) -> AnnData:
             id="off grid",
         ),
         pytest.param(lambda: with_times(), {"time": "time", "step": -1.0}, "is not positive", id="step"),
+        pytest.param(lambda: with_times(), {"time": "time", "step": []}, "names no time", id="empty grid"),
+        pytest.param(
+            lambda: with_times(),
+            {"time": "time", "step": [2, 1]},
+            r"grid \(2, 1.*not increase",
+            id="falling grid",
+        ),
+        pytest.param(
+            lambda: with_times(),
+            {"time": "time", "step": [1.0, np.nan]},
+            "not increase",
+            id="NaN in the grid",
+        ),
+        pytest.param(
+            lambda: with_times(),
+            {"time": "time", "step": [0.3, 2]},
+            r"time 1 is not on the grid \(0.3, 2",
+            id="gap",
+        ),
+        pytest.param(screen, {"step": "observed"}, "name their column with time=", id="observed nothing"),
+        pytest.param(
+            lambda: with_times(), {"time": "time", "step": "seen"}, "step='seen' is neither", id="word"
+        ),
+        pytest.param(
+            lambda: with_times(70.0),
+            {"time": "time", "step": list(range(1, 71))},
+            "a grid of 70 times makes 70 latent steps",
+            id="long given grid",
+        ),
         pytest.param(
             lambda: screen(depth=[1000.0] * 11 + [1.0]),
             {"library": "depth"},

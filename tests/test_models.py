@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from pyro import poutine
 
 import pyro_citevae as cv
+from pyro_citevae.errors import DataError
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.models import CiteVAE, Instantaneous, StaticShift, Switching, TargetedLag
 
@@ -166,6 +169,24 @@ def test_a_technical_batch_has_an_effect_of_its_own(kind: type[cv.LatentDynamics
         after = model(batch).emission.mean
     changed = (after[0, :, 0] / before[0, :, 0]) > 1.5
     assert changed.tolist() == (batch.technical == batch.technical[0]).tolist()
+
+
+@every_model
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_steps_of_unequal_length_run_through_fit_prediction_and_storage(
+    kind: type[cv.LatentDynamics], layout: str, tmp_path: Path
+) -> None:
+    data = screen(layout, times=(1, 2, 5, 9))
+    posterior = fitted(kind(data.schema, n_programs=2, hidden=4), data)
+    assert posterior.programs(cv.do("gene_0"), draws=2).time.to_numpy().tolist() == [0, 1, 2, 5, 9]
+    later = posterior.predict(cv.do("gene_0"), cells=data.controls(), draws=3, time=[5, 9, 10])
+    assert set(later.obs["time"]) == {5.0, 9.0, 10.0}
+    posterior.save(tmp_path / "run")
+    loaded = cv.load(tmp_path / "run")
+    assert loaded.schema == data.schema
+    assert loaded.bound(data) == posterior.bound(data)
+    with pytest.raises(DataError, match="time 4 is not on the grid"):
+        posterior.effect(cv.do("gene_0"), time=4)
 
 
 def history_of(n_lags: int, n_cells: int, n_programs: int) -> list[torch.Tensor]:

@@ -167,6 +167,28 @@ def test_expected_counts_follow_the_loaded_states() -> None:
     np.testing.assert_allclose(data.values.toarray() / data.library[:, None], share, rtol=0, atol=0.01)
 
 
+def test_cells_can_be_observed_after_some_steps_only() -> None:
+    simulation = small(times=(1, 2, 5, 12), layout="sequences", values="real", noise=0.0)
+    data, truth = simulation.data, simulation.truth
+    assert data.schema.times == data.schema.grid == (1.0, 2.0, 5.0, 12.0)
+    assert (data.schema.n_steps, data.n_observations, len(truth.z)) == (4, 240, 13)
+    expected = truth.intercept + truth.z[data.row_times.astype(int), data.row_cell] @ truth.loading
+    np.testing.assert_allclose(data.values.toarray(), expected, atol=1e-5)
+
+
+def test_observing_fewer_steps_leaves_the_process_as_it_is() -> None:
+    every, some = small(n_steps=12), small(times=(3, 12))
+    np.testing.assert_array_equal(every.truth.z, some.truth.z)
+    snapshot = small(times=(3, 12), layout="snapshot").data
+    assert (snapshot.schema.times, snapshot.schema.n_steps, set(snapshot.row_step)) == ((12.0,), 2, {2})
+
+
+@pytest.mark.parametrize("times", [(2, 1), (0, 1), (1, 1)], ids=str)
+def test_times_that_do_not_increase_are_refused(times: Any) -> None:
+    with pytest.raises(DataError, match="do not increase from 1"):
+        small(times=times)
+
+
 def test_more_tokens_than_genes_are_refused() -> None:
     with pytest.raises(DataError, match="n_genes=2 is below n_perturbations=3"):
         small(n_genes=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -60,7 +61,7 @@ def read(
     adata: AnnData,
     columns: Columns,
     *,
-    step: float | None,
+    step: float | str | Sequence[float] | None,
     n_steps: int,
     time_unit: str | None,
     values: str,
@@ -90,15 +91,15 @@ def read(
     batches = _categories(adata, columns.batch)
     cells = _sequences(adata, columns.sequence)
     if schema is None:
-        grid = step if step is not None else _grid(times)
-        if not grid > 0:
-            raise DataError(f"step={grid:g} is not positive; give the length of a latent step.")
+        length, grid = _steps(step, times)
         schema = Schema(
             genes=tuple(map(str, adata.var_names)),
             tokens=tuple(sorted({token for one in schedules.values() for token in one.tokens})),
             control=columns.control,
-            times=tuple(sorted(set(times.tolist()))) if times is not None else (n_steps * grid,),
-            step=grid,
+            times=tuple(sorted(set(times.tolist())))
+            if times is not None
+            else (grid or (n_steps * length,))[-1:],
+            step=length,
             time_unit=_unit(adata, time_unit, times),
             batches=tuple(sorted(set(batches.tolist()))),
             layout="snapshot"
@@ -109,6 +110,7 @@ def read(
             values="real" if values == "real" else "counts",
             total=float(np.median(library)),
             panel_share=share,
+            grid=grid,
         )
         _check_grid(schema)
     else:
@@ -219,11 +221,33 @@ def _times(adata: AnnData, name: str | None) -> np.ndarray | None:
     return times
 
 
-def _grid(times: np.ndarray | None) -> float:
+def _steps(
+    step: float | str | Sequence[float] | None, times: np.ndarray | None
+) -> tuple[float, tuple[float, ...]]:
+    """The length of a latent step, and the times at which steps end if they are not equally long."""
+    if isinstance(step, str):
+        if step != "observed":
+            raise DataError(f"step='{step}' is neither a length, nor a list of times, nor 'observed'.")
+        if times is None:
+            raise DataError("step='observed' needs the times of observation; name their column with time=.")
+        step = [time for time in np.unique(times).tolist() if time > 0]
+    if step is None:
+        return _divisor(times), ()
+    if isinstance(step, (int, float)):
+        if not step > 0:
+            raise DataError(f"step={step:g} is not positive; give the length of a latent step.")
+        return float(step), ()
+    ends = tuple(map(float, step))
+    if not ends:
+        raise DataError("step=[] names no time; give the times at which the latent steps end.")
+    return _divisor(np.array(ends)), ends
+
+
+def _divisor(times: np.ndarray | None) -> float:
     """The greatest common divisor of the times, to four digits."""
     if times is None:
         return 1.0
-    scaled = [round(float(time) * 1e4) for time in np.unique(times) if time > 0]
+    scaled = [round(float(time) * 1e4) for time in np.unique(times) if 0 < time < math.inf]
     return reduce(math.gcd, scaled) / 1e4 if scaled else 1.0
 
 
@@ -231,9 +255,10 @@ def _check_grid(schema: Schema) -> None:
     for time in schema.times:
         schema.step_of(time)
     if not 1 <= schema.n_steps <= _MOST_STEPS:
+        length = f"{schema.step:g} {schema.time_unit}" if not schema.grid else f"{len(schema.grid)} times"
         raise DataError(
-            f"a grid of {schema.step:g} {schema.time_unit} makes {schema.n_steps} latent steps, and 1 to "
-            f"{_MOST_STEPS} are practical; set step=, and round the times to it."
+            f"a grid of {length} makes {schema.n_steps} latent steps, and 1 to {_MOST_STEPS} are practical; "
+            "set step=, and round the times to it."
         )
 
 

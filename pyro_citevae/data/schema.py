@@ -8,10 +8,11 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.errors import DataError, ScheduleError
@@ -26,21 +27,30 @@ Values = Literal["counts", "real"]
 class Schema:
     """What the axes of a screen mean.
 
-    Time runs on a grid: step t is the time ``t * step`` in the data's unit, perturbations act from step 1
-    on, and step 0 is the state before any of them.
+    Time runs on a grid: step t ends at the time ``t * step`` in the data's unit, or at ``grid[t - 1]`` where
+    steps are not equally long. Perturbations act from step 1 on, and step 0 is the state before any of them.
 
     Attributes:
         genes: Measured genes, in the order of the count matrix (dim ``gene``).
         tokens: Perturbations that have effects of their own (dim ``token``); a combination is two doses.
         control: Label of the unperturbed cells.
         times: Times at which cells were observed, sorted, in ``time_unit``.
-        step: Length of one latent step, in ``time_unit``.
+        step: Length of one latent step, in ``time_unit``; with a grid, of those after it.
         time_unit: ``"day"``, ``"hour"``, or ``"step"`` when the data has no times.
         batches: Technical batches; one name when the data has none.
         layout: How cells were observed: all once at one time, each once at its own time, or repeatedly.
         values: ``"counts"``, or ``"real"`` for a Gaussian emission.
         total: Median library size: the common total of normalised expression.
         panel_share: Mean share of the library size that the measured genes hold; 1 when they are all of it.
+        grid: Times at which the latent steps 1, 2, ... end, when they are not equally long.
+
+    Raises:
+        DataError: The grid does not increase from above 0.
+
+    Example:
+        >>> schema = Schema(("g",), ("A",), times=(6.0, 24.0), grid=(6.0, 24.0, 72.0), step=24.0)
+        >>> schema.n_steps, schema.ends(4).tolist()
+        (2, [0.0, 6.0, 24.0, 72.0, 96.0])
     """
 
     genes: tuple[str, ...]
@@ -54,6 +64,15 @@ class Schema:
     values: Values = "counts"
     total: float = 1.0
     panel_share: float = 1.0
+    grid: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = (0.0, *self.grid)
+        if not all(before < after < math.inf for before, after in pairwise(known)):
+            raise DataError(
+                f"the grid {self._grid_name} does not increase from above 0; give the times at which the "
+                "latent steps end."
+            )
 
     @property
     def n_genes(self) -> int:
@@ -85,19 +104,43 @@ class Schema:
         """Observations that one cell can have: one, unless the data are sequences."""
         return len(self.times) if self.layout == "sequences" else 1
 
+    def ends(self, n_steps: int) -> Float64[np.ndarray, " step"]:
+        """The time at which each of the steps 0..n_steps ends, in ``time_unit``; step 0 ends at time 0."""
+        return np.array([self._end(t) for t in range(n_steps + 1)])
+
     def step_of(self, time: float) -> int:
-        """The latent step of a time.
+        """The latent step that ends at a time.
 
         Raises:
-            DataError: The time is negative or falls between two steps.
+            DataError: The time is negative or falls between two ends.
         """
-        t = round(time / self.step) if math.isfinite(time) else -1
-        if t < 0 or abs(t * self.step - time) > 1e-6 * max(1.0, abs(time)):
+        t = self._nearest(time) if math.isfinite(time) else -1
+        if t < 0 or abs(self._end(t) - time) > 1e-6 * max(1.0, abs(time)):
             raise DataError(
-                f"time {time:g} is not on the grid of {self.step:g} {self.time_unit}; "
-                "give a multiple of it, or set step= to a common divisor of the times."
+                f"time {time:g} is not on the grid {self._grid_name}; "
+                + (
+                    "give one of these times, or name it in step=."
+                    if self.grid
+                    else "give a multiple of it, or set step= to a common divisor of the times."
+                )
             )
         return t
+
+    def _end(self, t: int) -> float:
+        known = (0.0, *self.grid)
+        return known[t] if t < len(known) else known[-1] + (t - len(self.grid)) * self.step
+
+    def _nearest(self, time: float) -> int:
+        known = (0.0, *self.grid)
+        if time > known[-1]:
+            return len(self.grid) + round((time - known[-1]) / self.step)
+        return int(np.abs(np.array(known) - time).argmin())
+
+    @property
+    def _grid_name(self) -> str:
+        if not self.grid:
+            return f"of {self.step:g} {self.time_unit}"
+        return f"({', '.join(f'{end:g}' for end in self.grid)}, then every {self.step:g}) {self.time_unit}"
 
     @cached_property
     def token_index(self) -> dict[str, int]:
@@ -130,14 +173,14 @@ class Schema:
         A dose given at time a acts in every step that ends after a, so ``u[0]`` is zero.
         """
         u = np.zeros((n_steps + 1, self.n_tokens), dtype=np.float32)
-        ends = np.arange(n_steps + 1) * self.step
+        ends = self.ends(n_steps)
         for dose in self.require(schedule).doses:
             u[(ends > dose.at + 1e-6 * self.step) & (ends > 0), self.token_index[dose.token]] = dose.amount
         return u
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that :meth:`from_json` reads back."""
-        return asdict(self)
+        """A JSON object that :meth:`from_json` reads back; one without a grid is as it was before grids."""
+        return {name: value for name, value in asdict(self).items() if name != "grid" or value}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Schema:

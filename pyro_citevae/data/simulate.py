@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -29,7 +29,7 @@ class Truth:
         sigma: Noise scale of the transition.
         loading: Log-expression (or value) of each gene for one unit of a program.
         intercept: Baseline of each gene.
-        z: States of the cells at every step.
+        z: States of the cells at every step of length one, whichever of them are observed.
     """
 
     A: Bool[np.ndarray, "lag program program"]
@@ -59,6 +59,7 @@ def simulate(
     n_perturbations: int = 5,
     n_lags: int = 1,
     n_steps: int = 4,
+    times: tuple[int, ...] = (),
     layout: Layout = "time course",
     values: Values = "counts",
     combinations: tuple[str, ...] = (),
@@ -83,6 +84,8 @@ def simulate(
         n_perturbations: Number of tokens, named ``gene_0``, ``gene_1``, ...
         n_lags: Number of lags.
         n_steps: Number of latent steps.
+        times: Steps after which cells are observed, such as (1, 2, 5, 12), if not after each of n_steps. The
+            process goes on by steps of length one; the schema's grid has the observed ones alone.
         layout: ``"snapshot"``, ``"time course"`` or ``"sequences"``.
         values: ``"counts"`` or ``"real"``.
         combinations: Labels such as ``"gene_0+gene_1"`` that get cells of their own.
@@ -99,7 +102,7 @@ def simulate(
         The data and its truth.
 
     Raises:
-        DataError: There are fewer genes than tokens.
+        DataError: There are fewer genes than tokens, or the times do not increase from 1.
 
     Example:
         >>> simulation = simulate(n_cells=60, layout="sequences", seed=1)
@@ -110,12 +113,16 @@ def simulate(
     """
     if n_genes < n_perturbations:
         raise DataError(f"n_genes={n_genes} is below n_perturbations={n_perturbations}; give more genes.")
+    if list(times) != sorted({time for time in times if time >= 1}):
+        raise DataError(f"times={times} do not increase from 1; give the steps to observe in their order.")
+    seen = times or tuple(range(1, n_steps + 1))
     rng = np.random.default_rng(seed)
     genes = tuple(f"gene_{g}" for g in range(n_genes))
     schema = Schema(
         genes=genes,
         tokens=genes[:n_perturbations],
-        times=(float(n_steps),) if layout == "snapshot" else tuple(map(float, range(1, n_steps + 1))),
+        times=tuple(map(float, seen[-1:] if layout == "snapshot" else seen)),
+        grid=tuple(map(float, times)),
         layout=layout,
         values=values,
         total=library if values == "counts" else 1.0,
@@ -132,11 +139,11 @@ def simulate(
         sigma=sigma,
         loading=rng.normal(0, 0.7, (n_programs, n_genes)) * (rng.random((n_programs, n_genes)) < 0.6),
         intercept=rng.normal(0, 0.7, n_genes),
-        z=np.zeros((n_steps + 1, n_cells, n_programs)),
+        z=np.zeros((seen[-1] + 1, n_cells, n_programs)),
     )
     conditions = (do(), *(do(token) for token in schema.tokens), *map(Schedule.parse, combinations))
     condition = np.sort(np.arange(n_cells) % len(conditions))
-    u = np.stack([schema.doses(one, n_steps) for one in conditions])[condition]
+    u = np.stack([replace(schema, grid=()).doses(one, seen[-1]) for one in conditions])[condition]
     _walk(truth, u, rng)
     return Simulation(_observe(schema, truth, conditions, condition, library, dispersion, noise, rng), truth)
 
@@ -162,7 +169,7 @@ def _observe(
     rng: np.random.Generator,
 ) -> Trajectories:
     """Draws the observed values of each cell at its time or times."""
-    n_steps, n_cells = truth.z.shape[0] - 1, truth.z.shape[1]
+    n_steps, n_cells = schema.n_steps, truth.z.shape[1]
     if schema.layout == "sequences":
         row_cell = np.repeat(np.arange(n_cells), n_steps)
         row_step = np.tile(np.arange(1, n_steps + 1), n_cells)
@@ -170,8 +177,9 @@ def _observe(
         row_cell = np.arange(n_cells)
         row_step = np.full(n_cells, n_steps)
         if schema.layout == "time course":
-            row_step = rng.integers(1, n_steps + 1, n_cells)
-    eta = truth.intercept + truth.z[row_step, row_cell] @ truth.loading
+            row_step = rng.integers(1, n_steps + 1, (n_cells,))
+    walked = schema.ends(n_steps).astype(int)[row_step]
+    eta = truth.intercept + truth.z[walked, row_cell] @ truth.loading
     if schema.values == "real":
         size, x = np.ones(len(eta)), eta + noise * rng.normal(size=eta.shape)
     else:

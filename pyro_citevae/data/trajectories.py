@@ -165,7 +165,7 @@ class Trajectories:
         batch: str | None = None,
         sequence: str | None = None,
         exclude: Sequence[str] = (),
-        step: float | None = None,
+        step: float | str | Sequence[float] | None = None,
         n_steps: int = 3,
         time_unit: str | None = None,
         values: str = "counts",
@@ -183,7 +183,9 @@ class Trajectories:
             batch: Column of ``obs`` with technical batches.
             sequence: Column of ``obs`` that says which rows are the same cell at several times.
             exclude: Labels whose cells are left out, such as ``"unassigned"``.
-            step: Length of a latent step in the unit of time; None for the times' common divisor.
+            step: Length of a latent step in the unit of time; None for the times' common divisor. For steps
+                of unequal length ``"observed"``, which ends one at each observed time, or the times at which
+                they end. After the last of these, steps have the length of the times' common divisor.
             n_steps: Number of latent steps of a snapshot.
             time_unit: Name of the unit of time; None for ``adata.uns["time_unit"]`` if there is one.
             values: ``"counts"``, or ``"real"`` for values with a Gaussian emission.
@@ -238,7 +240,7 @@ class Trajectories:
     @cached_property
     def row_times(self) -> Float[np.ndarray, " observation"]:
         """Time of each observation, in the schema's unit."""
-        return self.row_step * self.schema.step
+        return self.schema.ends(int(self.row_step.max(initial=0)))[self.row_step]
 
     def perturbations(self) -> tuple[str, ...]:
         """Labels present, the control left out, sorted."""

@@ -31,7 +31,7 @@ def coordinates(model: LatentDynamics) -> dict[str, list[Any]]:
 def state_dims(model: LatentDynamics, n_steps: int) -> dict[str, list[Any]]:
     """The names along the dims of cell states."""
     return {
-        "time": [t * model.schema.step for t in range(n_steps + 1)],
+        "time": model.schema.ends(n_steps).tolist(),
         "program": coordinates(model)["program"],
         "invariant": [f"invariant_{i}" for i in range(model.n_invariant)],
     }
