@@ -3,9 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+ARVIZ1_VENV ?= .venv-arviz1
+ARVIZ1_STAMP := $(ARVIZ1_VENV)/installed
+# the first that is 3.12 or later; a pyenv shim may be on PATH and yet not run
+ARVIZ1_PYTHON ?= $(shell for one in python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
+	"$$one" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$one" && break; done)
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-all check format clean environment
+.PHONY: demo test test-all test-arviz1 check format clean environment
 
 environment: $(STAMP)
 
@@ -26,10 +31,24 @@ test: check
 
 test-all: check
 	$(BIN)/python -m pytest -q -m ''
+	$(if $(ARVIZ1_PYTHON),$(MAKE) test-arviz1,@echo "test-arviz1 left out: no Python 3.12 or later")
+
+# Files written by the environment of the tests, opened by one that has ArviZ 1.x and nothing of ours.
+test-arviz1: $(STAMP) $(ARVIZ1_STAMP)
+	rm -rf build/arviz1
+	cd tests && $(abspath $(BIN))/python -m arviz1.write $(CURDIR)/build/arviz1
+	$(ARVIZ1_VENV)/bin/python -I -m pytest -q tests/arviz1
+
+$(ARVIZ1_STAMP): tests/arviz1/requirements.txt
+	$(if $(ARVIZ1_PYTHON),,$(error ArviZ 1.x needs Python 3.12 or later: make test-arviz1 ARVIZ1_PYTHON=path/to/python3.12))
+	$(ARVIZ1_PYTHON) -m venv --clear $(ARVIZ1_VENV)
+	$(ARVIZ1_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(ARVIZ1_VENV)/bin/python -m pip install --quiet -r $<
+	touch $@
 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(ARVIZ1_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Literal, final, get_args
 
 import torch
@@ -76,6 +77,8 @@ class MechanismPosterior(PyroModule):
             for part in (self.independent, self.joint):
                 if part is not None:
                     part._setup_prototype()  # not at the first draw: an optimiser or a copy may come before
+                    # the laws in a trace are views of parameters, which training and loading write to
+                    part.prototype_trace = copy.deepcopy(part.prototype_trace)
 
     def forward(self) -> dict[str, Tensor]:
         """Draws every global site; under plates to the left, each value is (..., 1, 1) + its event shape."""

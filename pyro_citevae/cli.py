@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -24,7 +26,14 @@ from pyro_citevae.analysis.held_out_time import Forecast, forecast
 from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad
 from pyro_citevae.data.anndata_io import Columns
 from pyro_citevae.data.storage import aside, require_free
-from pyro_citevae.errors import CiteVAEError, CiteVAEWarning, DataError, ModelError, RunError
+from pyro_citevae.errors import (
+    CiteVAEError,
+    CiteVAEWarning,
+    DataError,
+    DivergenceError,
+    ModelError,
+    RunError,
+)
 from pyro_citevae.infer import Ensemble, Posterior, fit
 from pyro_citevae.infer.prediction import require_controls
 from pyro_citevae.infer.svi import settings_of
@@ -50,7 +59,7 @@ def main() -> None:
     """Runs the command line, and turns a user's mistake into one sentence and exit code 2."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", CiteVAEWarning)
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _in_one_line(warnings.showwarning)
         try:
             app()
         except CiteVAEError as error:
@@ -119,6 +128,7 @@ def fit_command(
     epochs: Annotated[int | None, typer.Option(help="Passes over the cells.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="cpu, gpu or auto.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Fits from so many seeds, asked as one posterior.")] = 1,
     overwrite: _Overwrite = False,
     quiet: _Quiet = False,
 ) -> None:
@@ -145,12 +155,19 @@ def fit_command(
     screen = _read(data, columns)
     train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
     path = data if data in datasets.CATALOGUE else str(Path(data).resolve())
-    posterior = _fitted(settings, train, {"path": path, "columns": columns}, quiet)
+    first = settings_of(settings.fit).seed
+    fits = []
+    for one in range(first, first + seeds):
+        settings.fit["seed"] = one
+        with _keeping_the_last_good(out):
+            fits.append(_fitted(settings, train, {"path": path, "columns": columns}, quiet))
+    posterior = fits[0] if seeds == 1 else Ensemble(fits)
     posterior.save(out, overwrite=overwrite)
-    bound = posterior.history["training"].iloc[-1]
+    bound = sum(one.history["training"].iloc[-1] for one in fits) / seeds
     _say(
-        f"Fitted {type(posterior.model).__name__} to {train.n_cells} cells; the bound is {bound:.2f} nats a "
-        f"cell. Saved in {out}.\nNext: citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
+        f"Fitted {posterior.name} to {train.n_cells} cells{f' from {seeds} seeds' if seeds > 1 else ''}; the "
+        f"bound is {bound:.2f} nats a cell. Saved in {out}.\n"
+        f"Next: citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
     )
 
 
@@ -299,19 +316,16 @@ def list_datasets() -> None:
     _say("Next: citevae fit renge --hold-out time=5 -o runs/renge")
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Prints a warning of ours on one line, and any other as Python does."""
-    if issubclass(category, CiteVAEWarning):
-        Console(stderr=True).print(f"[bold yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
-    else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+def _in_one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Shows a warning of ours as one line, and any other as before."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, CiteVAEWarning):
+            Console(stderr=True).print(f"[bold yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
+        else:
+            otherwise(message, category, *where, **more)
+
+    return show
 
 
 def _say(text: str) -> None:
@@ -325,6 +339,17 @@ def _fitted(settings: config.Settings, train: Trajectories, source: dict[str, An
     posterior = fit(model, guide, train, progress=not quiet, **asdict(settings_of(settings.fit)))
     posterior.record["source"] = source
     return posterior
+
+
+@contextmanager
+def _keeping_the_last_good(out: Path) -> Iterator[None]:
+    """Saves the last good epoch of a fit that diverges beside the run that it would have been."""
+    try:
+        yield
+    except DivergenceError as error:
+        kept = out.with_name(f"{out.name}.last_good")
+        error.last_good.save(kept, overwrite=True)
+        raise DivergenceError(f"{error} It is saved in {kept}.") from error
 
 
 def _loaded(run: Path, model: str | None, guide: str | None) -> Posterior | Ensemble:

@@ -206,6 +206,11 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
                 pyro.sample("x", emission, obs=None if batch.x is None else batch.x.dense)
         return Rollout(mechanism, s, z, emission)
 
+    def aligned_mechanism(self) -> Mechanism:
+        """The mechanism as the other hooks see it: under a plate of draws it broadcasts against cells."""
+        with _Aligned():
+            return self.mechanism()
+
     def invariant(self) -> Distribution:
         """The law of the invariant state s, which sees neither perturbation nor time."""
         return dist.Normal(self._like.new_zeros(self.n_invariant), 1.0).to_event(1)

@@ -18,8 +18,9 @@ import xarray as xr
 from anndata import AnnData
 from typer.testing import CliRunner
 
-from pyro_citevae import datasets, load, registry, simulate
+from pyro_citevae import datasets, do, load, registry, simulate
 from pyro_citevae.cli import app, main
+from pyro_citevae.errors import DivergenceError
 
 RUN_FILES = {"model.safetensors", "run.json", "history.parquet", "split.json"}
 GROUPS = {
@@ -322,7 +323,7 @@ def test_export_opens_as_a_tree(name: str, places: dict[str, Path], tmp_path: Pa
     with xr.open_datatree(out) as tree:
         assert set(tree.children) == GROUPS
         assert tree["posterior"]["z"].dims == ("chain", "draw", "trajectory", "time", "program")
-        assert tree["log_likelihood"]["x"].shape == (1, 5, 10)
+        assert tree["log_likelihood"]["x"].shape == (1, 5, 10, 20)
         assert tree["observed_data"]["x"].dtype.kind == "i"
     assert names(tmp_path) == {name}
 
@@ -585,3 +586,23 @@ def test_a_command_that_ends_well_ends_the_process_with_0() -> None:
     ended = process("models")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "CiteVAE" in ended.stdout
+
+
+def test_fits_from_several_seeds_are_one_run(places: dict[str, Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert "from 2 seeds" in citevae("FIT --seeds 2 -o {out}", **places, out=run)
+    assert names(run) == {"ensemble.json", "member_0", "member_1"}
+    seeds = [json.loads((run / f"member_{i}/run.json").read_text())["settings"]["seed"] for i in (0, 1)]
+    assert seeds == [0, 1]
+    citevae("predict {out} --do gene_0 --draws 4 -o {pred}", out=run, pred=tmp_path / "pred.h5ad")
+    assert xr.open_dataset(tmp_path / "effects.nc").sizes["chain"] == 2
+
+
+def test_a_fit_that_diverges_keeps_its_last_good_epoch(places: dict[str, Path], tmp_path: Path) -> None:
+    config = tmp_path / "steep.toml"
+    config.write_text(SMALL + "\n[fit]\nlearning_rate = 1e6\ngradient_clip = 1e9\n")
+    line = "fit {screen} --time time --config {steep} --epochs 9 --quiet -o {out}"
+    with pytest.raises(DivergenceError, match=r"at step .* saved in .*run\.last_good\."):
+        citevae(line, **places, steep=config, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert np.isfinite(load(tmp_path / "run.last_good").effect(do("gene_0"), draws=2)).all()

@@ -83,7 +83,7 @@ def test_the_tree_has_a_chain_a_member(ensemble: cv.Ensemble) -> None:
     data = screen()
     tree = ensemble.to_datatree(data, draws=7)
     assert tree["posterior"].sizes["chain"] == 3
-    assert tree["log_likelihood"]["x"].dims == ("chain", "draw", "cell")
+    assert tree["log_likelihood"]["x"].dims == ("chain", "draw", "cell", "gene")
     assert "chain" not in tree["observed_data"].dims
     assert tree["posterior"]["W"].shape[:2] == (3, 7)
 

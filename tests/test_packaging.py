@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_TRACKED = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "runs", "lightning_logs"
+    ".git", ".venv*", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "runs", "lightning_logs"
 )
 SCRIPT = """
 import sys

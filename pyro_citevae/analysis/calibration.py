@@ -11,7 +11,7 @@ from pyro_citevae.analysis.replication import ReplicatedCells, replicates
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 from pyro_citevae.infer.idata import observed_groups
-from pyro_citevae.infer.posterior import Posterior
+from pyro_citevae.infer.predictive import Predictive
 
 __all__ = ["coverage", "randomised_pit"]
 
@@ -42,8 +42,8 @@ def coverage(
         seed: Seed of the noise.
 
     Returns:
-        ``coverage`` and ``width`` with dims (probability, ...). NaN for a single draw, which claims no
-        interval.
+        ``coverage`` and ``width`` with dims (probability, ...), the first left out where one is asked for.
+        NaN for a single draw, which claims no interval.
 
     Raises:
         DataError: The dims of draws and truth differ, no value counts, or a probability is out of range.
@@ -83,11 +83,12 @@ def coverage(
     if len(values) < 2:
         inside, width = inside * np.nan, width * np.nan
     found = xr.Dataset({"coverage": inside, "width": width}, {"probability": nominal, **true.coords})
-    return found.where(true.notnull()).mean([dim for dim in dims if dim not in by])
+    found = found.where(true.notnull()).mean([dim for dim in dims if dim not in by])
+    return found.squeeze("probability") if np.ndim(probability) == 0 else found
 
 
 def randomised_pit(
-    posterior: Posterior,
+    posterior: Predictive,
     data: Trajectories,
     *,
     replicate: ReplicatedCells = "population",
@@ -106,11 +107,11 @@ def randomised_pit(
     other. For plots of ArviZ that take one dim, ``pit.stack(value=("cell", "gene"), create_index=False)``.
 
     Args:
-        posterior: A fitted model.
+        posterior: A fitted model, or an ensemble.
         data: The cells; held-out ones for an honest test.
         replicate: ``"population"`` for new cells under the same schedules, at the same times and library
             sizes; ``"cells"`` for the same cells with their abducted states.
-        draws: Number of replicated values.
+        draws: Number of replicated values, of each member of an ensemble.
         most_cells: Cells beyond this number are thinned evenly.
         seed: Seed of every draw.
 
@@ -132,7 +133,7 @@ def randomised_pit(
     v = np.random.default_rng(seed).random(below.shape)
     known = observed_groups(data)["constant_data"][["perturbation", "observed_time"]]
     return xr.DataArray(
-        (below + v * (1 + equal)) / (1 + draws),
+        (below + v * (1 + equal)) / (1 + draws * len(posterior.members)),
         {**known.coords, **known.data_vars, "gene": list(data.schema.genes)},
         ("cell", "gene"),
         name="pit",

@@ -14,7 +14,7 @@ from scipy import special, stats
 
 from pyro_citevae.analysis.replication import Replicate, ReplicatedCells, measured, replicates
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.infer.posterior import Posterior
+from pyro_citevae.infer.predictive import Predictive
 
 __all__ = ["predictive_check"]
 
@@ -23,7 +23,7 @@ _FALSE_DISCOVERIES = 0.05
 
 
 def predictive_check(
-    posterior: Posterior,
+    posterior: Predictive,
     data: Trajectories,
     *,
     replicate: ReplicatedCells = "population",
@@ -50,12 +50,12 @@ def predictive_check(
     =========================  =========================================================================
 
     Args:
-        posterior: A fitted model.
+        posterior: A fitted model, or an ensemble, whose members are chains.
         data: The cells.
         replicate: ``"population"`` for new cells under the same schedules, at the same times and library
             sizes; ``"cells"`` for the same cells with their abducted states, which checks the emission alone.
         prior: Draw the global sites from their prior; parameters stay fitted.
-        draws: Number of replicated data sets.
+        draws: Number of replicated data sets, of each member of an ensemble.
         seed: Seed of every draw.
 
     Returns:
@@ -83,13 +83,20 @@ def predictive_check(
     """
     groups = _Groups.of(data)
     made = replicates(posterior, data, draws=draws, cells=replicate, prior=prior, seed=seed)
-    blocks = [_statistics(block, groups) for _, block in groupby(made, key=lambda one: one.draws.start)]
-    drawn = xr.concat(blocks, "draw").assign_coords(draw=np.arange(draws)).expand_dims(chain=[0])
+    chains = [_chain(blocks, groups) for _, blocks in groupby(made, lambda one: one.chain)]
+    drawn = xr.concat(chains, "chain").transpose("chain", "draw", ...)
+    drawn = drawn.assign_coords(chain=np.arange(len(chains)), draw=np.arange(draws))
     name = "prior_predictive" if prior else "posterior_predictive"
     truth = _statistics(measured(data), groups).isel(draw=0, drop=True)
     tree = xr.DataTree.from_dict({"observed_data": truth, name: drawn, "p_value": _p_value(drawn, truth)})
     tree.attrs.update(replicate=replicate, false_discovery_rate=_FALSE_DISCOVERIES)
     return tree
+
+
+def _chain(blocks: Iterable[Replicate], groups: _Groups) -> xr.Dataset:
+    """The statistics of one member's draws."""
+    drawn = [_statistics(block, groups) for _, block in groupby(blocks, lambda one: one.draws.start)]
+    return xr.concat(drawn, "draw")
 
 
 def _p_value(drawn: xr.Dataset, observed: xr.Dataset) -> xr.Dataset:

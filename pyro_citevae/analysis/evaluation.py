@@ -118,7 +118,7 @@ def measured_effects(measurements: Sequence[Measurement], genes: Sequence[str]) 
         .expand_dims(perturbation=[one.perturbation], time=[one.time])
         for one in measurements
     ]
-    found: xr.Dataset = xr.combine_by_coords(rows)  # type: ignore[assignment]
+    found: xr.Dataset = xr.combine_by_coords(rows, join="outer")  # type: ignore[assignment]
     return found
 
 

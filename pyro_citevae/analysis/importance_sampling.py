@@ -23,6 +23,7 @@ from pyro_citevae.errors import DataError
 from pyro_citevae.infer.importance import log_weights
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.prediction import Substitute, global_draws
+from pyro_citevae.infer.seeding import seeded
 
 __all__ = ["held_out_bound", "pareto_k"]
 
@@ -82,8 +83,7 @@ def pareto_k(
     if particles < 2 or particles % 2:
         raise DataError(f"pareto_k(particles={particles}) must be even, so that its halves tell the noise.")
     thinned = data.thinned(most_cells)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         weights = _cell_weights(posterior, thinned, draws, posterior.guide.globals())
         found = xr.Dataset(
             {"states": ("trajectory", _shapes(weights))}, {"trajectory": thinned.names.astype(str)}
@@ -122,8 +122,7 @@ def held_out_bound(
     require_cells(posterior, data)
     if particles < 1:
         raise DataError(f"held_out_bound(particles={particles}) must be one or more.")
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         weights = _cell_weights(posterior, data, particles, global_draws(posterior.guide, particles))
     bound = np.logaddexp.reduce(weights, axis=0) - math.log(particles)
     last = np.flatnonzero(np.diff(data.row_cell, append=data.n_cells))

@@ -14,10 +14,12 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.trajectories import Batch, Trajectories
 from pyro_citevae.errors import DataError, ModelError
-from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.prediction import Substitute, global_draws
+from pyro_citevae.infer.predictive import Predictive
+from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["Replicate", "ReplicatedCells", "measured", "prior_draws", "replicates", "require_cells"]
@@ -32,18 +34,20 @@ class Replicate:
     """One block of replicated values.
 
     Attributes:
+        chain: Which member of an ensemble.
         draws: Which draws.
         rows: Which observations of the data.
         x: The values.
     """
 
+    chain: int
     draws: slice
     rows: slice
     x: Float[Tensor, "draw row gene"]
 
 
 def replicates(
-    posterior: Posterior,
+    posterior: Predictive,
     data: Trajectories,
     *,
     draws: int,
@@ -58,9 +62,9 @@ def replicates(
     ``cells="cells"`` s and z are those abducted from the cell itself, which checks the emission alone.
 
     Args:
-        posterior: A fitted model.
+        posterior: A posterior, or an ensemble, whose members are chains.
         data: The cells to replicate.
-        draws: Number of draws.
+        draws: Number of draws, of each member of an ensemble.
         cells: ``"population"`` for new cells, ``"cells"`` for the same ones.
         prior: Draw the global sites from their prior; parameters stay fitted.
         seed: Seed of every draw.
@@ -73,20 +77,22 @@ def replicates(
     n_groups = len(data.conditions) * len(data.schema.times)
     n_draws = max(1, min(draws, _MOST_VALUES // (n_groups * data.schema.n_genes)))
     n_cells = max(1, _MOST_VALUES // (n_draws * data.schema.n_slots * data.schema.n_genes))
-    device = posterior.model._like.device
     first_row = np.searchsorted(data.row_cell, np.arange(data.n_cells + 1))
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        mechanism = prior_draws(posterior.model, draws) if prior else global_draws(posterior.guide, draws)
+    rng = np.random.default_rng(seed)
+    for chain, (model, guide) in enumerate(posterior.members):
+        with seeded(int(rng.integers(2**31))):
+            mechanism = prior_draws(model, draws) if prior else global_draws(guide, draws)
         for start in range(0, draws, n_draws):
             drawn = slice(start, min(start + n_draws, draws))
             fixed = {name: value[drawn] for name, value in mechanism.items()}
             for first in range(0, data.n_cells, n_cells):
                 last = min(first + n_cells, data.n_cells)
-                batch = data.batch(np.arange(first, last)).to(device)
-                x = _replicated(posterior, batch, fixed, drawn.stop - drawn.start, cells)
+                batch = data.batch(np.arange(first, last)).to(model._like.device)
+                with seeded(int(rng.integers(2**31))), torch.no_grad():
+                    abducting = guide if cells == "cells" else None
+                    x = _replicated(model, abducting, batch, fixed, drawn.stop - drawn.start)
                 rows = slice(int(first_row[first]), int(first_row[last]))
-                yield Replicate(drawn, rows, x.transpose(1, 2)[:, batch.observed.T])
+                yield Replicate(chain, drawn, rows, x.transpose(1, 2)[:, batch.observed.T])
 
 
 def measured(data: Trajectories) -> Iterator[Replicate]:
@@ -94,37 +100,38 @@ def measured(data: Trajectories) -> Iterator[Replicate]:
     n_rows = max(1, _MOST_VALUES // data.schema.n_genes)
     for first in range(0, data.n_observations, n_rows):
         rows = slice(first, min(first + n_rows, data.n_observations))
-        yield Replicate(slice(0, 1), rows, torch.from_numpy(data.values[rows].toarray())[None])
+        yield Replicate(0, slice(0, 1), rows, torch.from_numpy(data.values[rows].toarray())[None])
 
 
 def prior_draws(model: LatentDynamics, draws: int) -> dict[str, Tensor]:
     """Draws of the global sites from their prior, each of shape (draw, 1, 1) + event shape."""
     with torch.no_grad(), pyro.plate("draw", draws, dim=-3):
-        trace: Any = poutine.trace(model.mechanism).get_trace()
-    drawn = {name: node for name, node in trace.nodes.items() if node["type"] == "sample"}
+        nodes: dict[str, Any] = poutine.trace(model.mechanism).get_trace().nodes
+    drawn = {name: node for name, node in nodes.items() if node["type"] == "sample"}
     return {name: node["value"] for name, node in drawn.items() if not site_is_subsample(node)}
 
 
 def _replicated(
-    posterior: Posterior, batch: Batch, mechanism: dict[str, Tensor], draws: int, cells: str
+    model: LatentDynamics,
+    guide: AmortizedGuide | None,
+    batch: Batch,
+    mechanism: dict[str, Tensor],
+    draws: int,
 ) -> Float[Tensor, "draw slot cell gene"]:
+    """Values drawn from the program; with a guide, from the states that it abducts."""
     values = dict(mechanism)
-    if cells == "cells":
+    if guide is not None:
         with Substitute(mechanism, mean=False), pyro.plate("draw", draws, dim=-3):
-            abducted: Any = poutine.trace(posterior.guide).get_trace(batch)
-        local = [name for name in abducted.stochastic_nodes if name == "s" or name.startswith("z_")]
+            abducted: Any = poutine.trace(guide).get_trace(batch)
+        local = [name for name in abducted.nodes if name == "s" or name.startswith("z_")]
         values |= {name: abducted.nodes[name]["value"] for name in local}
-    with (
-        Substitute(values, mean=False),
-        pyro.plate("draw", draws, dim=-3),
-        poutine.trace() as tracer,
-    ):
-        posterior.model(batch.unobserved())
+    with Substitute(values, mean=False), pyro.plate("draw", draws, dim=-3), poutine.trace() as tracer:
+        model(batch.unobserved())
     x: Any = tracer.trace.nodes["x"]["value"]
     return x
 
 
-def require_cells(posterior: Posterior, data: Trajectories) -> None:
+def require_cells(posterior: Predictive, data: Trajectories) -> None:
     """Checks that there are cells, of the model's panel.
 
     Raises:
@@ -136,7 +143,7 @@ def require_cells(posterior: Posterior, data: Trajectories) -> None:
         raise DataError("the data is empty; give cells that the model can be held against.")
 
 
-def _require(posterior: Posterior, data: Trajectories, draws: int, cells: str, prior: bool) -> None:
+def _require(posterior: Predictive, data: Trajectories, draws: int, cells: str, prior: bool) -> None:
     require_cells(posterior, data)
     if draws < 1:
         raise DataError(f"draws={draws} must be one or more.")

@@ -22,6 +22,7 @@ from pyro_citevae.errors import DataError
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.prediction import Substitute, global_draws
+from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.svi import fit
 from pyro_citevae.program import LatentDynamics
 
@@ -134,8 +135,7 @@ def _simulated(
 ) -> tuple[Trajectories, dict[str, Tensor]]:
     """A data set drawn from the program, and the values of its latent sites."""
     batch = design.batch().to(model._like.device)
-    with torch.random.fork_rng(), torch.no_grad(), poutine.trace() as tracer:
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad(), poutine.trace() as tracer:
         model(batch.unobserved())
     values: dict[str, Any] = {
         name: node["value"] for name, node in tracer.trace.nodes.items() if node["type"] == "sample"
@@ -155,8 +155,7 @@ def _ranks(
 ) -> xr.Dataset:
     """Number of posterior draws below the truth, for each quantity."""
     batch = data.batch(np.array([cell])).to(fitted.model._like.device)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         mechanism = global_draws(fitted.guide, draws)
         with Substitute(mechanism, mean=False), pyro.plate("draw", draws, dim=-3):
             guided: Any = poutine.trace(fitted.guide).get_trace(batch)

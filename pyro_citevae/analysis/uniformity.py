@@ -16,6 +16,7 @@ __all__ = ["ecdf", "ecdf_band", "uniform"]
 _BINS = 100
 _SIMULATIONS = 10_000
 _EDGES = np.arange(1, _BINS) / _BINS
+_ROUNDED = 1 - 1e-9  # masses that are equal but for rounding count as equal
 
 
 def ecdf(values: xr.DataArray, dim: str) -> xr.DataArray:
@@ -62,7 +63,8 @@ def ecdf_band(n: int, *, probability: float = 0.99) -> xr.DataArray:
     Applications in Goodness-of-fit Evaluation and Multiple Sample Comparison (2022).
     """
     tail = _tail(n, probability) / 2
-    bounds = stats.binom.ppf([[tail], [1 - tail]], n, _EDGES) / n  # type: ignore[attr-defined]
+    law = stats.binom(n, _EDGES)  # type: ignore[attr-defined]
+    bounds = np.stack([law.ppf(tail), law.isf(tail)]) / n
     coords = {"bound": ["lower", "upper"], "value": _EDGES}
     return xr.DataArray(bounds, coords, ("bound", "value"), attrs={"probability": probability, "n": n})
 
@@ -94,7 +96,7 @@ def uniform(values: xr.DataArray, dim: str, *, probability: float = 0.99) -> xr.
         lambda f: _mass(np.rint(f * n).astype(np.int64), n), share, input_core_dims=[["value"]]
     )
     simulated = _simulated(n)
-    beyond = xr.apply_ufunc(lambda mass: np.searchsorted(simulated, mass, side="right"), strayed)
+    beyond = xr.apply_ufunc(lambda mass: np.searchsorted(simulated, mass / _ROUNDED, side="right"), strayed)
     return xr.Dataset(
         {
             "inside": strayed >= _tail(n, probability),
@@ -137,4 +139,4 @@ def _tail(n: int, probability: float) -> float:
     """The pointwise tail mass whose band holds everywhere with the probability."""
     if n < 1 or not 0 < probability < 1:
         raise DataError(f"ecdf_band({n}, probability={probability}) needs a value, and 0 < probability < 1.")
-    return float(np.quantile(_simulated(n), 1 - probability, method="lower"))
+    return float(np.quantile(_simulated(n), 1 - probability, method="lower")) * _ROUNDED

@@ -170,6 +170,7 @@ def _observe(
 ) -> Trajectories:
     """Draws the observed values of each cell at its time or times."""
     n_steps, n_cells = schema.n_steps, truth.z.shape[1]
+    row_step: np.ndarray
     if schema.layout == "sequences":
         row_cell = np.repeat(np.arange(n_cells), n_steps)
         row_step = np.tile(np.arange(1, n_steps + 1), n_cells)
@@ -177,7 +178,7 @@ def _observe(
         row_cell = np.arange(n_cells)
         row_step = np.full(n_cells, n_steps)
         if schema.layout == "time course":
-            row_step = rng.integers(1, n_steps + 1, (n_cells,))
+            row_step = np.asarray(rng.integers(1, n_steps + 1, n_cells))
     walked = schema.ends(n_steps).astype(int)[row_step]
     eta = truth.intercept + truth.z[walked, row_cell] @ truth.loading
     if schema.values == "real":

@@ -8,12 +8,22 @@ from typing import Any
 import arviz
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Independent
 
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.program import LatentDynamics
+from pyro_citevae.program import Distribution, LatentDynamics
 
-__all__ = ["as_arviz", "coordinates", "global_dataset", "observed_groups", "state_dims"]
+__all__ = [
+    "as_arviz",
+    "coordinates",
+    "global_dataset",
+    "observed_groups",
+    "pointwise",
+    "stacked",
+    "state_dims",
+]
 
 
 def coordinates(model: LatentDynamics) -> dict[str, list[Any]]:
@@ -82,9 +92,51 @@ def observed_groups(data: Trajectories) -> dict[str, xr.Dataset]:
     }
 
 
+def pointwise(
+    emission: Distribution, x: Float[Tensor, "slot cell gene"]
+) -> Float[Tensor, "draw slot cell ..."]:
+    """``log p(x_ng)`` of each value under the law of the observed values, in the values' own dims.
+
+    Args:
+        emission: Law with event dim (gene).
+        x: Observed values.
+
+    Returns:
+        Dims (draw, slot, cell, gene); without gene if the law does not factorise over genes.
+    """
+    law = emission.base_dist if isinstance(emission, Independent) else emission
+    value: Tensor = law.log_prob(x)
+    return value
+
+
+def stacked(tree: xr.DataTree) -> xr.DataTree:
+    """The tree with one observed dim, ``value``, in place of (cell, gene).
+
+    Plots of ArviZ 1.x that take one observed dim need it: ``plot_ppc_pit``, ``plot_ppc_rootogram``,
+    ``plot_ppc_interval``. The names of cells and genes lie along the new dim.
+
+    Args:
+        tree: What :meth:`pyro_citevae.Posterior.to_datatree` gave, or a file of it as opened by xarray.
+
+    Example:
+        >>> import numpy as np
+        >>> observed = xr.Dataset({"x": (("cell", "gene"), np.zeros((2, 3)))})
+        >>> stacked(xr.DataTree.from_dict({"observed_data": observed}))["observed_data"]["x"].sizes
+        Frozen({'value': 6})
+    """
+    return tree.map_over_datasets(_by_value)
+
+
+def _by_value(group: xr.Dataset) -> xr.Dataset:
+    if not {"cell", "gene"} <= set(group.dims):
+        return group
+    # without an index of pairs, which neither netCDF nor zarr can hold
+    return group.stack(value=("cell", "gene"), create_index=False)
+
+
 def as_arviz(tree: xr.DataTree) -> Any:
     """The tree as the installed ArviZ wants it: ``InferenceData`` before 1.0, the tree itself after."""
+    # by version, since ArviZ 1.x keeps a stand-in under the name InferenceData
     if int(arviz.__version__.partition(".")[0]) >= 1:
         return tree
-    groups: dict[str, Any] = {name: node.to_dataset() for name, node in tree.children.items()}
-    return arviz.InferenceData(**groups)
+    return arviz.from_datatree(tree)

@@ -95,6 +95,14 @@ class Posterior(Predictive):
     ) -> xr.DataTree:
         """The posterior as an ``xarray.DataTree`` with the groups that ArviZ knows.
 
+        ``log_likelihood`` holds ``log p(x_ng | z_n, s_n, mechanism)`` of each value, in the dims of the
+        observed values, so that ``arviz.loo`` leaves out one gene of one cell at a time. Its sum over genes
+        would leave out a cell, whose states nothing else tells: importance sampling fails there, as Pareto k
+        shows. Where the law of a cell does not factorise over genes, there is one number a cell.
+
+        Plots of ArviZ 1.x that take one observed dim want
+        :func:`~pyro_citevae.infer.idata.stacked` of the tree.
+
         Args:
             data: Observed cells for the groups on cells; None for the global sites alone.
             draws: Number of draws.
@@ -108,7 +116,7 @@ class Posterior(Predictive):
         with seeded(seed), torch.no_grad():
             mechanism = global_draws(self.guide, draws)
             with pyro.plate("draw", draws, dim=-3):
-                trace = poutine.trace(self.model.mechanism).get_trace()
+                trace = poutine.trace(self.model.aligned_mechanism).get_trace()
             prior: dict[str, Any] = {name: trace.nodes[name]["value"] for name in mechanism}
             groups = {
                 "posterior": idata.global_dataset(self.model, mechanism),
@@ -165,14 +173,16 @@ class Posterior(Predictive):
         dims = ("chain", "draw", "cell", "gene")
         observed = idata.observed_groups(data)
         coords = dict(observed["observed_data"].coords) | base
-        likelihood = rows(walked.emission.log_prob(batch.x.dense))  # type: ignore[union-attr]
+        pointwise = idata.pointwise(walked.emission, batch.x.dense)  # type: ignore[union-attr]
+        # importance weights 1 / p(x) overflow in single precision, and arviz.loo would be NaN or wrong
+        likelihood = rows(pointwise).astype(np.float64)
         drawn = {"posterior_predictive": walked, "prior_predictive": imagined}
         predictive = {
             name: xr.Dataset({"x": (dims, rows(one.emission.sample()).astype(kind))}, coords=coords)
             for name, one in drawn.items()
         }
-        without_gene = {name: value for name, value in coords.items() if name != "gene"}
-        log_likelihood = xr.Dataset({"x": (("chain", "draw", "cell"), likelihood)}, coords=without_gene)
+        known = dims[: likelihood.ndim]
+        log_likelihood = xr.Dataset({"x": (known, likelihood)}, {dim: coords[dim] for dim in known})
         return groups | {"posterior": posterior, "log_likelihood": log_likelihood} | predictive | observed
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:

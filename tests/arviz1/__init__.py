@@ -1,0 +1,1 @@
+"""The posterior's files under ArviZ 1.x: one environment writes them, another opens them."""
