@@ -9,20 +9,19 @@ from typing import final
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torchdiffeq import odeint
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
-from pyro_citevae.nn.emissions import Emission
-from pyro_citevae.nn.networks import Decoder, joined
+from pyro_citevae.models.expression import ExpressionDynamics
 from pyro_citevae.nn.priors import normal
-from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
+from pyro_citevae.program import Distribution, Mechanism, positive
 
 
 @final
-class ContinuousTime(LatentDynamics):
+class ContinuousTime(ExpressionDynamics):
     r"""Programs that drift along an ordinary differential equation, with noise that grows with time.
 
     ::
@@ -92,7 +91,13 @@ class ContinuousTime(LatentDynamics):
         unit: float | None = None,
         solver_step: float = 0.25,
     ) -> None:
-        super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant)
+        super().__init__(
+            schema,
+            n_programs=n_programs,
+            n_invariant=n_invariant,
+            hidden=hidden,
+            emission=emission,
+        )
         self.unit = schema.times[-1] / max(schema.n_steps, 1) if unit is None else unit
         if not (self.unit > 0 and solver_step > 0):
             raise ModelError(
@@ -100,9 +105,6 @@ class ContinuousTime(LatentDynamics):
                 "time that rates refer to, and a share of it."
             )
         self.decay, self.s_a, self.solver_step = decay, shift_scale, solver_step
-        self.decoder = Decoder(n_programs + n_invariant, schema.n_shares, hidden)
-        self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, schema.n_shares))
-        self.likelihood = Emission(schema.values, schema.n_genes, emission)
         self.sigma = positive(torch.full((n_programs,), 0.3))
 
     def mechanism(self) -> Mechanism:
@@ -113,10 +115,6 @@ class ContinuousTime(LatentDynamics):
         a = pyro.sample("a", normal(zero, self.s_a, P, K))
         b = pyro.sample("b", normal(zero, 0.1, P, K))
         return Mechanism(W=W, a=a, b=b)
-
-    def initial(self, mechanism: Mechanism) -> Distribution:
-        """Standard normal: the same state before every perturbation."""
-        return dist.Normal(torch.zeros_like(self.sigma), 1.0).to_event(1)
 
     def regime(self, mechanism: Mechanism, t: int, u: Float[Tensor, "cell token"]) -> Mechanism:
         """Adds how many units of time step t lasts."""
@@ -140,23 +138,3 @@ class ContinuousTime(LatentDynamics):
         loc = odeint(drift, z, tau, method="rk4", options={"step_size": self.solver_step})[-1]
         scale = self.sigma * mechanism.duration**0.5 * torch.exp(u @ mechanism.b)
         return dist.Normal(loc, scale).to_event(1)
-
-    def observation(
-        self,
-        mechanism: Mechanism,
-        exposure: Float[Tensor, "slot cell token"],
-        step: Int[Tensor, "slot cell"],
-        technical: Int[Tensor, " cell"],
-    ) -> Mechanism:
-        """Adds the effect of technical batches."""
-        return mechanism.updated(batch=self.batch_effect[technical])
-
-    def emission(
-        self,
-        mechanism: Mechanism,
-        z: Float[Tensor, "... slot cell program"],
-        s: Float[Tensor, "... slot cell invariant"],
-        library: Float[Tensor, "slot cell"],
-    ) -> Distribution:
-        """Counts around the library's share of each gene, unless another family was asked for."""
-        return self.likelihood(self.decoder(joined(z, s)) + mechanism.batch, library)

@@ -13,6 +13,7 @@ import pyro_citevae as cv
 from pyro_citevae.errors import DataError
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.models import CiteVAE, ContinuousTime, Instantaneous, StaticShift, Switching, TargetedLag
+from pyro_citevae.models.expression import ExpressionDynamics
 
 LAYOUTS = ("time course", "sequences", "snapshot")
 MODELS = (CiteVAE, ContinuousTime, Instantaneous, StaticShift, Switching, TargetedLag)
@@ -328,3 +329,11 @@ def test_the_mean_is_the_fixed_point_of_the_equations() -> None:
         still = model.transition(values.updated(W=torch.zeros_like(values.W)), history, u)
         layer = u @ values.a @ torch.linalg.inv(torch.eye(4) - values.B).T
         torch.testing.assert_close(still.mean, layer)
+
+
+# ExpressionDynamics
+
+
+def test_what_the_models_share_is_no_model() -> None:
+    with pytest.raises(TypeError, match=r"abstract.*mechanism.*transition"):
+        ExpressionDynamics(screen().schema, n_programs=2, n_invariant=0, hidden=4, emission=None)
