@@ -55,7 +55,7 @@ def match(fitted: Float[np.ndarray, "state program"], true: Float[np.ndarray, "s
     """
     n = true.shape[1]
     correlation = np.corrcoef(true.T, fitted.T)[:n, n:]
-    _, order = optimize.linear_sum_assignment(-abs(correlation))
+    _, order = optimize.linear_sum_assignment(-abs(correlation))  # type: ignore[attr-defined]
     centred = true - true.mean(0)
     scale = (centred * fitted[:, order]).sum(0) / (centred**2).sum(0)
     return Matching(order, scale, correlation[np.arange(n), order])
@@ -143,7 +143,7 @@ def _report(scores: xr.Dataset, layout: str) -> str:
     auroc = float(scores["edge_auroc"])
     kept = 1 - float(scores["contraction"].sel(parameter="edge"))
     if auroc >= 0.95:
-        return f"The lag graph is recovered (AUROC {auroc:.2f}); {kept:.0%} of the prior variance is left."
+        return f"The lag graph is recovered (AUROC {auroc:.2f}); {kept:.0%} of prior variance is left."
     why = {
         "snapshot": "every cell is seen once, at one step: A and W reach the data only through the law of "
         "the last state under each schedule, to which many lag graphs lead",
@@ -152,7 +152,4 @@ def _report(scores: xr.Dataset, layout: str) -> str:
         "sequences": "cells are seen at every step, so the transitions reach the data; compare the bound with "
         "that of other starting points, and the programs' correlations",
     }[layout]
-    return (
-        f"The lag graph is not recovered (AUROC {auroc:.2f}; {kept:.0%} of the weights' prior variance is "
-        f"left): {why}."
-    )
+    return f"The lag graph is not recovered (AUROC {auroc:.2f}; {kept:.0%} of prior variance is left): {why}."
