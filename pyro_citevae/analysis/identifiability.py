@@ -149,7 +149,7 @@ def _report(scores: xr.Dataset, layout: str) -> str:
         "the last state under each schedule, to which many lag graphs lead",
         "time course": "no cell is seen twice: A and W reach the data only through the law of each step's "
         "state, not through the dependence of one step on the one before",
-        "sequences": "cells are seen at every step, so the transitions reach the data; compare the bound with "
-        "that of other starting points, and the programs' correlations",
+        "sequences": "cells are seen at every step, so the transitions reach the data; compare the bound "
+        "with that of other starting points, and the programs' correlations",
     }[layout]
     return f"The lag graph is not recovered (AUROC {auroc:.2f}; {kept:.0%} of prior variance is left): {why}."
