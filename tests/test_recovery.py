@@ -42,7 +42,14 @@ def known(simulation: cv.data.simulate.Simulation) -> CiteVAE:
     """The program that made the data, with its emission and its noise; graph and shifts are to be found."""
     truth = simulation.truth
     L, K, _ = truth.W.shape
-    switches = {"own_transcript": False, "direct": False, "group": False, "hidden": 0, "n_invariant": 0}
+    switches = {
+        "own_transcript": False,
+        "direct": False,
+        "group": False,
+        "hidden": 0,
+        "n_invariant": 0,
+        "edges": False,
+    }
     model = CiteVAE(
         simulation.data.schema, n_programs=K, n_lags=L, decay=truth.decay, shift_scale=1.0, **switches
     )
