@@ -68,7 +68,7 @@ def fitted(row: dict[str, Any], settings: dict[str, Any], seed: int) -> dict[str
             batch_size=row["n_cells"],
             max_epochs=row["polish"],
             objective="iwae",
-            n_particles=12,
+            n_particles=8,
             **(known | {"learning_rate": 0.003}),
         )
     scores = recovery(posterior, simulation)
