@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,8 @@ def pareto_k(
 
     * ``states``: weights ``p(x_n, z_n, s_n | g) / q(z_n, s_n | x_n)`` of each cell, given one draw g.
     * ``mechanism``: weights ``p(g) prod_n p(x_n | g) / q(g)`` over draws g, where each cell's evidence is
-      estimated by M particles, the same for every g. What noise is left in the estimates inflates k:
+      estimated by M particles, the same for every g unless the guide's states depend on g. What noise is
+      left in the estimates inflates k:
       ``monte_carlo_sd`` is its standard deviation in nats, to be compared with ``log_weight_sd``, that of the
       log weights; with more particles it falls. The cost is S M passes over the data.
 
@@ -174,8 +176,9 @@ def _mechanism(posterior: Posterior, data: Trajectories, draws: int, particles: 
     repeated = {name: value.repeat_interleave(particles, 0) for name, value in mechanism.items()}
     evidence = np.zeros((2, draws))  # of each half of the particles
     total = np.zeros(draws)
+    apart = posterior.guide.conditional  # its states belong to their own draw of the mechanism
     for _, batch in _chunks(data, draws * particles):
-        with _SharedStates(draws, particles):
+        with nullcontext() if apart else _SharedStates(draws, particles):
             one = log_weights(
                 posterior.model,
                 posterior.guide,
@@ -214,7 +217,7 @@ def _weighed_mechanism(
 class _SharedStates(Messenger):
     """Gives every draw of the global sites the same particles of the cells' states.
 
-    The guide's states do not see the global sites, so the estimates stay unbiased, and their noise is common.
+    Where the guide's states do not see the global sites, the estimates stay unbiased, and share their noise.
     """
 
     def __init__(self, draws: int, particles: int) -> None:
