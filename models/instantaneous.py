@@ -9,19 +9,18 @@ from typing import final
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
-from pyro_citevae.nn.emissions import Emission
+from pyro_citevae.models.expression import ExpressionDynamics
 from pyro_citevae.nn.lags import saturating
-from pyro_citevae.nn.networks import Decoder, joined
 from pyro_citevae.nn.priors import normal
-from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
+from pyro_citevae.program import Distribution, Mechanism, positive
 
 
 @final
-class Instantaneous(LatentDynamics):
+class Instantaneous(ExpressionDynamics):
     r"""Lagged effects between programs, and same-step effects from earlier to later ones.
 
     ::
@@ -94,11 +93,15 @@ class Instantaneous(LatentDynamics):
         decay: float = 0.05,
         shift_scale: float = 0.5,
     ) -> None:
-        super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant, n_lags=n_lags)
+        super().__init__(
+            schema,
+            n_programs=n_programs,
+            n_invariant=n_invariant,
+            n_lags=n_lags,
+            hidden=hidden,
+            emission=emission,
+        )
         self.decay, self.s_a = decay, shift_scale
-        self.decoder = Decoder(n_programs + n_invariant, schema.n_shares, hidden)
-        self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, schema.n_shares))
-        self.likelihood = Emission(schema.values, schema.n_genes, emission)
         self.sigma = positive(torch.full((n_programs,), 0.3))
 
     def mechanism(self) -> Mechanism:
@@ -114,10 +117,6 @@ class Instantaneous(LatentDynamics):
         B[..., row, column] = below
         return Mechanism(W=W, B=B, a=a, b=b)
 
-    def initial(self, mechanism: Mechanism) -> Distribution:
-        """Standard normal: the same state before every perturbation."""
-        return dist.Normal(torch.zeros_like(self.sigma), 1.0).to_event(1)
-
     def transition(
         self,
         mechanism: Mechanism,
@@ -131,23 +130,3 @@ class Instantaneous(LatentDynamics):
         M = torch.linalg.solve_triangular(unit - mechanism.B, unit, upper=False, unitriangular=True)
         # (program, program) or, under a plate of draws, (draw, 1, 1, program, program): a matrix a cell
         return dist.MultivariateNormal((M @ loc[..., None])[..., 0], scale_tril=M * scale[..., None, :])
-
-    def observation(
-        self,
-        mechanism: Mechanism,
-        exposure: Float[Tensor, "slot cell token"],
-        step: Int[Tensor, "slot cell"],
-        technical: Int[Tensor, " cell"],
-    ) -> Mechanism:
-        """Adds the effect of technical batches."""
-        return mechanism.updated(batch=self.batch_effect[technical])
-
-    def emission(
-        self,
-        mechanism: Mechanism,
-        z: Float[Tensor, "... slot cell program"],
-        s: Float[Tensor, "... slot cell invariant"],
-        library: Float[Tensor, "slot cell"],
-    ) -> Distribution:
-        """Counts around the library's share of each gene, unless another family was asked for."""
-        return self.likelihood(self.decoder(joined(z, s)) + mechanism.batch, library)

@@ -9,21 +9,20 @@ from typing import final
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
-from pyro_citevae.nn.emissions import Emission
+from pyro_citevae.models.expression import ExpressionDynamics
 from pyro_citevae.nn.lags import saturating
-from pyro_citevae.nn.networks import Decoder, joined
 from pyro_citevae.nn.priors import normal
-from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
+from pyro_citevae.program import Distribution, Mechanism, positive
 
 
 @final
-class Switching(LatentDynamics):
+class Switching(ExpressionDynamics):
     r"""Lagged programs whose mechanism switches with a regime of the cell, a Markov chain of R states.
 
     ::
@@ -105,14 +104,18 @@ class Switching(LatentDynamics):
         decay: float = 0.05,
         shift_scale: float = 0.5,
     ) -> None:
-        super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant, n_lags=n_lags)
+        super().__init__(
+            schema,
+            n_programs=n_programs,
+            n_invariant=n_invariant,
+            n_lags=n_lags,
+            hidden=hidden,
+            emission=emission,
+        )
         if n_regimes < 1:
             raise ModelError(f"Switching(n_regimes={n_regimes}) needs a regime at least.")
         self.n_regimes, self.steered = n_regimes, steered
         self.decay, self.s_a = decay, shift_scale
-        self.decoder = Decoder(n_programs + n_invariant, schema.n_shares, hidden)
-        self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, schema.n_shares))
-        self.likelihood = Emission(schema.values, schema.n_genes, emission)
         self.sigma = positive(torch.full((n_programs,), 0.3))
         spread = 0.5 * (torch.arange(n_regimes) - (n_regimes - 1) / 2)
         self.mu_c = torch.nn.Parameter(spread[:, None].repeat(1, n_programs))
@@ -128,10 +131,6 @@ class Switching(LatentDynamics):
         c = pyro.sample("c", normal(self.mu_c, 0.5, R, K))
         a = pyro.sample("a", normal(zero, self.s_a, P, K))
         return Mechanism(pi=pi, Q=Q, v=v, W=W, c=c, a=a)
-
-    def initial(self, mechanism: Mechanism) -> Distribution:
-        """Standard normal: the same state before every perturbation."""
-        return dist.Normal(torch.zeros_like(self.sigma), 1.0).to_event(1)
 
     def regime(self, mechanism: Mechanism, t: int, u: Float[Tensor, "cell token"]) -> Mechanism:
         """Draws each cell's regime in step t, which the next step's depends on."""
@@ -152,23 +151,3 @@ class Switching(LatentDynamics):
         chosen = (mechanism.r[..., None, :] @ each)[..., 0, :] + mechanism.r @ mechanism.c
         loc = (1 - self.decay) * history[-1] + chosen + u @ mechanism.a
         return dist.Normal(loc, self.sigma).to_event(1)
-
-    def observation(
-        self,
-        mechanism: Mechanism,
-        exposure: Float[Tensor, "slot cell token"],
-        step: Int[Tensor, "slot cell"],
-        technical: Int[Tensor, " cell"],
-    ) -> Mechanism:
-        """Adds the effect of technical batches."""
-        return mechanism.updated(batch=self.batch_effect[technical])
-
-    def emission(
-        self,
-        mechanism: Mechanism,
-        z: Float[Tensor, "... slot cell program"],
-        s: Float[Tensor, "... slot cell invariant"],
-        library: Float[Tensor, "slot cell"],
-    ) -> Distribution:
-        """Counts around the library's share of each gene, unless another family was asked for."""
-        return self.likelihood(self.decoder(joined(z, s)) + mechanism.batch, library)

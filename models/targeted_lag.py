@@ -9,19 +9,18 @@ from typing import final
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
-from pyro_citevae.nn.emissions import Emission
+from pyro_citevae.models.expression import ExpressionDynamics
 from pyro_citevae.nn.lags import saturating
-from pyro_citevae.nn.networks import Decoder, joined
 from pyro_citevae.nn.priors import gate, normal
-from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
+from pyro_citevae.program import Distribution, Mechanism, positive
 
 
 @final
-class TargetedLag(LatentDynamics):
+class TargetedLag(ExpressionDynamics):
     r"""Lagged programs whose incoming edges a perturbation cuts: Pearl's do(.) on a program.
 
     ::
@@ -91,11 +90,15 @@ class TargetedLag(LatentDynamics):
         decay: float = 0.05,
         shift_scale: float = 1.0,
     ) -> None:
-        super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant, n_lags=n_lags)
+        super().__init__(
+            schema,
+            n_programs=n_programs,
+            n_invariant=n_invariant,
+            n_lags=n_lags,
+            hidden=hidden,
+            emission=emission,
+        )
         self.decay, self.s_a = decay, shift_scale
-        self.decoder = Decoder(n_programs + n_invariant, schema.n_shares, hidden)
-        self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, schema.n_shares))
-        self.likelihood = Emission(schema.values, schema.n_genes, emission)
         self.sigma = positive(torch.full((n_programs,), 0.3))
 
     def mechanism(self) -> Mechanism:
@@ -109,10 +112,6 @@ class TargetedLag(LatentDynamics):
         b = pyro.sample("b", normal(zero, 0.1, P, K))
         return Mechanism(W=A * W, m=m, a=m * a, b=m * b)
 
-    def initial(self, mechanism: Mechanism) -> Distribution:
-        """Standard normal: the same state before every perturbation."""
-        return dist.Normal(torch.zeros_like(self.sigma), 1.0).to_event(1)
-
     def transition(
         self,
         mechanism: Mechanism,
@@ -125,23 +124,3 @@ class TargetedLag(LatentDynamics):
         left = (1 - mechanism.m).clamp(min=torch.finfo(mechanism.m.dtype).tiny)
         loc = torch.exp(u @ left.log()) * past + u @ mechanism.a
         return dist.Normal(loc, self.sigma * torch.exp(u @ mechanism.b)).to_event(1)
-
-    def observation(
-        self,
-        mechanism: Mechanism,
-        exposure: Float[Tensor, "slot cell token"],
-        step: Int[Tensor, "slot cell"],
-        technical: Int[Tensor, " cell"],
-    ) -> Mechanism:
-        """Adds the effect of technical batches."""
-        return mechanism.updated(batch=self.batch_effect[technical])
-
-    def emission(
-        self,
-        mechanism: Mechanism,
-        z: Float[Tensor, "... slot cell program"],
-        s: Float[Tensor, "... slot cell invariant"],
-        library: Float[Tensor, "slot cell"],
-    ) -> Distribution:
-        """Counts around the library's share of each gene, unless another family was asked for."""
-        return self.likelihood(self.decoder(joined(z, s)) + mechanism.batch, library)

@@ -433,7 +433,6 @@ BAD_CONFIGS = [
     ),
     pytest.param("[fit]\nprecision = '8-true'", "precision", id="unknown precision"),
     pytest.param("[fit]\nlearning_rate = nan", "fit(learning_rate=nan) must be positive", id="NaN rate"),
-    pytest.param("[fit]\nlearning_rate = 1e10", "lower learning_rate", id="divergence"),
 ]
 
 
@@ -602,7 +601,9 @@ def test_a_fit_that_diverges_keeps_its_last_good_epoch(places: dict[str, Path], 
     config = tmp_path / "steep.toml"
     config.write_text(SMALL + "\n[fit]\nlearning_rate = 1e6\ngradient_clip = 1e9\n")
     line = "fit {screen} --time time --config {steep} --epochs 9 --quiet -o {out}"
-    with pytest.raises(DivergenceError, match=r"at step .* saved in .*run\.last_good\."):
+    with pytest.raises(
+        DivergenceError, match=r"at step .* lower learning_rate.* saved in .*run\.last_good\."
+    ):
         citevae(line, **places, steep=config, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert np.isfinite(load(tmp_path / "run.last_good").effect(do("gene_0"), draws=2)).all()

@@ -12,10 +12,11 @@ from pyro import poutine
 import pyro_citevae as cv
 from pyro_citevae.errors import DataError
 from pyro_citevae.guides import BackwardSmoother
-from pyro_citevae.models import CiteVAE, Instantaneous, StaticShift, Switching, TargetedLag
+from pyro_citevae.models import CiteVAE, ContinuousTime, Instantaneous, StaticShift, Switching, TargetedLag
+from pyro_citevae.models.expression import ExpressionDynamics
 
 LAYOUTS = ("time course", "sequences", "snapshot")
-MODELS = (CiteVAE, Instantaneous, StaticShift, Switching, TargetedLag)
+MODELS = (CiteVAE, ContinuousTime, Instantaneous, StaticShift, Switching, TargetedLag)
 
 
 def screen(layout: str = "time course", **options: object) -> cv.Trajectories:
@@ -131,7 +132,9 @@ def test_a_model_fits_and_predicts_on_every_layout(kind: type[cv.LatentDynamics]
 @every_model
 def test_the_axes_named_in_dims_are_those_of_the_sites(kind: type[cv.LatentDynamics]) -> None:
     data = screen()
-    model = kind(data.schema, n_programs=4, **({} if kind is StaticShift else {"n_lags": 2}))
+    model = kind(
+        data.schema, n_programs=4, **({} if kind in (ContinuousTime, StaticShift) else {"n_lags": 2})
+    )
     sizes = {"gene": 7, "token": 3, "program": 4, "source": 4, "lag": 2, "own": 1, "step": 5}
     sizes |= {"regime": 2, "previous": 2, "edge": 6}
     trace = poutine.trace(model.mechanism).get_trace()
@@ -156,7 +159,7 @@ def test_a_share_of_the_library_leaves_room_for_unmeasured_genes(kind: type[cv.L
         assert (model(batch).emission.mean.sum(-1) < batch.library).all()
 
 
-@pytest.mark.parametrize("kind", [CiteVAE, Instantaneous, Switching, TargetedLag])
+@pytest.mark.parametrize("kind", [CiteVAE, ContinuousTime, Instantaneous, Switching, TargetedLag])
 def test_a_technical_batch_has_an_effect_of_its_own(kind: type[cv.LatentDynamics]) -> None:
     data = cv.datasets.load("norman_subset")
     batch = data.batch(np.arange(10))
@@ -326,3 +329,11 @@ def test_the_mean_is_the_fixed_point_of_the_equations() -> None:
         still = model.transition(values.updated(W=torch.zeros_like(values.W)), history, u)
         layer = u @ values.a @ torch.linalg.inv(torch.eye(4) - values.B).T
         torch.testing.assert_close(still.mean, layer)
+
+
+# ExpressionDynamics
+
+
+def test_what_the_models_share_is_no_model() -> None:
+    with pytest.raises(TypeError, match=r"abstract.*mechanism.*transition"):
+        ExpressionDynamics(screen().schema, n_programs=2, n_invariant=0, hidden=4, emission=None)

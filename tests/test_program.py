@@ -16,10 +16,19 @@ from pyro_citevae.data import Batch
 from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
 from pyro_citevae.guides import BackwardSmoother, MeanField
 from pyro_citevae.infer.bounds import negative_bound
-from pyro_citevae.models import CiteVAE, Instantaneous, LinearGaussian, StaticShift, Switching, TargetedLag
+from pyro_citevae.models import (
+    CiteVAE,
+    ContinuousTime,
+    Instantaneous,
+    LinearGaussian,
+    StaticShift,
+    Switching,
+    TargetedLag,
+)
 
 MODELS = {
     "CiteVAE": lambda schema: CiteVAE(schema, n_programs=3, n_invariant=2, n_lags=2, hidden=8, mask=True),
+    "ContinuousTime": lambda schema: ContinuousTime(schema, n_programs=3, n_invariant=1, hidden=8),
     "Instantaneous": lambda schema: Instantaneous(schema, n_programs=3, n_invariant=1, n_lags=2, hidden=8),
     "LinearGaussian": lambda schema: LinearGaussian(schema, n_programs=3, n_lags=2),
     "StaticShift": lambda schema: StaticShift(schema, n_programs=3, hidden=8),

@@ -20,6 +20,7 @@ from pyro_citevae.analysis.evaluation import (
     summary,
 )
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
+from pyro_citevae.analysis.identifiability import Matching, match, recovery
 from pyro_citevae.analysis.importance_sampling import held_out_bound, pareto_k
 from pyro_citevae.analysis.simulation_based_calibration import quantities, simulation_based_calibration
 from pyro_citevae.analysis.uniformity import ecdf_band, uniform
@@ -28,6 +29,7 @@ __all__ = [
     "Baseline",
     "Forecast",
     "LinearExtrapolation",
+    "Matching",
     "MeanOfOthers",
     "Measurement",
     "NoChange",
@@ -40,12 +42,14 @@ __all__ = [
     "forecast",
     "held_out_bound",
     "markdown",
+    "match",
     "measure",
     "measured_effects",
     "pareto_k",
     "predictive_check",
     "quantities",
     "randomised_pit",
+    "recovery",
     "simulation_based_calibration",
     "summary",
     "uniform",

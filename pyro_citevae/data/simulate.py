@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,6 +65,9 @@ def simulate(
     values: Values = "counts",
     combinations: tuple[str, ...] = (),
     edge_share: float = 0.3,
+    edge_weight: tuple[float, float] = (0.2, 0.4),
+    saturating: bool = False,
+    decay: float = 0.4,
     effect: float = 1.0,
     scale_change: float = 0.0,
     sigma: float = 0.3,
@@ -72,9 +76,10 @@ def simulate(
     noise: float = 0.5,
     seed: int = 0,
 ) -> Simulation:
-    """Draws a screen from a linear lagged process with sparse edges and sparse targets.
+    """Draws a screen from a lagged process with sparse edges and sparse targets.
 
-    ``z_0 ~ N(0, I)``; ``z_t ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) z_{t-l} + u_t a, sigma exp(u_t b))``;
+    ``z_0 ~ N(0, I)``; ``z_t ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) f(z_{t-l}) + u_t a, sigma exp(u_t b))``
+    with f the identity, or tanh if ``saturating`` as in :class:`pyro_citevae.models.CiteVAE`;
     ``x ~ NB(library softmax(intercept + z loading), dispersion)`` or ``N(intercept + z loading, noise)``.
 
     Args:
@@ -90,6 +95,9 @@ def simulate(
         values: ``"counts"`` or ``"real"``.
         combinations: Labels such as ``"gene_0+gene_1"`` that get cells of their own.
         edge_share: Share of the possible edges that exist.
+        edge_weight: Range of the edges' absolute weights.
+        saturating: Let a program's influence be bounded (tanh).
+        decay: Share of a state that a step loses.
         effect: Size of a token's shift on its targets.
         scale_change: Spread of the changes of log noise scale.
         sigma: Noise scale of the transition.
@@ -132,10 +140,10 @@ def simulate(
     a *= rng.random(a.shape) < 2 / n_programs
     truth = Truth(
         A=A,
-        W=A * rng.choice([-1, 1], A.shape) * rng.uniform(0.2, 0.4, A.shape),
+        W=A * rng.choice([-1, 1], A.shape) * rng.uniform(*edge_weight, A.shape),
         a=a,
         b=rng.normal(0, scale_change, a.shape),
-        decay=0.4,
+        decay=decay,
         sigma=sigma,
         loading=rng.normal(0, 0.7, (n_programs, n_genes)) * (rng.random((n_programs, n_genes)) < 0.6),
         intercept=rng.normal(0, 0.7, n_genes),
@@ -144,16 +152,18 @@ def simulate(
     conditions = (do(), *(do(token) for token in schema.tokens), *map(Schedule.parse, combinations))
     condition = np.sort(np.arange(n_cells) % len(conditions))
     u = np.stack([replace(schema, grid=()).doses(one, seen[-1]) for one in conditions])[condition]
-    _walk(truth, u, rng)
+    _walk(truth, u, np.tanh if saturating else np.asarray, rng)
     return Simulation(_observe(schema, truth, conditions, condition, library, dispersion, noise, rng), truth)
 
 
-def _walk(truth: Truth, u: np.ndarray, rng: np.random.Generator) -> None:
+def _walk(
+    truth: Truth, u: np.ndarray, f: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator
+) -> None:
     """Fills ``truth.z`` step by step."""
     z = truth.z
     z[0] = rng.normal(size=z[0].shape)
     for t in range(1, len(z)):
-        drift = sum(z[t - lag] @ truth.W[lag - 1].T for lag in range(1, min(t, len(truth.W)) + 1))
+        drift = sum(f(z[t - lag]) @ truth.W[lag - 1].T for lag in range(1, min(t, len(truth.W)) + 1))
         scale = truth.sigma * np.exp(u[:, t] @ truth.b)
         z[t] = (1 - truth.decay) * z[t - 1] + drift + u[:, t] @ truth.a + scale * rng.normal(size=z[t].shape)
 

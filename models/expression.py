@@ -1,0 +1,82 @@
+"""Programs that are read as gene expression: what the models of this folder share but for their dynamics."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.nn.emissions import Emission
+from pyro_citevae.nn.networks import Decoder, joined
+from pyro_citevae.program import Distribution, LatentDynamics, Mechanism
+
+
+class ExpressionDynamics(LatentDynamics):
+    r"""Latent dynamics whose states a decoder turns into expression; subclasses say how programs move.
+
+    ::
+
+        s_n     ~ N(0, I)                                          invariant state
+        z_{n,0} ~ N(0, I)
+        z_{n,t} ~ transition(mechanism, history, u_{n,t})          from the subclass
+        x_{n,t} ~ NB(library_n softmax(f(z_t, s_n) + batch_n), theta_g)
+
+    ======  =====================================  ==============
+    symbol  meaning                                shape
+    ======  =====================================  ==============
+    f       decoder, blind to dose and time        to (gene,)
+    batch   effect of a technical batch (log)      (batch, gene)
+    theta   inverse dispersion                     (gene,)
+    ======  =====================================  ==============
+
+    Where the library size counts unmeasured genes too, the softmax has one more class for them.
+
+    Args:
+        schema: Names and sizes of the screen's axes.
+        n_programs: Number K of programs.
+        n_invariant: Size S of the invariant state.
+        n_lags: Number L of past states that a transition sees.
+        hidden: Width of the decoder's hidden layers; 0 makes it linear.
+        emission: Family of :class:`Emission`; None for NB, or N(f + batch, scale) where values are real.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        *,
+        n_programs: int,
+        n_invariant: int,
+        n_lags: int = 1,
+        hidden: int,
+        emission: str | None,
+    ) -> None:
+        super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant, n_lags=n_lags)
+        self.decoder = Decoder(n_programs + n_invariant, schema.n_shares, hidden)
+        self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, schema.n_shares))
+        self.likelihood = Emission(schema.values, schema.n_genes, emission)
+
+    def initial(self, mechanism: Mechanism) -> Distribution:
+        """Standard normal: the same state before every perturbation."""
+        return dist.Normal(self.batch_effect.new_zeros(self.n_programs), 1.0).to_event(1)
+
+    def observation(
+        self,
+        mechanism: Mechanism,
+        exposure: Float[Tensor, "slot cell token"],
+        step: Int[Tensor, "slot cell"],
+        technical: Int[Tensor, " cell"],
+    ) -> Mechanism:
+        """Adds the effect of technical batches."""
+        return mechanism.updated(batch=self.batch_effect[technical])
+
+    def emission(
+        self,
+        mechanism: Mechanism,
+        z: Float[Tensor, "... slot cell program"],
+        s: Float[Tensor, "... slot cell invariant"],
+        library: Float[Tensor, "slot cell"],
+    ) -> Distribution:
+        """Counts around the library's share of each gene, unless another family was asked for."""
+        return self.likelihood(self.decoder(joined(z, s)) + mechanism.batch, library)
