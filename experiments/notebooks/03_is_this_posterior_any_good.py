@@ -27,13 +27,11 @@
 
 # %%
 import arviz as az
-import matplotlib.pyplot as plt
-import numpy as np
 
 import pyro_citevae as cv
 from pyro_citevae.analysis import (
     coverage,
-    ecdf_band,
+    criticism_plots,
     held_out_bound,
     measure,
     measured_effects,
@@ -61,17 +59,7 @@ posterior = cv.fit(model, BackwardSmoother(model), train, max_epochs=20, seed=0,
 
 # %%
 check = predictive_check(posterior, train.thinned(2000), draws=40)
-drawn, observed = check["posterior_predictive"].to_dataset(), check["observed_data"].to_dataset()
-
-figure, axes = plt.subplots(1, 3, figsize=(11, 3.2))
-for axis, name in zip(axes, ("zero_fraction", "mean", "variance"), strict=True):
-    axis.scatter(observed[name], drawn[name].mean(("chain", "draw")), s=9)
-    axis.axline((0, 0) if name == "zero_fraction" else (1, 1), slope=1, color="0.6", lw=1)
-    axis.set(title=name.replace("_", " "), xlabel="observed", ylabel="replicated")
-    if name != "zero_fraction":
-        axis.set(xscale="log", yscale="log")
-figure.tight_layout()
-plt.show()
+criticism_plots.predictive_checks(check)
 
 # %% [markdown]
 # Share of genes with a p-value below 0.05, by statistic (0.05 is what a perfect model would show; the data trained the
@@ -90,11 +78,7 @@ per_gene = check["p_value"].to_dataset()[["zero_fraction", "mean", "variance"]]
 
 # %%
 pit = randomised_pit(posterior, test, draws=100, most_cells=400)
-figure, axis = plt.subplots(figsize=(4.5, 3))
-axis.hist(pit.to_numpy().ravel(), bins=20, density=True, color="0.7")
-axis.axhline(1, color="k", lw=1)
-axis.set(xlabel="probability integral transform", ylabel="density", xlim=(0, 1))
-plt.show()
+criticism_plots.pit(pit)
 
 # %% [markdown]
 # ## 3. Do the intervals cover?
@@ -107,14 +91,8 @@ plt.show()
 headline = cv.datasets.CATALOGUE["renge"].headline
 measured = measured_effects([measure(test, name, 5.0) for name in headline], data.schema.genes)
 effects = posterior.effect([cv.do(name) for name in headline], time=5)
-curve = coverage(effects, measured["delta"], variance=measured["variance"])
-
-figure, axis = plt.subplots(figsize=(3.6, 3.4))
-axis.plot([0, 1], [0, 1], color="0.6", lw=1)
-axis.plot(curve["probability"], curve["coverage"], marker="o", ms=3)
-axis.set(xlabel="nominal", ylabel="covered", xlim=(0, 1), ylim=(0, 1))
-plt.show()
-curve.to_dataframe().round(2)
+curve = coverage(effects, measured["effect"], variance=measured["variance"])
+criticism_plots.calibration(curve, unit="log(1 + count)")
 
 # %% [markdown]
 # The held-out bound by perturbation says where the model explains cells worse than elsewhere (nats a cell, higher is
@@ -133,13 +111,11 @@ bound["bound"].sel(time=5.0).to_series().sort_values().round(1).head(8)
 # predictions, and widen by an `Ensemble` of seeds.
 
 # %%
-k = pareto_k(posterior, train, mechanism=False, draws=200, most_cells=300)["states"]
-figure, axis = plt.subplots(figsize=(4.5, 3))
-axis.hist(k, bins=30, color="0.7")
-axis.axvline(0.7, color="k", lw=1)
-axis.set(xlabel="Pareto k of a cell's states", ylabel="cells")
-plt.show()
-f"{float((k < 0.7).mean()):.0%} of the cells below 0.7"
+found = pareto_k(posterior, train, mechanism=False, draws=200, most_cells=300)
+criticism_plots.pareto_k(found)
+
+# %%
+f"{float((found['states'] < 0.7).mean()):.0%} of the cells below 0.7"
 
 # %% [markdown]
 # ## 5. Would the procedure find the truth?
@@ -175,14 +151,7 @@ uniform(ranks, "draw").to_dataframe().round(3)
 # 99 % of uniform ones stay within:
 
 # %%
-band = ecdf_band(ranks.sizes["draw"])
-figure, axis = plt.subplots(figsize=(5, 3))
-axis.fill_between(band["value"], *(band - band["value"]), color="0.9")
-for one in ranks:
-    share = np.searchsorted(np.sort(one), band["value"]) / one.size
-    axis.plot(band["value"], share - band["value"], lw=0.8, color="C0")
-axis.set(xlabel="rank of the truth", ylabel="difference from uniform")
-plt.show()
+criticism_plots.ecdf_differences(ranks)
 
 # %% [markdown]
 # ## In ArviZ
