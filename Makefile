@@ -8,6 +8,7 @@ ARVIZ1_STAMP := $(ARVIZ1_VENV)/installed
 # the first that is 3.12 or later; a pyenv shim may be on PATH and yet not run
 ARVIZ1_PYTHON ?= $(shell for one in python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
 	"$$one" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$one" && break; done)
+CORES ?= 2
 export OMP_NUM_THREADS ?= 2
 
 .PHONY: demo test test-all test-arviz1 check format clean environment
@@ -26,11 +27,12 @@ demo: $(STAMP)
 check: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
 
+# a process a core, a file a process: one thread each
 test: check
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist loadfile
 
 test-all: check
-	$(BIN)/python -m pytest -q -m ''
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist loadfile -m ''
 	$(if $(ARVIZ1_PYTHON),$(MAKE) test-arviz1,@echo "test-arviz1 left out: no Python 3.12 or later")
 
 # Files written by the environment of the tests, opened by one that has ArviZ 1.x and nothing of ours.

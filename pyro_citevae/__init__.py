@@ -5,7 +5,7 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.conformance import check_guide, check_model
 from pyro_citevae.data import Schedule, Schema, Split, Trajectories, datasets, do, simulate
 from pyro_citevae.errors import CiteVAEError
-from pyro_citevae.infer import Ensemble, Posterior, fit
+from pyro_citevae.infer import Ensemble, Posterior, fit, nuts
 from pyro_citevae.nn import counts
 from pyro_citevae.program import LatentDynamics, Mechanism
 from pyro_citevae.registry import load
@@ -30,6 +30,7 @@ __all__ = [
     "do",
     "fit",
     "load",
+    "nuts",
     "program",
     "simulate",
 ]

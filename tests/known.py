@@ -97,18 +97,18 @@ class Mean(cv.LatentDynamics):
 
     dims = MappingProxyType({"m": ("gene",)})
 
-    def __init__(self, schema: cv.Schema) -> None:
-        super().__init__(schema, n_programs=1, n_invariant=1)
+    def __init__(self, schema: cv.Schema, *, n_programs: int = 1) -> None:
+        super().__init__(schema, n_programs=n_programs, n_invariant=1)
         self.scale = torch.nn.Parameter(torch.ones(schema.n_genes))
 
     def mechanism(self) -> cv.Mechanism:
         return cv.Mechanism(m=pyro.sample("m", dist.Normal(torch.zeros_like(self.scale), 1.0).to_event(1)))
 
     def initial(self, mechanism: cv.Mechanism) -> cv.program.Distribution:
-        return dist.Normal(torch.zeros(1), 1.0).to_event(1)
+        return dist.Normal(torch.zeros(self.n_programs), 1.0).to_event(1)
 
     def transition(self, mechanism: cv.Mechanism, history: list, u: torch.Tensor) -> cv.program.Distribution:
-        return dist.Normal(torch.zeros(1), 1.0).to_event(1)
+        return dist.Normal(torch.zeros(self.n_programs), 1.0).to_event(1)
 
     def emission(
         self, mechanism: cv.Mechanism, z: torch.Tensor, s: torch.Tensor, library: torch.Tensor

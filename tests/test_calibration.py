@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pyro.distributions as dist
 import pytest
@@ -26,6 +28,7 @@ from pyro_citevae.analysis import (
 from pyro_citevae.analysis.uniformity import ecdf
 from pyro_citevae.errors import DataError, FitError
 from pyro_citevae.guides import BackwardSmoother, MeanField
+from pyro_citevae.models import LinearGaussian
 
 # Uniformity ---------------------------------------------------------------------------------------------
 
@@ -260,7 +263,7 @@ def test_a_posterior_that_is_too_narrow_is_caught(trained: cv.Posterior, design:
     guide = TooNarrow(trained.model, hidden=16, correction=0)
     guide.load_state_dict(trained.guide.state_dict())
     found = simulation_based_calibration(
-        trained.model, guide, design, replicates=30, first=TRAINED, **REFRESH
+        trained.model, guide, design, replicates=60, first=TRAINED, **REFRESH
     )
     verdict = uniform(quantities(found), "draw")
     assert float(verdict.inside.mean()) < 0.2
@@ -271,12 +274,31 @@ def test_a_posterior_that_is_too_narrow_is_caught(trained: cv.Posterior, design:
 def test_a_guide_that_has_not_looked_is_caught_by_the_likelihood_alone(design: cv.Trajectories) -> None:
     model = linear_gaussian(design)
     found = simulation_based_calibration(
-        model, Blind(model, hidden=4), design, replicates=20, first={"max_epochs": 1}, **REFRESH
+        model, Blind(model, hidden=4), design, replicates=30, first={"max_epochs": 1}, **REFRESH
     )
-    verdict = uniform(quantities(found), "draw")
+    verdict = uniform(quantities(found), "draw", probability=0.999)
     states = verdict.quantity.str.startswith("z[")
     assert bool(verdict.inside[states].all())
     assert not bool(verdict.inside.sel(quantity="log_likelihood"))
+
+
+class Watched(LinearGaussian):
+    """Notes the parameters that it ran with."""
+
+    seen: ClassVar[set[float]] = set()
+
+    def forward(self, batch: cv.data.Batch) -> cv.program.Rollout:
+        self.seen.add(self.loading.weight.sum().item())
+        return super().forward(batch)
+
+
+def test_the_model_stays_as_it_is_through_all_fits(design: cv.Trajectories) -> None:
+    model = Watched(design.schema, n_programs=2)
+    settings = {**REFRESH, "learning_rate": 0.5}
+    simulation_based_calibration(
+        model, MeanField(model, hidden=4), design, replicates=2, first={"max_epochs": 3}, **settings
+    )
+    assert model.seen == {model.loading.weight.sum().item()}
 
 
 def ranked_mean(replicates: int, epochs: int) -> xr.DataTree:

@@ -600,7 +600,7 @@ def expected_names(data: Trajectories, chosen: Callable[[set[str], float], bool]
             lambda tokens, time: tokens == {"A", "B"} and time == 1,
         ),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "cells",
 )
 def test_hold_out_takes_what_it_names_and_nothing_else(
     what: dict[str, Any], chosen: Callable[[set[str], float], bool]

@@ -129,9 +129,8 @@ bound["bound"].sel(time=5.0).to_series().sort_values().round(1).head(8)
 #
 # Importance weights p / q of the guide's draws: where their tail is heavy (Pareto k above 0.7) the guide misses mass that
 # no reweighting mends. A k of all sites together would fail by their number alone, so each cell's states are weighed
-# apart. For a model of this size expect many cells above 0.7: the states have 16 programs at every step. It is the
-# reason to judge by held-out predictions and to widen by an `Ensemble` of seeds, and not to read a single posterior's
-# interval of one cell's program as exact.
+# apart. Cells above are those whose programs should not be read as exact, one by one: judge them by held-out
+# predictions, and widen by an `Ensemble` of seeds.
 
 # %%
 k = pareto_k(posterior, train, mechanism=False, draws=200, most_cells=300)["states"]

@@ -49,18 +49,28 @@ def fitted(row: dict[str, Any], settings: dict[str, Any], seed: int) -> dict[str
     screen = {**settings["screen"], "edge_weight": tuple(settings["screen"]["edge_weight"])}
     simulation = cv.simulate(**screen, layout=row["layout"], n_cells=row["n_cells"], seed=seed)
     model = program(simulation, settings["screen"]["dispersion"], row["emission"], seed)
+    known = {"learn_model": row["emission"] != "known", "seed": seed, "progress": False, **settings["fit"]}
     posterior = cv.fit(
         model,
-        BackwardSmoother(model, mechanism="low_rank"),
+        BackwardSmoother(model, mechanism="low_rank", correlated=True),
         simulation.data,
-        learn_model=row["emission"] != "known",
         warm_start=row["emission"] != "random",
         batch_size=row["n_cells"],
         max_epochs=row["max_epochs"],
-        seed=seed,
-        progress=False,
-        **settings["fit"],
+        **known,
     )
+    if row["polish"]:
+        posterior = cv.fit(
+            posterior.model,
+            posterior.guide,
+            simulation.data,
+            warm_start=True,
+            batch_size=row["n_cells"],
+            max_epochs=row["polish"],
+            objective="iwae",
+            n_particles=8,
+            **(known | {"learning_rate": 0.003}),
+        )
     scores = recovery(posterior, simulation)
     return {
         "mcc": float(scores["correlation"].mean()),
@@ -88,6 +98,7 @@ def program(simulation: Any, dispersion: float, emission: str, seed: int) -> Cit
         own_transcript=False,
         direct=False,
         group=False,
+        edges=False,
         decay=truth.decay,
         shift_scale=1.0,
     )

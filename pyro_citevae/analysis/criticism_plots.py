@@ -166,7 +166,8 @@ def _ecdf_differences(axis: Axes, values: xr.DataArray, probability: float) -> N
     for place, i in enumerate(outside):
         named = place < len(_NAMED)
         label = str(values["quantity"].to_numpy()[i]) if named else None
-        axis.plot(at, difference[i], color=_NAMED[place] if named else "0.5", lw=1.2, label=label)
+        colour, width = (_NAMED[place], 1.4) if named else ("0.55", 0.7)
+        axis.plot(at, difference[i], color=colour, lw=width, label=label, zorder=3 if named else 2)
     if len(outside):
         axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), title="furthest")
     axis.set(xlim=(0, 1), ylabel="ECDF less uniform")

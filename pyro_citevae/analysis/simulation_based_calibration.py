@@ -95,7 +95,7 @@ def simulation_based_calibration(
                 f"simulation_based_calibration(sites=...) names '{name}', no global site of the model."
             )
     rng = np.random.default_rng(seed)
-    options = {"seed": seed, "progress": False, "learn_model": False, **settings}
+    options = {"seed": seed, **settings, "progress": False, "learn_model": False}
     data, _ = _simulated(model, design, int(rng.integers(2**31)))
     fitted = fit(model, guide, data, **{**options, **(first or {})})
     last = design.batch().last.numpy()
