@@ -42,9 +42,7 @@ def check_model(
     Source: the idea is that of ``check_estimator``, L. Buitinck et al., API Design for Machine Learning
     Software: Experiences from the scikit-learn Project (2013).
     """
-    pair = Pair(model, guide)
-    rows = _tried(pair, LAWS, progress)
-    return Report(pair.model_name, pair.guide_name, rows)
+    return _tried(Pair(model, guide), LAWS, progress)
 
 
 def check_guide(
@@ -63,12 +61,11 @@ def check_guide(
     Returns:
         A row for each law: print it, or call :meth:`Report.require`.
     """
-    pair = Pair(model, guide)
-    rows = _tried(pair, [law for law in LAWS if law.of_guides], progress)
-    return Report(pair.guide_name, pair.model_name, rows)
+    laws = [law for law in LAWS if law.of_guides]
+    return _tried(Pair(model, guide, of_guide=True), laws, progress)
 
 
-def _tried(pair: Pair, laws: Sequence[Law], progress: Callable[[str], None] | None) -> tuple[Row, ...]:
+def _tried(pair: Pair, laws: Sequence[Law], progress: Callable[[str], None] | None) -> Report:
     rows: dict[str, Row] = {}
     for law in laws:
         if progress is not None:
@@ -78,7 +75,7 @@ def _tried(pair: Pair, laws: Sequence[Law], progress: Callable[[str], None] | No
             (None, f"not tried, since '{missing[0]}' does not hold") if missing else _trial(law, pair)
         )
         rows[law.name] = Row(law.name, law.sentence, passed, seen, law.mend)
-    return tuple(rows.values())
+    return Report(pair.subject, pair.partner, tuple(rows.values()))
 
 
 def _trial(law: Law, pair: Pair) -> tuple[bool, str]:

@@ -102,10 +102,16 @@ class Case:
 
 @final
 class Pair:
-    """A way to make a model and a guide."""
+    """A way to make a model and a guide, one of which is checked.
 
-    def __init__(self, make_model: MakeModel, make_guide: MakeGuide) -> None:
-        self.make_model, self.make_guide = make_model, make_guide
+    Args:
+        make_model: The model's class, or a function of the schema.
+        make_guide: The guide's class, or a function of the model.
+        of_guide: Whether it is the guide that is checked.
+    """
+
+    def __init__(self, make_model: MakeModel, make_guide: MakeGuide, *, of_guide: bool = False) -> None:
+        self.make_model, self.make_guide, self.of_guide = make_model, make_guide, of_guide
 
     @cached_property
     def cases(self) -> list[Case]:
@@ -116,20 +122,27 @@ class Pair:
             return [self._case(_screen(layout, "real")) for layout in get_args(Layout)]
 
     @property
-    def model_name(self) -> str:
-        """The class of the model, or what should have made it."""
-        return type(self.cases[0].model).__name__ if "cases" in vars(self) else _maker(self.make_model)
+    def subject(self) -> str:
+        """The class that is checked."""
+        return self._names[self.of_guide]
 
     @property
-    def guide_name(self) -> str:
-        """The class of the guide, or what should have made it."""
-        return type(self.cases[0].guide).__name__ if "cases" in vars(self) else _maker(self.make_guide)
+    def partner(self) -> str:
+        """The class that it is checked with."""
+        return self._names[not self.of_guide]
 
     @cached_property
     def fitted(self) -> Posterior:
         """What one pass of training over the sequences gives."""
         case = self.cases[-1]
         return fit(case.model, case.guide, case.data, max_epochs=1, batch_size=16, progress=False)
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        """The classes of the model and the guide, or what should have made them."""
+        if "cases" in vars(self):
+            return type(self.cases[0].model).__name__, type(self.cases[0].guide).__name__
+        return _maker(self.make_model), _maker(self.make_guide)
 
     def _case(self, data: Trajectories) -> Case:
         torch.manual_seed(0)
