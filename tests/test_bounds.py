@@ -8,6 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer import Predictive
 
 import pyro_citevae as cv
 from pyro_citevae.errors import DivergenceError, FitError
@@ -205,3 +207,18 @@ def test_a_minibatch_of_weights_stands_for_the_whole(posterior: cv.Posterior) ->
         large = log_weights(posterior.model, posterior.guide, replace(batch, size=1000), 5).cells
     assert weights.cells.shape == (5, 10)
     assert torch.allclose(small, large, rtol=1e-5)
+
+
+def test_pyros_own_predictive_runs_the_same_program(posterior: cv.Posterior) -> None:
+    """Draw by draw, the guide's states and the emission they lead to; its mean is the Posterior's."""
+    data = screen()
+    batch = data.batch(np.arange(20))
+    drawn = Predictive(posterior.model, guide=posterior.guide, num_samples=400)(replace(batch, x=batch.x))
+    assert drawn["z_1"].shape[0] == 400
+    unobserved = poutine.uncondition(posterior.model)
+    replicated = Predictive(unobserved, guide=posterior.guide, num_samples=400)(batch)["x"]
+    assert replicated.shape == (400, 1, 20, 7)
+    tree = posterior.to_datatree(data.cells(np.arange(20)), draws=400)
+    ours = tree["posterior_predictive"]["x"].mean(("chain", "draw")).to_numpy()
+    error = replicated.std(0)[0].numpy() / np.sqrt(400)
+    assert np.mean(abs(replicated.mean(0)[0].numpy() - ours) < 4 * np.sqrt(2) * error + 0.01) > 0.97
