@@ -5,7 +5,7 @@ from pyro_citevae.data.anndata_io import open_h5ad
 from pyro_citevae.data.interventions import Dose, Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.simulate import Simulation, Truth, simulate
-from pyro_citevae.data.splits import Criterion, Split
+from pyro_citevae.data.splits import Criterion, Split, members_seen
 from pyro_citevae.data.trajectories import Batch, Observations, Trajectories
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Truth",
     "datasets",
     "do",
+    "members_seen",
     "open_h5ad",
     "pseudobulk",
     "simulate",

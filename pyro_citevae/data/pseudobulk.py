@@ -22,8 +22,8 @@ def _sums(data: Trajectories) -> Float[np.ndarray, " gene"]:
 
 
 def effect(group: Trajectories, reference: Trajectories) -> Float[np.ndarray, " gene"]:
-    """``delta = b_group - b_reference``, at the schema's common total."""
-    total = group.schema.total
+    """``delta = b_group - b_reference``, at the schema's common total of the measured genes."""
+    total = group.schema.panel_total
     return profile(_sums(group), total) - profile(_sums(reference), total)
 
 
@@ -36,7 +36,7 @@ def jackknife_variance(data: Trajectories) -> Float[np.ndarray, " gene"]:
     if n < 2:
         return np.full(data.schema.n_genes, np.inf)
     counts = data.values.toarray().astype(float)
-    left_out = profile(counts.sum(0) - counts, data.schema.total)
+    left_out = profile(counts.sum(0) - counts, data.schema.panel_total)
     return np.asarray((n - 1) * left_out.var(0))
 
 
@@ -62,7 +62,7 @@ def split_half(
     if min(group.n_observations, reference.n_observations) < 2:
         return float("nan")
     rng = np.random.default_rng(seed)
-    total = group.schema.total
+    total = group.schema.panel_total
     found = []
     for _ in range(repeats):
         first, second = zip(_halves(group.values, rng), _halves(reference.values, rng), strict=True)

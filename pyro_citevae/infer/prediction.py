@@ -25,7 +25,15 @@ from pyro_citevae.errors import DataError
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics, Rollout
 
-__all__ = ["Abduction", "Effect", "PredictedCells", "RollOut", "Substitute", "global_draws"]
+__all__ = [
+    "Abduction",
+    "Effect",
+    "PredictedCells",
+    "RollOut",
+    "Substitute",
+    "global_draws",
+    "measured_profile",
+]
 
 _MOST_VALUES = 20_000_000
 _POPULATION = 256
@@ -247,7 +255,7 @@ class RollOut:
         if self.schema.values == "real":
             n = _POPULATION if controls is None else controls.n_cells
             return sums / n
-        return profile(sums, self.schema.total)
+        return profile(sums, self.schema.panel_total)
 
     def programs(
         self, controls: Trajectories | None
@@ -297,6 +305,22 @@ class RollOut:
             "q95": tails[1],
         }
         return {name: value.detach().cpu().numpy() for name, value in parts.items()}
+
+
+def measured_profile(cells: Trajectories, times: Sequence[float]) -> Float[np.ndarray, "time gene"]:
+    """What measured cells show at each time: the log pseudobulk profile, or the mean of real values.
+
+    Raises:
+        DataError: No cell was measured at a time.
+    """
+    groups = [cells.select(time=time) for time in times]
+    for time, group in zip(times, groups, strict=True):
+        if group.n_observations == 0:
+            raise DataError(f"effect(versus=...) has no cell at time {time:g}; give cells of that time.")
+    sums = np.stack([np.asarray(group.values.sum(0, dtype=float)).ravel() for group in groups])
+    if cells.schema.values == "real":
+        return sums / np.array([[group.n_observations] for group in groups])
+    return profile(sums, cells.schema.panel_total)
 
 
 def _quantiles(x: Tensor) -> Tensor:
