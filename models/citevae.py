@@ -156,25 +156,17 @@ class CiteVAE(LatentDynamics):
             self.m_c = torch.nn.Parameter(torch.zeros(()))
         if time:
             self.m_kappa = torch.nn.Parameter(torch.tensor(-1.2))
-        self.feature_prior = self._feature_prior(features)
-        self.informed_sites = self._informed_sites(informed)
+        self.feature_prior = self._feature_prior(features, informed)
+        self.informed_sites = tuple(informed)
         own = torch.from_numpy(schema.own_gene)
         self.register_buffer("own", torch.nn.functional.one_hot(own.clamp(min=0), G) * (own >= 0)[:, None])
 
-    def _feature_prior(self, features: GeneFeatures | Sequence[str] | None) -> FeaturePrior | None:
+    def _feature_prior(
+        self, features: GeneFeatures | Sequence[str] | None, informed: Sequence[str]
+    ) -> FeaturePrior | None:
         """What is known of the tokens; with names alone, the values come with the weights."""
         if features is None:
             return None
-        P = self.schema.n_tokens
-        if isinstance(features, GeneFeatures):
-            rows = torch.from_numpy(features.rows(self.schema.tokens)).float()
-            return FeaturePrior(rows, features.names)
-        return FeaturePrior(torch.zeros(P, len(features)), features)
-
-    def _informed_sites(self, informed: Sequence[str]) -> tuple[str, ...]:
-        """Checks the sites that features inform, and names the axes of the sites that this brings."""
-        if self.feature_prior is None:
-            return ()
         there = {"m": self.mask, "a": True, "b": self.scale, "c": self.own_transcript, "d": self.direct}
         for site in informed:
             if not there.get(site):
@@ -182,8 +174,13 @@ class CiteVAE(LatentDynamics):
                 raise ModelError(f"CiteVAE(informed=...) names '{site}', expected some of {known}.")
         dims = type(self).dims
         for site in informed:
-            self.dims = {**self.dims, f"tau_{site}": ("table",), f"B_{site}": ("feature", dims[site][1])}
-        return tuple(informed)
+            self.dims = {**self.dims, f"tau_{site}": ("feature",), f"B_{site}": ("feature", dims[site][1])}
+            self.dims |= {f"rho_{site}": ("token",)} if site != "m" else {}
+        names = features.names if isinstance(features, GeneFeatures) else features
+        F = torch.zeros(self.schema.n_tokens, len(names))
+        if isinstance(features, GeneFeatures):
+            F = torch.from_numpy(features.rows(self.schema.tokens)).to(F)
+        return FeaturePrior(F, [site for site in informed if site != "m"])
 
     @property
     def informed(self) -> Bool[Tensor, " token"]:
@@ -194,8 +191,16 @@ class CiteVAE(LatentDynamics):
         """Prior mean of a site's rows: the population's, and what features add where they inform the site."""
         mean = population.expand(self.schema.n_tokens, width)
         if self.feature_prior is not None and site in self.informed_sites:
-            mean = mean + self.feature_prior(site, scale, width)
+            mean = mean + self.feature_prior.mean(site, scale, width)
         return from_seen(mean, self.seen)
+
+    def _rows(self, site: str, population: Float[Tensor, ...], scale: float, width: int) -> Distribution:
+        """Law of a site's rows around their prior mean."""
+        mean = self._mean(site, population, scale, width)
+        own: Tensor | float = scale
+        if self.feature_prior is not None and site in self.informed_sites:
+            own = self.feature_prior.own(site, scale, self.seen)
+        return normal(mean, own, self.schema.n_tokens, width)
 
     def _group_scale(self) -> Float[Tensor, "token 1"]:
         """Scale of each token's group deviations; for one without cells, that of a middling token."""
@@ -207,10 +212,10 @@ class CiteVAE(LatentDynamics):
         P, K, G, L = self.schema.n_tokens, self.n_programs, self.schema.n_genes, self.n_lags
         zero = torch.zeros_like(self.mu_a[0])
         W: Any = pyro.sample("W", normal(zero, 0.3, L, K, K)) if self.time else None
-        a = pyro.sample("a", normal(self._mean("a", self.mu_a, self.s_a, K), self.s_a, P, K))
+        a = pyro.sample("a", self._rows("a", self.mu_a, self.s_a, K))
         b = torch.zeros_like(a)
         if self.scale:
-            b = pyro.sample("b", normal(self._mean("b", zero, 0.1, K), 0.1, P, K))
+            b = pyro.sample("b", self._rows("b", zero, 0.1, K))
         if self.time and self.edges:
             W = W * pyro.sample("A", gate(zero + 0.2, L, K, K))
         if self.mask:
@@ -218,10 +223,10 @@ class CiteVAE(LatentDynamics):
             a, b = m * a, m * b
         direct = zero.expand(P, G)
         if self.direct:
-            direct = pyro.sample("d", normal(self._mean("d", zero, self.s_d, G), self.s_d, P, G))
+            direct = pyro.sample("d", self._rows("d", zero, self.s_d, G))
         if self.own_transcript:
             # (token, 1), so that it lines up with d under a plate of draws
-            c = pyro.sample("c", normal(self._mean("c", self.m_c, 0.5, 1), 0.5, P, 1))
+            c = pyro.sample("c", self._rows("c", self.m_c, 0.5, 1))
             direct = direct + c * self.own
         kappa = None
         if self.time:

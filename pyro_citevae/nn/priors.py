@@ -15,6 +15,7 @@ from torch import Tensor, nn
 __all__ = ["FeaturePrior", "from_seen", "gate", "normal"]
 
 _TEMPERATURE = 0.5
+_SPREAD_OF_RHO = 0.3
 
 
 def normal(loc: Float[Tensor, ...], scale: Float[Tensor, ...] | float, *shape: int) -> Distribution:
@@ -80,50 +81,48 @@ class FeaturePrior(nn.Module):
 
     ::
 
-        tau_i ~ LogNormal(0, 1)                 relative scale of each source of features
-        B_0 ~ N(0, s)      B_f ~ N(0, s tau_i(f))          weights of the population and of each feature
-        mean_p = B_0 + F_p B                    row of token p, before its own deviation N(0, s)
+        tau_f ~ LogNormal(0, 1)            B_f ~ N(0, s tau_f)       f = 0 for the population
+        mean_p = B_0 + F_p B                                         what population and features say
+        rho_p ~ LogNormal(m_rho, 0.3)      row_p ~ N(mean_p, s rho_p)         and what a token has alone
 
-    With B integrated out, rows are a Gaussian process over tokens with kernel ``s^2 (1 + tau^2 F F^T)``:
-    useless features shrink tau, and leave the population's mean row.
+    With B integrated out, rows are a Gaussian process over tokens with kernel
+    ``s^2 (tau_0^2 + F diag(tau^2) F^T + diag(rho^2))``. A useless feature shrinks its tau, and leaves the
+    population's mean row. Most perturbations of a screen do little and a few do much, hence a rho for each
+    token: the few do not decide for all, and an unseen token's spread has a heavier tail.
 
     Args:
-        features: Feature of each token; a row of zeros is a token of which nothing is known.
-        names: Names of the columns, ``SOURCE_NUMBER``.
+        features: Features of each token; a row of zeros is a token of which nothing is known.
+        sites: Kinds of rows that have deviations of their own.
 
-    Source: C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning (2006).
+    Source: D. J. C. MacKay, Bayesian Nonlinear Modeling for the Prediction Competition (1994), for a scale
+    a feature; C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning (2006).
 
     Example:
         >>> import torch
-        >>> prior = FeaturePrior(torch.eye(3), ["one_0", "one_1", "two_0"])
-        >>> prior.sources
-        ('one', 'two')
-        >>> prior("a", 0.5, 4).shape
-        torch.Size([3, 4])
+        >>> prior = FeaturePrior(torch.eye(3), ["a"])
+        >>> prior.mean("a", 0.5, 4).shape, prior.own("a", 0.5, torch.ones(3, dtype=torch.bool)).shape
+        (torch.Size([3, 4]), torch.Size([3, 1]))
     """
 
     F: Tensor
-    source: Tensor
 
-    def __init__(self, features: Float[Tensor, "token feature"], names: Sequence[str]) -> None:
+    def __init__(self, features: Float[Tensor, "token feature"], sites: Sequence[str]) -> None:
         super().__init__()
-        of_column = [name.rpartition("_")[0] for name in names]
-        self.sources = tuple(dict.fromkeys(of_column))
         self.register_buffer("F", features)
-        index = torch.tensor([self.sources.index(one) for one in of_column], dtype=torch.int64)
-        self.register_buffer("source", index, persistent=False)
+        self.m_rho = nn.ParameterDict({site: nn.Parameter(torch.tensor(-1.0)) for site in sites})
 
-    def forward(self, site: str, scale: float, width: int) -> Float[Tensor, "... token width"]:
-        """Draws ``tau_SITE`` and ``B_SITE``, and returns the means of the rows; see the class."""
-        one = self.F.new_ones(1)
-        weight = one
-        if self.sources:
-            relative: Any = dist.LogNormal(0 * one, one).expand((len(self.sources),)).to_event(1)
-            tau = pyro.sample(f"tau_{site}", relative)
-            weight = torch.cat([torch.ones_like(tau[..., :1]), tau[..., self.source]], dim=-1)
-        shape = (len(self.source) + 1, width)
-        B = pyro.sample(f"B_{site}", normal(0 * one, scale * weight[..., None], *shape))
+    def mean(self, site: str, scale: float, width: int) -> Float[Tensor, "... token width"]:
+        """Draws ``tau_SITE`` and ``B_SITE``, and returns the means of the rows."""
         design = torch.cat([self.F.new_ones(len(self.F), 1), self.F], dim=-1)
-        mean = design @ B
+        zero = self.F.new_zeros(design.shape[1])
+        tau = pyro.sample(f"tau_{site}", dist.LogNormal(zero, 1.0).to_event(1))
+        B = pyro.sample(f"B_{site}", normal(zero[:, None], scale * tau[..., None], len(zero), width))
+        mean: Tensor = design @ B
         # under a plate of draws a law's rows lie one axis further left than values that meet cells
         return mean.unsqueeze(-3) if mean.dim() > 2 else mean
+
+    def own(self, site: str, scale: float, seen: Bool[Tensor, " token"]) -> Float[Tensor, "... token 1"]:
+        """Draws ``rho_SITE``, and returns the spread of each token's own deviation."""
+        median = from_seen(self.m_rho[site].expand(len(seen), 1), seen)[:, 0]
+        rho: Tensor = pyro.sample(f"rho_{site}", dist.LogNormal(median, _SPREAD_OF_RHO).to_event(1))
+        return scale * rho[..., None]
