@@ -29,6 +29,7 @@ class Columns:
     batch: str | None = None
     sequence: str | None = None
     exclude: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
     layout: str | None = None
     most_genes: int | None = None
 

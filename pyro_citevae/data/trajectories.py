@@ -172,6 +172,7 @@ class Trajectories:
         n_steps: int = 3,
         time_unit: str | None = None,
         values: str = "counts",
+        candidates: Sequence[str] = (),
         schema: Schema | None = None,
     ) -> Trajectories:
         """Reads an AnnData of integer counts, checks it, and keeps it sparse.
@@ -199,6 +200,7 @@ class Trajectories:
             n_steps: Number of latent steps of a snapshot.
             time_unit: Name of the unit of time; None for ``adata.uns["time_unit"]`` if there is one.
             values: ``"counts"``, or ``"real"`` for values with a Gaussian emission.
+            candidates: Perturbations without cells that a model shall predict; see :mod:`features`.
             schema: Genes, tokens and grid of an earlier data set, to which this one is fitted.
 
         Returns:
@@ -206,7 +208,7 @@ class Trajectories:
 
         Raises:
             DataError: A column is missing, a value is no count, there is no control, a gene or cell
-                appears twice, a time is not a number, or a schema's gene is missing.
+                appears twice, a time is not a number, a schema's gene is missing, or a candidate is no name.
 
         Example:
             >>> from pyro_citevae import datasets
@@ -227,6 +229,7 @@ class Trajectories:
                 batch=batch,
                 sequence=sequence,
                 exclude=tuple(exclude),
+                candidates=tuple(candidates),
                 layout=layout,
                 most_genes=most_genes,
             ),
@@ -266,6 +269,12 @@ class Trajectories:
     def perturbations(self) -> tuple[str, ...]:
         """Labels present, the control left out, sorted."""
         return tuple(sorted(set(self.labels.tolist()) - {self.schema.control}))
+
+    @property
+    def seen(self) -> Bool[np.ndarray, " token"]:
+        """Which tokens act on any of the cells."""
+        present = {token for i in np.unique(self.condition) for token in self.conditions[i].tokens}
+        return np.isin(np.array(self.schema.tokens), list(present))
 
     def select(self, perturbation: str | None = None, time: float | None = None) -> Trajectories:
         """The observations of one label, one time, or both."""
