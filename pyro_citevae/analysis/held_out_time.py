@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pyro_citevae.analysis.baselines import (
+from pyro_citevae.analysis.baselines import NoChange
+from pyro_citevae.analysis.baselines_across_perturbations import MeanOfOthers
+from pyro_citevae.analysis.baselines_in_time import (
     LinearExtrapolation,
-    MeanOfOthers,
-    NoChange,
     Persistence,
 )
 from pyro_citevae.analysis.evaluation import Measurement, evaluate, measure, reproducible, require_unseen
