@@ -26,10 +26,13 @@ from pyro_citevae.analysis.effect_table import EffectTable
 from pyro_citevae.analysis.effects import edge_probabilities
 from pyro_citevae.analysis.evaluation import (
     Measurement,
+    cell_rows,
     evaluate,
     markdown,
     measure,
     measured_effects,
+    scaled_scores,
+    skills,
     summary,
 )
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
@@ -39,6 +42,7 @@ from pyro_citevae.analysis.latent_additive import LatentAdditive
 from pyro_citevae.analysis.simulation_based_calibration import quantities, simulation_based_calibration
 from pyro_citevae.analysis.technical_duplicate import InterpolatedDuplicate, TechnicalDuplicate
 from pyro_citevae.analysis.uniformity import ecdf_band, uniform
+from pyro_citevae.analysis.virtual_cell_challenge import challenge_scores
 
 __all__ = [
     "Additive",
@@ -64,6 +68,8 @@ __all__ = [
     "SoftmaxKernel",
     "StrongerSingle",
     "TechnicalDuplicate",
+    "cell_rows",
+    "challenge_scores",
     "coverage",
     "ecdf_band",
     "edge_probabilities",
@@ -79,7 +85,9 @@ __all__ = [
     "quantities",
     "randomised_pit",
     "recovery",
+    "scaled_scores",
     "simulation_based_calibration",
+    "skills",
     "summary",
     "uniform",
 ]

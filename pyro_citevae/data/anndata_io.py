@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anndata
 import numpy as np
@@ -19,11 +19,12 @@ from scipy import sparse
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import CiteVAEWarning, DataError
 
-__all__ = ["Columns", "open_h5ad", "predictions", "read"]
+__all__ = ["Columns", "open_h5ad", "padded", "predictions", "read"]
 
 _MOST_STEPS = 64
+_FEWEST_SHARED = 0.5
 
 
 @dataclass(frozen=True)
@@ -321,6 +322,46 @@ def _conform(matrix: sparse.csr_matrix, adata: AnnData, schema: Schema) -> spars
     fitted = matrix[:, [position[gene] for gene in schema.genes]]
     fitted.sort_indices()
     return fitted
+
+
+def padded(adata: AnnData, schema: Schema, name: str) -> tuple[AnnData, tuple[str, ...]]:
+    """A file with zeros for the genes of a schema that it lacks, to be scored on the genes that it has.
+
+    Args:
+        adata: Cells to score.
+        schema: Genes that were predicted.
+        name: The file's name, for the messages.
+
+    Returns:
+        The cells, and the genes that both have. A gene that is lacking is told by a warning.
+
+    Raises:
+        DataError: Fewer than half of the schema's genes are there.
+    """
+    _require_unique(adata.var_names, "gene", "adata.var_names_make_unique()")
+    there = set(map(str, adata.var_names))
+    lacking = [gene for gene in schema.genes if gene not in there]
+    shared = tuple(gene for gene in schema.genes if gene in there)
+    if len(shared) < _FEWEST_SHARED * schema.n_genes:
+        raise DataError(
+            f"'{name}' has {len(shared)} of the {schema.n_genes} genes that were predicted, and half of them "
+            "are needed; give held-out cells of the same panel."
+        )
+    if not lacking:
+        return adata, shared
+    warnings.warn(
+        f"'{name}' lacks {len(lacking)} of the {schema.n_genes} genes that were predicted, such as "
+        f"'{lacking[0]}'; scores are on the other {len(shared)}.",
+        CiteVAEWarning,
+        stacklevel=2,
+    )
+    zero = sparse.csr_matrix((adata.n_obs, len(lacking)), dtype=np.float32)
+    obs = cast(pd.DataFrame, adata.obs)
+    layers = dict.fromkeys(adata.layers, zero)
+    rest = AnnData(zero, obs=obs[[]], var=pd.DataFrame(index=lacking), layers=layers)
+    made = anndata.concat([adata, rest], axis=1)
+    made.obs = obs
+    return made, shared
 
 
 def predictions(
