@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -39,6 +39,7 @@ class Columns:
     batch: str | None = None
     sequence: str | None = None
     exclude: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
 
 
 def open_h5ad(path: str | Path) -> AnnData:
@@ -95,7 +96,7 @@ def read(
         length, grid = _steps(step, times)
         schema = Schema(
             genes=tuple(map(str, adata.var_names)),
-            tokens=tuple(sorted({token for one in schedules.values() for token in one.tokens})),
+            tokens=_tokens(schedules.values(), columns),
             control=columns.control,
             times=tuple(sorted(set(times.tolist())))
             if times is not None
@@ -115,6 +116,10 @@ def read(
         )
         _check_grid(schema)
     else:
+        if columns.candidates:
+            raise DataError(
+                "candidates= names new tokens, and schema= has its own; name them where it is made."
+            )
         if columns.sequence is not None and schema.layout != "sequences":
             raise DataError(
                 f"sequence='{columns.sequence}' does not fit the schema of a {schema.layout}; leave it out."
@@ -125,6 +130,17 @@ def read(
     for one in schedules.values():
         schema.require(one)
     return _assemble(schema, matrix, library, labels, schedules, times, batches, cells)
+
+
+def _tokens(schedules: Iterable[Schedule], columns: Columns) -> tuple[str, ...]:
+    """The perturbations of the cells, and candidates that have none."""
+    for name in columns.candidates:
+        parsed = Schedule.parse(name, columns.control)
+        if parsed.label("") != name or len(parsed.doses) != 1:
+            raise DataError(
+                f"candidates= holds {name!r}, which names no single perturbation; give gene names."
+            )
+    return tuple(sorted({token for one in schedules for token in one.tokens} | set(columns.candidates)))
 
 
 def _assemble(

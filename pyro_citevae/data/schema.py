@@ -164,7 +164,10 @@ class Schema:
                 folded = {name.casefold(): name for name in self.tokens}
                 near = difflib.get_close_matches(token.casefold(), list(folded), n=3, cutoff=0.4)
                 names = ", ".join(folded[name] for name in near) or ", ".join(self.tokens[:3])
-                raise ScheduleError(f"do({token!r}) is not among the perturbations; the nearest are {names}.")
+                raise ScheduleError(
+                    f"do({token!r}) is not among the perturbations; the nearest are {names}, and one without "
+                    "cells is named in from_anndata(candidates=...)."
+                )
         return schedule
 
     def doses(self, schedule: Schedule, n_steps: int) -> Float32[np.ndarray, "step token"]:

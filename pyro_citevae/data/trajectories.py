@@ -169,6 +169,7 @@ class Trajectories:
         n_steps: int = 3,
         time_unit: str | None = None,
         values: str = "counts",
+        candidates: Sequence[str] = (),
         schema: Schema | None = None,
     ) -> Trajectories:
         """Reads an AnnData of integer counts, checks it, and keeps it sparse.
@@ -189,6 +190,7 @@ class Trajectories:
             n_steps: Number of latent steps of a snapshot.
             time_unit: Name of the unit of time; None for ``adata.uns["time_unit"]`` if there is one.
             values: ``"counts"``, or ``"real"`` for values with a Gaussian emission.
+            candidates: Perturbations without cells that a model shall predict; see :mod:`features`.
             schema: Genes, tokens and grid of an earlier data set, to which this one is fitted.
 
         Returns:
@@ -196,7 +198,7 @@ class Trajectories:
 
         Raises:
             DataError: A column is missing, a value is no count, there is no control, a gene or cell
-                appears twice, a time is not a number, or a schema's gene is missing.
+                appears twice, a time is not a number, a schema's gene is missing, or a candidate is no name.
 
         Example:
             >>> from pyro_citevae import datasets
@@ -208,7 +210,17 @@ class Trajectories:
 
         return anndata_io.read(
             adata,
-            anndata_io.Columns(perturbation, control, time, layer, library, batch, sequence, tuple(exclude)),
+            anndata_io.Columns(
+                perturbation,
+                control,
+                time,
+                layer,
+                library,
+                batch,
+                sequence,
+                tuple(exclude),
+                tuple(candidates),
+            ),
             step=step,
             n_steps=n_steps,
             time_unit=time_unit,
@@ -245,6 +257,12 @@ class Trajectories:
     def perturbations(self) -> tuple[str, ...]:
         """Labels present, the control left out, sorted."""
         return tuple(sorted(set(self.labels.tolist()) - {self.schema.control}))
+
+    @property
+    def seen(self) -> Bool[np.ndarray, " token"]:
+        """Which tokens act on any of the cells."""
+        present = {token for i in np.unique(self.condition) for token in self.conditions[i].tokens}
+        return np.isin(np.array(self.schema.tokens), list(present))
 
     def select(self, perturbation: str | None = None, time: float | None = None) -> Trajectories:
         """The observations of one label, one time, or both."""
