@@ -24,6 +24,7 @@ from pyro_citevae import config, conformance, registry
 from pyro_citevae.analysis import markdown, plots, summary
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
 from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad
+from pyro_citevae.data.anndata_io import padded
 from pyro_citevae.data.layouts import Columns, resolve
 from pyro_citevae.data.storage import aside, require_free
 from pyro_citevae.errors import (
@@ -61,6 +62,7 @@ _MostGenes = Annotated[
 ]
 
 _DEMO_CELLS = 100
+_ONLY_IN_FILES = ("damped extrapolation", "shrunken persistence")
 
 
 def main() -> None:
@@ -243,13 +245,16 @@ def evaluate(
     if held_out is None:
         raise RunError(f"'{run}' held nothing out; fit it again with --hold-out, such as --hold-out time=5.")
     source = _source(posterior)
+    genes = None
     if truth is not None:
-        held_out = _read(truth, source["columns"], posterior)
+        held_out, genes = _read_truth(truth, source["columns"], posterior)
     path = truth or source["path"]
     name = Path(path).stem
     headline = datasets.CATALOGUE[path].headline if path in datasets.CATALOGUE else ()
     with _console.status("scoring ..."):
-        found = forecast(posterior, train, held_out, dataset=name, headline=headline, draws=draws)
+        found = forecast(
+            posterior, train, held_out, dataset=name, headline=headline, draws=draws, genes=genes
+        )
     _show_scores(found)
     if out is not None:
         with aside(out, overwrite=overwrite) as folder:
@@ -407,6 +412,15 @@ def _opened(path: str) -> Any:
     return getattr(datasets, path)() if path in datasets.CATALOGUE else open_h5ad(path)
 
 
+def _read_truth(
+    path: str, columns: dict[str, Any], posterior: Posterior | Ensemble
+) -> tuple[Trajectories, tuple[str, ...]]:
+    """Held-out cells to a run's schema, and the genes that they were measured on."""
+    whole, genes = padded(_opened(path), posterior.schema, path, columns.get("layout") or "plain")
+    schema = posterior.schema
+    return Trajectories.from_anndata(whole, **columns, values=schema.values, schema=schema), genes
+
+
 def _source(posterior: Posterior | Ensemble) -> dict[str, Any]:
     source: dict[str, Any] | None = posterior.record.get("source")
     if source is None:
@@ -434,7 +448,8 @@ def _controls(posterior: Posterior | Ensemble, cells: Path | None) -> Trajectori
 
 def _show_scores(found: Forecast) -> None:
     """Prints the scores: a row a perturbation, Pearson and relative L2 by predictor."""
-    text = summary(found.scores, found.headline)
+    shown = ~found.scores.predictor.isin(_ONLY_IN_FILES)
+    text = summary(found.scores[shown], found.headline)
     table = Table(
         title="Pearson and relative L2 of the effect against control, own gene left out",
         caption="The mean of others sees the scored time; no other row does.",

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anndata
 import numpy as np
@@ -20,11 +20,12 @@ from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.layouts import LAYOUTS, Columns, resolve
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import CiteVAEWarning, DataError
 
-__all__ = ["open_h5ad", "predictions", "read"]
+__all__ = ["open_h5ad", "padded", "predictions", "read"]
 
 _MOST_STEPS = 64
+_FEWEST_SHARED = 0.5
 
 
 def open_h5ad(path: str | Path) -> AnnData:
@@ -127,7 +128,7 @@ def read(
 def _tokens(schedules: Iterable[Schedule], columns: Columns) -> tuple[str, ...]:
     """The perturbations of the cells, and candidates that have none."""
     for name in columns.candidates:
-        parsed = Schedule.parse(name, columns.control)
+        parsed = Schedule.parse(name, str(columns.control))
         if parsed.label("") != name or len(parsed.doses) != 1:
             raise DataError(
                 f"candidates= holds {name!r}, which names no single perturbation; give gene names."
@@ -365,6 +366,50 @@ def _conform(matrix: sparse.csr_matrix, genes: pd.Index, schema: Schema) -> spar
     fitted = matrix[:, [position[gene] for gene in schema.genes]]
     fitted.sort_indices()
     return fitted
+
+
+def padded(
+    adata: AnnData, schema: Schema, name: str, layout: str = "plain"
+) -> tuple[AnnData, tuple[str, ...]]:
+    """A file with zeros for the genes of a schema that it lacks, to be scored on the genes that it has.
+
+    Args:
+        adata: Cells to score.
+        schema: Genes that were predicted.
+        name: The file's name, for the messages.
+        layout: Layout of the file, which says where gene names are.
+
+    Returns:
+        The cells, and the genes that both have. A gene that is lacking is told by a warning.
+
+    Raises:
+        DataError: Fewer than half of the schema's genes are there.
+    """
+    genes = LAYOUTS[layout].genes(adata)
+    _require_unique(genes, "gene", "adata.var_names_make_unique()")
+    there = set(map(str, genes))
+    lacking = [gene for gene in schema.genes if gene not in there]
+    shared = tuple(gene for gene in schema.genes if gene in there)
+    if len(shared) < _FEWEST_SHARED * schema.n_genes:
+        raise DataError(
+            f"'{name}' has {len(shared)} of the {schema.n_genes} genes that were predicted, and half of them "
+            "are needed; give held-out cells of the same panel."
+        )
+    if not lacking:
+        return adata, shared
+    warnings.warn(
+        f"'{name}' lacks {len(lacking)} of the {schema.n_genes} genes that were predicted, such as "
+        f"'{lacking[0]}'; scores are on the other {len(shared)}.",
+        CiteVAEWarning,
+        stacklevel=2,
+    )
+    zero = sparse.csr_matrix((adata.n_obs, len(lacking)), dtype=np.float32)
+    obs = cast(pd.DataFrame, adata.obs)
+    layers = dict.fromkeys(adata.layers, zero)
+    rest = AnnData(zero, obs=obs[[]], var=pd.DataFrame({"gene_name": lacking}, index=lacking), layers=layers)
+    made = anndata.concat([adata, rest], axis=1)
+    made.obs = obs
+    return made, shared
 
 
 def predictions(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.interventions import Schedule
-from pyro_citevae.data.pseudobulk import profile
+from pyro_citevae.data.pseudobulk import level, profile
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Batch, Trajectories
 from pyro_citevae.errors import CiteVAEWarning, DataError
@@ -354,10 +354,7 @@ def measured_profile(cells: Trajectories, times: Sequence[float]) -> Float[np.nd
     for time, group in zip(times, groups, strict=True):
         if group.n_observations == 0:
             raise DataError(f"effect(versus=...) has no cell at time {time:g}; give cells of that time.")
-    sums = np.stack([np.asarray(group.values.sum(0, dtype=float)).ravel() for group in groups])
-    if cells.schema.values == "real":
-        return sums / np.array([[group.n_observations] for group in groups])
-    return profile(sums, cells.schema.panel_total)
+    return np.stack([level(group) for group in groups])
 
 
 def _quantiles(x: Tensor) -> Tensor:
