@@ -1,4 +1,4 @@
-"""The command line: ``citevae demo | fit | predict | evaluate | export | check | models | datasets``.
+"""The command line: ``citevae demo | fit | predict | rank | evaluate | export | check | models | datasets``.
 
 Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect.
 """
@@ -223,6 +223,53 @@ def predict(
         f"{controls.n_cells} cells each). Saved {out} and {effects_path}.\n"
         f"Next: anndata.read_h5ad('{out}').layers['mean']"
     )
+
+
+@app.command("rank")
+def rank_command(
+    run: _Run,
+    candidates: Annotated[
+        Path | None, typer.Option(help="File with a candidate a line, A or A+B; all perturbations if none.")
+    ] = None,
+    do_: Annotated[list[str] | None, typer.Option("--do", help="A candidate; may be repeated.")] = None,
+    by: Annotated[str, typer.Option(help="information, spread or effect.")] = "information",
+    n_cells: Annotated[int, typer.Option("--cells", help="Cells to measure a candidate in.")] = 100,
+    time: Annotated[float | None, typer.Option(help="Time to measure; the last one if not given.")] = None,
+    draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the table and picture.")] = None,
+    seed: _Seed = 0,
+    model: _OwnModel = None,
+    guide: _OwnGuide = None,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Say which perturbation to measure next, and why."""
+    if out is not None:
+        require_free(out, overwrite)
+    posterior = _loaded(run, model, guide)
+    named = [*(_candidates(candidates) if candidates else []), *(do_ or [])]
+    wanted = named if candidates or do_ else list(posterior.schema.tokens)
+    with _console.status("predicting the candidates ..."):
+        found = posterior.rank(wanted, by=by, n_cells=n_cells, time=time, draws=draws, seed=seed)
+    _say(found.report())
+    if out is not None:
+        with aside(out, overwrite=overwrite) as folder:
+            folder.mkdir()
+            found.table.to_csv(folder / "ranking.csv", index=False)
+            found.to_dataset().to_netcdf(folder / "ranking.nc", engine="h5netcdf")
+            plots.ranking(found).savefig(folder / "ranking.png", dpi=130)
+        _say(f"Saved in {out}/: ranking.csv, ranking.nc, ranking.png.")
+
+
+def _candidates(path: Path) -> list[str]:
+    """The lines of a file, without those that are empty or begin with '#'."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--candidates '{path}' cannot be read as text; give a candidate a line.") from error
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise DataError(f"--candidates '{path}' holds no candidate; give one a line, such as KLF1+MAP2K6.")
+    return found
 
 
 @app.command()
