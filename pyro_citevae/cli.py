@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,8 @@ from pyro_citevae import benchmark, config, conformance, registry
 from pyro_citevae.analysis import markdown, plots, summary
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
 from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad
-from pyro_citevae.data.anndata_io import Columns, padded
+from pyro_citevae.data.anndata_io import padded
+from pyro_citevae.data.layouts import Columns, resolve
 from pyro_citevae.data.storage import aside, require_free
 from pyro_citevae.errors import (
     CiteVAEError,
@@ -52,6 +53,14 @@ _Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a fitted run.")]
 _OwnModel = Annotated[str | None, typer.Option("--model", help="The run's model, if it is FILE.py:CLASS.")]
 _OwnGuide = Annotated[str | None, typer.Option("--guide", help="The run's guide, if it is FILE.py:CLASS.")]
+
+_Layout = Annotated[
+    str | None,
+    typer.Option(help="plain, gears, scperturb, vcc or cpa; what the file surely is if not given."),
+]
+_MostGenes = Annotated[
+    int | None, typer.Option(min=1, help="Keep the perturbed and the most variable genes; all if not given.")
+]
 
 _DEMO_CELLS = 100
 _ONLY_IN_FILES = ("damped extrapolation", "shrunken persistence")
@@ -121,6 +130,8 @@ def fit_command(
     batch: Annotated[str | None, typer.Option(help="Column of obs with technical batches.")] = None,
     sequence: Annotated[str | None, typer.Option(help="Column of obs that joins a cell's rows.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Label to leave out; may be repeated.")] = None,
+    layout: _Layout = None,
+    most_genes: _MostGenes = None,
     model: Annotated[str | None, typer.Option(help="Model: a name, or FILE.py:CLASS.")] = None,
     guide: Annotated[str | None, typer.Option(help="Guide: a name, or FILE.py:CLASS.")] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="TOML: [model] [guide] [fit].")] = None,
@@ -151,10 +162,13 @@ def fit_command(
         "batch": batch,
         "sequence": sequence,
         "exclude": tuple(exclude) if exclude else None,
+        "layout": layout,
+        "most_genes": most_genes,
     }
-    named = {key: value for key, value in given_columns.items() if value is not None}
-    columns = asdict(_columns_of(data)) | named
-    screen = _read(data, columns)
+    adata = _opened(data)
+    named: dict[str, Any] = {key: value for key, value in given_columns.items() if value is not None}
+    columns = asdict(resolve(adata, replace(_columns_of(data), **named)))
+    screen = Trajectories.from_anndata(adata, **columns)
     train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
     path = data if data in datasets.CATALOGUE else str(Path(data).resolve())
     first = settings_of(settings.fit).seed
@@ -429,18 +443,21 @@ def _columns_of(name: str) -> Columns:
 
 def _read(path: str, columns: dict[str, Any], posterior: Posterior | Ensemble | None = None) -> Trajectories:
     """Reads an h5ad file or a shipped data set, to a run's schema if one is given."""
-    adata = getattr(datasets, path)() if path in datasets.CATALOGUE else open_h5ad(path)
     schema = None if posterior is None else posterior.schema
     values = "counts" if schema is None else schema.values
-    return Trajectories.from_anndata(adata, **columns, values=values, schema=schema)
+    return Trajectories.from_anndata(_opened(path), **columns, values=values, schema=schema)
+
+
+def _opened(path: str) -> Any:
+    """An h5ad file or a shipped data set."""
+    return getattr(datasets, path)() if path in datasets.CATALOGUE else open_h5ad(path)
 
 
 def _read_truth(
     path: str, columns: dict[str, Any], posterior: Posterior | Ensemble
 ) -> tuple[Trajectories, tuple[str, ...]]:
     """Held-out cells to a run's schema, and the genes that they were measured on."""
-    adata = getattr(datasets, path)() if path in datasets.CATALOGUE else open_h5ad(path)
-    whole, genes = padded(adata, posterior.schema, path)
+    whole, genes = padded(_opened(path), posterior.schema, path, columns.get("layout") or "plain")
     schema = posterior.schema
     return Trajectories.from_anndata(whole, **columns, values=schema.values, schema=schema), genes
 

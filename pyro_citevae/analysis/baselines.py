@@ -247,7 +247,7 @@ class Baseline(ABC):
             both = x + delta[:, None]
             return both, both
         q = level / max(level.sum(), 1.0)
-        target = np.expm1(profile(level, self.schema.total) + delta).clip(min=0.0)
+        target = np.expm1(profile(level, self.schema.panel_total) + delta).clip(min=0.0)
         target /= np.maximum(target.sum(-1, keepdims=True), 1e-12)
         kept = np.divide(target, q, out=np.zeros_like(target), where=q > 0).clip(max=1.0)[:, None]
         added = x.sum(-1)[:, None] * (target - q).clip(min=0.0)[:, None]

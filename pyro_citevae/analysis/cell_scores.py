@@ -31,7 +31,7 @@ def normalised(x: Float[np.ndarray, "cell gene"], schema: Schema) -> Float[np.nd
     """``log(1 + total x_g / sum_g x_g)`` of counts, at the schema's common total; real values as they are."""
     if schema.values == "real":
         return x
-    return np.asarray(np.log1p(schema.total * x / np.maximum(x.sum(1, keepdims=True), 1.0)))
+    return np.asarray(np.log1p(schema.panel_total * x / np.maximum(x.sum(1, keepdims=True), 1.0)))
 
 
 def energy_distance(x: Float[np.ndarray, "first dim"], y: Float[np.ndarray, "second dim"]) -> float:

@@ -167,7 +167,7 @@ class _Network(nn.Module):
         """What the encoder sees of cells."""
         if self.schema.values == "real":
             return x
-        return torch.log1p(self.schema.total * x / x.sum(-1, keepdim=True).clamp(min=1.0))
+        return torch.log1p(self.schema.panel_total * x / x.sum(-1, keepdim=True).clamp(min=1.0))
 
     def forward(
         self, controls: Float[Tensor, "row gene"], u: Float[Tensor, "row token"], time: Tensor
@@ -195,7 +195,7 @@ class _Network(nn.Module):
         if self.schema.values == "real":
             return np.asarray((both[0] - both[1]).mean(0).numpy(), dtype=float)
         sums = [torch.softmax(one, -1).sum(0).numpy().astype(float) for one in both]
-        return profile(sums[0], self.schema.total) - profile(sums[1], self.schema.total)
+        return profile(sums[0], self.schema.panel_total) - profile(sums[1], self.schema.panel_total)
 
 
 def _layers(n: int, hidden: int, out: int) -> nn.Sequential:

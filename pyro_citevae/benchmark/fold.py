@@ -17,6 +17,7 @@ from pyro_citevae.analysis.evaluation import ALL, CEILING, COLUMNS, REPRODUCIBLE
 from pyro_citevae.analysis.technical_duplicate import Duplicate
 from pyro_citevae.data import Schedule, Split, Trajectories, do
 from pyro_citevae.data.anndata_io import joined
+from pyro_citevae.errors import DataError
 from pyro_citevae.infer import Ensemble
 
 if TYPE_CHECKING:
@@ -94,7 +95,18 @@ class Fold:
     @cached_property
     def others(self) -> tuple[Measurement, ...]:
         """The training effects at the scored times."""
-        table = EffectTable.of(self.train)
+        return self._known(self.train)
+
+    @cached_property
+    def half_of_the_others(self) -> tuple[Measurement, ...]:
+        """The same from half of the cells: as noisy as what a technical duplicate is scored on."""
+        return self._known(Duplicate.halves(self.train)[1])
+
+    def _known(self, train: Trajectories) -> tuple[Measurement, ...]:
+        try:
+            table = EffectTable.of(train)
+        except DataError:  # halves of a small screen
+            return ()
         return tuple(
             Measurement(label, time, table.delta[i], table.variance[i], ~table.own[i], float("nan"))
             for i, (label, time) in enumerate(zip(table.labels, table.times.tolist(), strict=True))
@@ -131,16 +143,17 @@ class Fold:
             seed: Seed of the draws.
             challenge: Whether cell-eval2 scores the cells too.
         """
-        truth, controls, measurements = self.truth, self.whole, self.measurements
+        truth, controls = self.truth, self.whole
+        measurements, others = self.measurements, self.others
         if isinstance(predictor, Duplicate):
             truth = controls = predictor.scored
-            measurements = self._measured(truth, controls)
+            measurements, others = self._measured(truth, controls), self.half_of_the_others
         frames = []
         for labels, times in self._grids.items():
             schedules = [Schedule.parse(label, truth.schema.control) for label in labels]
             asked = [one for one in measurements if one.time in times]
             effects = predictor.effect(schedules, time=times, draws=draws, seed=seed)
-            frame = evaluate({name: effects}, asked, headline=(), protocol="", dataset="", others=self.others)
+            frame = evaluate({name: effects}, asked, headline=(), protocol="", dataset="", others=others)
             frames.append(frame[(frame.predictor == name) & ~frame.perturbation.isin([ALL, REPRODUCIBLE])])
             if cells:
                 made = self._cells(predictor, schedules, times, cells, seed)

@@ -17,15 +17,15 @@ def profile(sums: Float[np.ndarray, "... gene"], total: float) -> Float[np.ndarr
 
 
 def level(data: Trajectories) -> Float[np.ndarray, " gene"]:
-    """A group's profile b at the schema's common total; the mean where values are real."""
+    """A group's profile b at the common total of the measured genes; the mean where values are real."""
     sums = np.asarray(data.values.sum(0, dtype=float)).ravel()
     if data.schema.values == "real":
         return np.asarray(sums / max(data.n_observations, 1))
-    return profile(sums, data.schema.total)
+    return profile(sums, data.schema.panel_total)
 
 
 def effect(group: Trajectories, reference: Trajectories) -> Float[np.ndarray, " gene"]:
-    """``delta = b_group - b_reference``, at the schema's common total."""
+    """``delta = b_group - b_reference``, at the schema's common total of the measured genes."""
     return level(group) - level(reference)
 
 
@@ -40,7 +40,7 @@ def jackknife_variance(data: Trajectories) -> Float[np.ndarray, " gene"]:
     counts = data.values.toarray().astype(float)
     if data.schema.values == "real":
         return np.asarray(counts.var(0) / (n - 1))
-    left_out = profile(counts.sum(0) - counts, data.schema.total)
+    left_out = profile(counts.sum(0) - counts, data.schema.panel_total)
     return np.asarray((n - 1) * left_out.var(0))
 
 
