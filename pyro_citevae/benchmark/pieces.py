@@ -282,6 +282,8 @@ class _Bench:
         )
 
     def _baselines(self, fold: Fold) -> pd.DataFrame:
+        if not self.settings.baselines:
+            return fold.ceiling()
         features = features_of(self.settings.features, fold.train, plain=True)
         rules = self.protocol.baselines(fold, features, network_steps=self.settings.network_steps)
         frames = [self._scored(_Piece(fold, name, 0), rule, 0) for name, rule in rules.items()]
@@ -327,10 +329,11 @@ class _Bench:
             "cells": self.settings.cells,
             "challenge": self.settings.challenge,
             "features": self.settings.features,
-            "network_steps": self.settings.network_steps if piece.variant is None else None,
             "versions": _versions(self.settings),
         }
-        if piece.variant is not None:
+        if piece.variant is None:
+            said["baselines"] = self.settings.network_steps if self.settings.baselines else None
+        else:
             model, guide, options = self.settings.merged(piece.variant)
             said["model"] = {**model.model_dump(), **described(registry.find_model(model.name))}
             said["guide"] = {**guide.model_dump(), **described(registry.find_guide(guide.name))}

@@ -43,6 +43,7 @@ class Settings(config.Settings):
         challenge: Whether cell-eval2 scores the predicted cells too.
         features: What models and baselines know of genes: ``"none"``, ``"gene-ontology"``,
             ``"coexpression"``, or the path of a table.
+        baselines: Whether baselines and duplicates are scored too; the ceiling always is.
         network_steps: Training steps of the latent additive network among the baselines.
         reference: Baseline that scaled scores put at 0.
         variants: Predictors beside the one of ``[model]``, ``[guide]`` and ``[fit]``.
@@ -61,6 +62,7 @@ class Settings(config.Settings):
     cells: int = Field(default=200, ge=0)
     challenge: bool = False
     features: str = "none"
+    baselines: bool = True
     network_steps: PositiveInt = 600
     reference: str = "mean of others"
     variants: list[Variant] = Field(default_factory=list)
