@@ -1,4 +1,4 @@
-"""The command line: ``citevae demo | fit | predict | rank | evaluate | export | check | models | datasets``.
+"""The command line: ``citevae demo | fit | predict | rank | evaluate | benchmark | export | check | ...``.
 
 Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect.
 """
@@ -18,9 +18,10 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from pyro_citevae import config, conformance, registry
+from pyro_citevae import benchmark, config, conformance, registry
 from pyro_citevae.analysis import markdown, plots, summary
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
 from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad
@@ -311,6 +312,38 @@ def evaluate(
         _say(f"Saved in {out}/: scores.md, scores.json, effects.nc, effects.png, trajectories.png.")
 
 
+@app.command("benchmark")
+def benchmark_command(
+    protocol: Annotated[
+        str, typer.Argument(metavar="PROTOCOL", help=f"{', '.join(benchmark.PROTOCOLS)}, or ablation.")
+    ],
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="TOML; experiments/<protocol>/config.toml if none.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder of the results; the config's own if none.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Fits of every predictor.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Folds to run, at most.")] = None,
+    quiet: _Quiet = False,
+) -> None:
+    """Score predictors and baselines by a protocol, over folds and seeds; a second start goes on."""
+    path = config_file or Path("experiments") / protocol.replace("-", "_") / "config.toml"
+    settings = benchmark.read(path)
+    changed = {"seeds": seeds, "limit": limit}
+    settings = settings.model_copy(update={name: v for name, v in changed.items() if v is not None})
+    folder = path.parent if out is None else out
+    with _progress(quiet) as advance:
+        results = benchmark.run(protocol, settings, folder / "folds", advance)
+    options = [f" --{name} {value}" for name, value in changed.items() if value is not None]
+    text = benchmark.report(results, f"citevae benchmark {protocol} --config {path}{''.join(options)}")
+    with aside(folder / "results.parquet", overwrite=True) as file:
+        results.scores.to_parquet(file)
+    with aside(folder / "results.md", overwrite=True) as file:
+        file.write_text(text)
+    _say(f"{text}\nSaved {folder}/results.parquet and results.md.")
+
+
 @app.command()
 def export(
     run: _Run,
@@ -404,6 +437,14 @@ def _fitted(settings: config.Settings, train: Trajectories, source: dict[str, An
     posterior = fit(model, guide, train, progress=not quiet, **asdict(settings_of(settings.fit)))
     posterior.record["source"] = source
     return posterior
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar that is told what is done, how much was done, and how much there is."""
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), disable=quiet) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda said, done, total: bar.update(task, description=said, completed=done, total=total)
 
 
 @contextmanager

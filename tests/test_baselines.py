@@ -194,10 +194,10 @@ def test_real_values_are_shifted() -> None:
     real = cv.simulate(n_cells=60, n_genes=6, n_perturbations=2, n_steps=1, values="real").data
     rule = NoChange(real)
     made = rule.predict(cv.do("gene_0"), cells=real.controls(), draws=3, seed=2)
-    delta = rule.effect(cv.do("gene_0"), draws=3, seed=2).to_numpy()[0, 0, 0, 0]
-    np.testing.assert_allclose(
-        made.X.toarray() - real.controls().values.toarray(), np.tile(delta, (20, 1)), atol=1e-5
-    )
+    delta = rule.effect(cv.do("gene_0"), draws=3, seed=2).to_numpy()[0, :, 0, 0]
+    x = real.controls().values.toarray()
+    np.testing.assert_allclose(made.X.toarray(), x, atol=1e-5)
+    np.testing.assert_allclose(made.layers["sd"], np.tile(delta.std(0), (20, 1)), atol=1e-5)
 
 
 # rules by hand

@@ -157,6 +157,8 @@ class Baseline(ABC):
     ) -> AnnData:
         """Control cells with the rule's effect on them, as integer counts; see :meth:`moved`.
 
+        ``X`` has the effect that the rule predicts, and the layers sum up cells under draws of it.
+
         Args:
             schedules: One ``do(...)`` or several.
             cells: Control cells, such as ``train.controls()``.
@@ -209,8 +211,8 @@ class Baseline(ABC):
         size = max(1, _MOST_VALUES // delta.size)
         for first in range(0, len(x), size):
             made, mean = self.moved(schedule, time, x[first : first + size], level, delta, rng)
-            tails = np.quantile(made, (0.05, 0.95), axis=0)
-            values = (made[0], mean.mean(0), made.std(0), *tails)
+            shown, _ = self.moved(schedule, time, x[first : first + size], level, delta.mean(0)[None], rng)
+            values = (shown[0], mean.mean(0), made.std(0), *np.quantile(made, (0.05, 0.95), axis=0))
             yield dict(zip(("draw", *_LAYERS), values, strict=True))
 
     def moved(

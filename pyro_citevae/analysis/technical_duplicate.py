@@ -31,16 +31,19 @@ class Duplicate(Baseline):
 
     def __init__(self, data: Trajectories, seed: int = 0) -> None:
         super().__init__(data)
+        self.half, self.scored = self.halves(data, seed)
+
+    @staticmethod
+    def halves(data: Trajectories, seed: int = 0) -> tuple[Trajectories, Trajectories]:
+        """Random halves of the rows of every label and time."""
         first = np.zeros(data.n_observations, dtype=bool)
-        _, group = np.unique(
-            np.array([f"{label}@{t}" for label, t in zip(data.row_labels, data.row_step, strict=True)]),
-            return_inverse=True,
-        )
+        names = [f"{label}@{t}" for label, t in zip(data.row_labels, data.row_step, strict=True)]
+        _, group = np.unique(np.array(names), return_inverse=True)
         rng = np.random.default_rng(seed)
         for one in range(group.max() + 1):
             rows = rng.permutation(np.flatnonzero(group == one))
             first[rows[: len(rows) // 2]] = True
-        self.half, self.scored = data.rows(first), data.rows(~first)
+        return data.rows(first), data.rows(~first)
 
     def residuals(self, schedule: Schedule, time: float) -> Float[np.ndarray, "residual gene"]:
         """The half's own sampling variance, by the jackknife, genes taken as independent."""

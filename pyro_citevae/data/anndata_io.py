@@ -22,7 +22,7 @@ from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import CiteVAEWarning, DataError
 
-__all__ = ["open_h5ad", "padded", "predictions", "read"]
+__all__ = ["joined", "open_h5ad", "padded", "predictions", "read"]
 
 _MOST_STEPS = 64
 _FEWEST_SHARED = 0.5
@@ -422,3 +422,8 @@ def predictions(
     """Predicted cells as AnnData: one draw of counts in ``X``, summaries in the layers."""
     frame = pd.DataFrame(obs, index=[str(i) for i in range(draw.shape[0])])
     return AnnData(X=draw, obs=frame, var=pd.DataFrame(index=list(genes)), layers=layers, uns=uns)
+
+
+def joined(parts: Sequence[AnnData]) -> AnnData:
+    """Predicted cells of several calls, one after the other."""
+    return anndata.concat(parts, index_unique="-")
