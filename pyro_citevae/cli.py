@@ -325,14 +325,27 @@ def benchmark_command(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Fits of every predictor.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Folds to run, at most.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="An h5ad file or a shipped name, in place of the config's data.")
+    ] = None,
+    layout: _Layout = None,
+    most_genes: _MostGenes = None,
     quiet: _Quiet = False,
 ) -> None:
     """Score predictors and baselines by a protocol, over folds and seeds; a second start goes on."""
     path = config_file or Path("experiments") / protocol.replace("-", "_") / "config.toml"
-    settings = benchmark.read(path)
-    changed = {"seeds": seeds, "limit": limit}
+    known = path.is_file() or config_file is not None or data is None
+    settings = benchmark.read(path) if known else benchmark.Settings()
+    changed: dict[str, Any] = {"seeds": seeds, "limit": limit}
     settings = settings.model_copy(update={name: v for name, v in changed.items() if v is not None})
     folder = path.parent if out is None else out
+    if data is not None:
+        reading = {"layout": layout, "most_genes": most_genes}
+        settings = settings.on(data, {name: v for name, v in reading.items() if v is not None})
+        changed |= {"data": data, "layout": layout, "most-genes": most_genes}
+        folder = Path("runs") / f"{protocol}-{settings.title}" if out is None else out
+    elif layout is not None or most_genes is not None:
+        raise DataError("--layout and --most-genes say how to read --data; name its file.")
     with _progress(quiet) as advance:
         results = benchmark.run(protocol, settings, folder / "folds", advance)
     options = [f" --{name} {value}" for name, value in changed.items() if value is not None]
