@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, final
 
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pyro_citevae.data.features import GeneFeatures
 from pyro_citevae.data.schema import Schema
+from pyro_citevae.errors import ModelError
 from pyro_citevae.nn.emissions import Emission
 from pyro_citevae.nn.lags import saturating
 from pyro_citevae.nn.networks import Decoder
-from pyro_citevae.nn.priors import gate, normal
+from pyro_citevae.nn.priors import FeaturePrior, from_seen, gate, normal
 from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
 
 
@@ -32,11 +34,13 @@ class CiteVAE(LatentDynamics):
         c_p    ~ N(m_c, 0.5)              d_pg  ~ N(0, s_d)        own transcript, and single genes
         e_tpg  ~ N(0, s_p)                                         what a group shows at one time only
         kappa_p ~ LogNormal(m_kappa, 0.5)                          rate at which c, d and e set in
+        v_pr   ~ N(0, 1)                  w_rk  ~ N(0, 0.3)        what two tokens shift together (pairs)
 
         s_n      ~ N(0, I)                                         invariant state
         z_{n,0}  ~ N(0, I)
-        z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + u_t (m a),
+        z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + u_t (m a) + pairs(u_t),
                      sigma exp(u_t (m b)))
+        pairs(u) = sum_{p < q} u_p u_q sum_r v_pr v_qr w_r = ((u v)^2 - u^2 v^2) w / 2
         r_{n,t}  = 1 - exp(-kappa sum_{t' <= t} u_{t'})            response to the exposure so far
         x_{n,t}  ~ NB(library_n softmax(f(z_t, s_n) + batch_n + r_t (c + d + e_t)), theta_g)
 
@@ -49,9 +53,14 @@ class CiteVAE(LatentDynamics):
     d                 direct change of single genes (log)           (token, gene)
     e                 deviation of one group at one step (log)      (step, token, gene)
     kappa             rate of the direct response, a step           (token,)
+    v, w              pair loadings of a token, shift by a factor   (token, rank), (rank, program)
     sigma             noise scale of the transition                 (program,)
     theta             inverse dispersion                            (gene,)
     ================  ============================================  ==================
+
+    With features F of the tokens, rows of a and d (and of m, b and c, where asked) have their prior mean
+    moved by ``B_0 + F_p B``, as :class:`FeaturePrior` says: a token without cells is drawn around what is
+    learnt from the tokens that it is like, and around the population where nothing is known of it.
 
     The decoder f sees neither dose nor time. A knocked-out gene's protein decays, so direct changes set in
     with exposure. The deviation e is to a forecast what a group's own scatter is to a mean: its scale s_p is
@@ -74,12 +83,22 @@ class CiteVAE(LatentDynamics):
         own_transcript: Let a token change its own transcript (c).
         direct: Let a token change single genes (d).
         group: Let a token's cells at one time deviate together (e).
+        pairs: Rank R of what tokens given together shift beside their own shifts; 0 for none. The term is
+            symmetric, zero for a single token, and learnt from combinations for every pair of their tokens.
         decay: Share of a program's state that a step loses.
         shift_scale: Prior scale s_a of the shifts.
         direct_scale: Prior scale s_d of the direct changes, natural log.
+        features: Features of every token, such as ``features.gene_ontology(schema.tokens)``; or the names of
+            their columns alone, where the values are loaded with the weights.
+        informed: Sites whose rows the features move, among m, a, b, c and d.
+
+    Raises:
+        ModelError: ``informed`` names a site that the model lacks.
+        DataError: A token has no row in the features.
 
     Source: W. Jiang et al., Learning Latent Dynamical Causal Processes for Single-Cell Perturbation
-    Prediction, arXiv 2605.25581 (2026), of which only the abstract was read: the equations are ours.
+    Prediction, arXiv 2605.25581 (2026), of which only the abstract was read: the equations are ours. The pair
+    term is that of S. Rendle, Factorization Machines (2010).
 
     Example:
         >>> from pyro_citevae import simulate
@@ -91,7 +110,7 @@ class CiteVAE(LatentDynamics):
     sigma: Tensor
     s_e: Tensor
     own: Tensor
-    dims = MappingProxyType(
+    dims: Mapping[str, tuple[str, ...]] = MappingProxyType(
         {
             "A": ("lag", "program", "source"),
             "W": ("lag", "program", "source"),
@@ -102,6 +121,8 @@ class CiteVAE(LatentDynamics):
             "d": ("token", "gene"),
             "e": ("step", "token", "gene"),
             "kappa": ("token",),
+            "v": ("token", "rank"),
+            "w": ("rank", "program"),
         }
     )
 
@@ -121,9 +142,12 @@ class CiteVAE(LatentDynamics):
         own_transcript: bool = True,
         direct: bool = True,
         group: bool = True,
+        pairs: int = 0,
         decay: float = 0.05,
         shift_scale: float = 0.5,
         direct_scale: float = 0.15,
+        features: GeneFeatures | Sequence[str] | None = None,
+        informed: Sequence[str] = ("a", "d"),
     ) -> None:
         super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant, n_lags=n_lags)
         self.time, self.edges, self.mask, self.scale = time, edges, mask, scale
@@ -137,35 +161,94 @@ class CiteVAE(LatentDynamics):
         if group:
             self.s_e = positive(torch.full((schema.n_tokens, 1), 0.05))
         self.mu_a = torch.nn.Parameter(torch.zeros(K))
+        self.pairs = pairs
         if own_transcript:
             self.m_c = torch.nn.Parameter(torch.zeros(()))
         if time:
             self.m_kappa = torch.nn.Parameter(torch.tensor(-1.2))
+        self.feature_prior = self._feature_prior(features, informed)
+        self.informed_sites = tuple(informed)
         own = torch.from_numpy(schema.own_gene)
         self.register_buffer("own", torch.nn.functional.one_hot(own.clamp(min=0), G) * (own >= 0)[:, None])
+
+    def _feature_prior(
+        self, features: GeneFeatures | Sequence[str] | None, informed: Sequence[str]
+    ) -> FeaturePrior | None:
+        """What is known of the tokens; with names alone, the values come with the weights."""
+        if features is None:
+            return None
+        there = {"m": self.mask, "a": True, "b": self.scale, "c": self.own_transcript, "d": self.direct}
+        for site in informed:
+            if not there.get(site):
+                known = ", ".join(name for name, on in there.items() if on)
+                raise ModelError(f"CiteVAE(informed=...) names '{site}', expected some of {known}.")
+        dims = type(self).dims
+        for site in informed:
+            self.dims = {**self.dims, f"tau_{site}": ("feature",), f"B_{site}": ("feature", dims[site][1])}
+            self.dims |= {f"rho_{site}": ("token",)} if site != "m" else {}
+        names = features.names if isinstance(features, GeneFeatures) else features
+        F = torch.zeros(self.schema.n_tokens, len(names))
+        if isinstance(features, GeneFeatures):
+            F = torch.from_numpy(features.rows(self.schema.tokens)).to(F)
+        return FeaturePrior(F, [site for site in informed if site != "m"])
+
+    @property
+    def informed(self) -> Bool[Tensor, " token"]:
+        """Tokens that have features."""
+        return super().informed if self.feature_prior is None else self.feature_prior.F.any(-1)
+
+    def _mean(self, site: str, population: Float[Tensor, ...], scale: float, width: int) -> Tensor:
+        """Prior mean of a site's rows: the population's, and what features add where they inform the site."""
+        mean = population.expand(self.schema.n_tokens, width)
+        if self.feature_prior is not None and site in self.informed_sites:
+            mean = mean + self.feature_prior.mean(site, scale, width)
+        return from_seen(mean, self.seen)
+
+    def _rows(self, site: str, population: Float[Tensor, ...], scale: float, width: int) -> Distribution:
+        """Law of a site's rows around their prior mean."""
+        mean = self._mean(site, population, scale, width)
+        own: Tensor | float = scale
+        if self.feature_prior is not None and site in self.informed_sites:
+            own = self.feature_prior.own(site, scale, self.seen)
+        return normal(mean, own, self.schema.n_tokens, width)
+
+    def _group_scale(self) -> Float[Tensor, "token 1"]:
+        """Scale of each token's group deviations; for one without cells, that of a middling token."""
+        typical = self.s_e[self.seen].log().mean().exp().detach()
+        return torch.where(self.seen[:, None], self.s_e, typical)
 
     def mechanism(self) -> Mechanism:
         """Samples the lag graph, the tokens' effects and their direct changes."""
         P, K, G, L = self.schema.n_tokens, self.n_programs, self.schema.n_genes, self.n_lags
         zero = torch.zeros_like(self.mu_a[0])
         W: Any = pyro.sample("W", normal(zero, 0.3, L, K, K)) if self.time else None
-        a = pyro.sample("a", normal(self.mu_a, self.s_a, P, K))
-        b = pyro.sample("b", normal(zero, 0.1, P, K)) if self.scale else torch.zeros_like(a)
+        a = pyro.sample("a", self._rows("a", self.mu_a, self.s_a, K))
+        b = torch.zeros_like(a)
+        if self.scale:
+            b = pyro.sample("b", self._rows("b", zero, 0.1, K))
         if self.time and self.edges:
             W = W * pyro.sample("A", gate(zero + 0.2, L, K, K))
         if self.mask:
-            m = pyro.sample("m", gate(zero + 0.5, P, K))
+            m = pyro.sample("m", gate(torch.sigmoid(self._mean("m", zero, 1.0, K)), P, K))
             a, b = m * a, m * b
-        direct = pyro.sample("d", normal(zero, self.s_d, P, G)) if self.direct else zero.expand(P, G)
+        direct = zero.expand(P, G)
+        if self.direct:
+            direct = pyro.sample("d", self._rows("d", zero, self.s_d, G))
         if self.own_transcript:
             # (token, 1), so that it lines up with d under a plate of draws
-            direct = direct + pyro.sample("c", normal(self.m_c, 0.5, P, 1)) * self.own
+            c = pyro.sample("c", self._rows("c", self.m_c, 0.5, 1))
+            direct = direct + c * self.own
+        v = w = None
+        if self.pairs:
+            v = pyro.sample("v", normal(zero, 1.0, P, self.pairs))
+            w = pyro.sample("w", normal(zero, 0.3, self.pairs, K))
         kappa = None
         if self.time:
-            kappa = pyro.sample("kappa", dist.LogNormal(self.m_kappa, 0.5).expand((P,)).to_event(1))
+            m_kappa = from_seen(self.m_kappa.expand(P, 1), self.seen)[:, 0]
+            kappa = pyro.sample("kappa", dist.LogNormal(m_kappa, 0.5).to_event(1))
         T = self.schema.n_steps + 2
-        e = pyro.sample("e", normal(zero, self.s_e, T, P, G)) if self.group else None
-        return Mechanism(W=W, a=a, b=b, kappa=kappa, direct=direct, e=e)
+        e = pyro.sample("e", normal(zero, self._group_scale(), T, P, G)) if self.group else None
+        return Mechanism(W=W, a=a, b=b, kappa=kappa, direct=direct, e=e, v=v, w=w)
 
     def initial(self, mechanism: Mechanism) -> Distribution:
         """Standard normal: the same state before every perturbation."""
@@ -179,6 +262,8 @@ class CiteVAE(LatentDynamics):
     ) -> Distribution:
         """A lagged step with decay, shifted and rescaled by the dose."""
         loc = u @ mechanism.a
+        if self.pairs:
+            loc = loc + ((u @ mechanism.v).square() - u.square() @ mechanism.v.square()) @ mechanism.w / 2
         if self.time:
             loc = (1 - self.decay) * history[-1] + saturating(mechanism.W, history) + loc
         return dist.Normal(loc, self.sigma * torch.exp(u @ mechanism.b)).to_event(1)

@@ -3,7 +3,17 @@
 from pyro_citevae import program
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.conformance import check_guide, check_model
-from pyro_citevae.data import Schedule, Schema, Split, Trajectories, datasets, do, simulate
+from pyro_citevae.data import (
+    GeneFeatures,
+    Schedule,
+    Schema,
+    Split,
+    Trajectories,
+    datasets,
+    do,
+    features,
+    simulate,
+)
 from pyro_citevae.errors import CiteVAEError
 from pyro_citevae.infer import Ensemble, Posterior, fit, nuts
 from pyro_citevae.nn import counts
@@ -16,6 +26,7 @@ __all__ = [
     "AmortizedGuide",
     "CiteVAEError",
     "Ensemble",
+    "GeneFeatures",
     "LatentDynamics",
     "Mechanism",
     "Posterior",
@@ -28,6 +39,7 @@ __all__ = [
     "counts",
     "datasets",
     "do",
+    "features",
     "fit",
     "load",
     "nuts",

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.nn import PyroModule, PyroParam
@@ -40,7 +40,10 @@ __all__ = [
 
 
 class Recorded(type(PyroModule), ABCMeta):  # type: ignore[misc]
-    """Makes abstract Pyro modules that remember the arguments they were made with, in ``settings``."""
+    """Makes abstract Pyro modules that remember the arguments they were made with, in ``settings``.
+
+    An argument whose values are kept among the weights says by ``recorded`` what the settings hold of it.
+    """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Makes an instance, and notes its arguments by name, the first (schema or model) left out."""
@@ -48,7 +51,7 @@ class Recorded(type(PyroModule), ABCMeta):  # type: ignore[misc]
         bound = inspect.signature(cls.__init__).bind(made, *args, **kwargs)  # type: ignore[misc]
         bound.apply_defaults()
         made.settings = {
-            name: value
+            name: getattr(value, "recorded", value)
             for argument, given in list(bound.arguments.items())[2:]
             for name, value in (given.items() if _is_keywords(bound, argument) else [(argument, given)])
         }
@@ -112,13 +115,16 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
     Attributes:
         settings: The arguments that the model was made with, for the run's record.
-        dims: Names of the event axes of global sites, among gene, token, program, source and lag.
+        dims: Names of the event axes of global sites, among gene, token, program, source and lag. In a
+            prediction, what a site says of a token without training cells is drawn from the site's prior.
+        seen: Which tokens have training cells; :func:`~pyro_citevae.fit` notes it.
         enumerated: Whether cells have discrete sites that inference sums over (``TraceEnum_ELBO``).
     """
 
     settings: dict[str, Any]
     enumerated: ClassVar[bool] = False
-    dims: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    dims: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    seen: Tensor
 
     def __init__(self, schema: Schema, *, n_programs: int = 8, n_invariant: int = 0, n_lags: int = 1) -> None:
         super().__init__()
@@ -131,6 +137,12 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         self.n_programs = n_programs
         self.n_invariant = n_invariant
         self.n_lags = n_lags
+        self.register_buffer("seen", torch.ones(schema.n_tokens, dtype=torch.bool))
+
+    @property
+    def informed(self) -> Bool[Tensor, " token"]:
+        """Tokens that features say something of; none, unless a model has features."""
+        return torch.zeros_like(self.seen)
 
     @abstractmethod
     def mechanism(self) -> Mechanism:

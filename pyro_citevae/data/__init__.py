@@ -1,17 +1,19 @@
 """From AnnData to tensors: schemas, trajectories, schedules, splits, and the shipped screens."""
 
-from pyro_citevae.data import datasets, pseudobulk
+from pyro_citevae.data import datasets, features, pseudobulk
 from pyro_citevae.data.anndata_io import open_h5ad
+from pyro_citevae.data.features import GeneFeatures
 from pyro_citevae.data.interventions import Dose, Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.simulate import Simulation, Truth, simulate
-from pyro_citevae.data.splits import Criterion, Split
+from pyro_citevae.data.splits import Criterion, Split, members_seen
 from pyro_citevae.data.trajectories import Batch, Observations, Trajectories
 
 __all__ = [
     "Batch",
     "Criterion",
     "Dose",
+    "GeneFeatures",
     "Observations",
     "Schedule",
     "Schema",
@@ -21,6 +23,8 @@ __all__ = [
     "Truth",
     "datasets",
     "do",
+    "features",
+    "members_seen",
     "open_h5ad",
     "pseudobulk",
     "simulate",

@@ -95,6 +95,11 @@ class Schema:
         return self.n_genes + int(self.panel_share < 1.0)
 
     @property
+    def panel_total(self) -> float:
+        """What the measured genes hold of the common total: the depth that profiles of them are scaled to."""
+        return self.total * self.panel_share
+
+    @property
     def n_steps(self) -> int:
         """Number of latent steps up to the last observed time."""
         return self.step_of(self.times[-1])
@@ -164,7 +169,10 @@ class Schema:
                 folded = {name.casefold(): name for name in self.tokens}
                 near = difflib.get_close_matches(token.casefold(), list(folded), n=3, cutoff=0.4)
                 names = ", ".join(folded[name] for name in near) or ", ".join(self.tokens[:3])
-                raise ScheduleError(f"do({token!r}) is not among the perturbations; the nearest are {names}.")
+                raise ScheduleError(
+                    f"do({token!r}) is not among the perturbations; the nearest are {names}, and one without "
+                    "cells is named in from_anndata(candidates=...)."
+                )
         return schedule
 
     def doses(self, schedule: Schedule, n_steps: int) -> Float32[np.ndarray, "step token"]:

@@ -15,6 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from pyro_citevae.data.interventions import Dose, Schedule
+from pyro_citevae.data.layouts import Columns
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.splits import Criterion, Split
 from pyro_citevae.errors import DataError
@@ -157,38 +158,49 @@ class Trajectories:
         cls,
         adata: AnnData,
         *,
-        perturbation: str = "perturbation",
-        control: str = "control",
+        perturbation: str | None = None,
+        control: str | None = None,
         time: str | None = None,
         layer: str | None = None,
         library: str | None = None,
         batch: str | None = None,
         sequence: str | None = None,
         exclude: Sequence[str] = (),
+        layout: str | None = None,
+        most_genes: int | None = None,
         step: float | str | Sequence[float] | None = None,
         n_steps: int = 3,
         time_unit: str | None = None,
         values: str = "counts",
+        candidates: Sequence[str] = (),
         schema: Schema | None = None,
     ) -> Trajectories:
         """Reads an AnnData of integer counts, checks it, and keeps it sparse.
 
         Args:
             adata: Cells x genes.
-            perturbation: Column of ``obs`` with ``"A"``, ``"A+B"`` or ``"A+B@24"`` (B from time 24 on).
-            control: Label of the unperturbed cells in that column.
+            perturbation: Column of ``obs`` with ``"A"``, ``"A+B"`` or ``"A+B@24"`` (B from time 24 on); None
+                for ``"perturbation"``, or the column of a published layout.
+            control: Label of the unperturbed cells in that column; None for ``"control"``, or the layout's.
             time: Column of ``obs`` with numeric times since the perturbation; None for a snapshot.
             layer: Layer that holds the counts; None for ``X``.
             library: Column of ``obs`` with library sizes; None for the sum over the genes given.
             batch: Column of ``obs`` with technical batches.
             sequence: Column of ``obs`` that says which rows are the same cell at several times.
             exclude: Labels whose cells are left out, such as ``"unassigned"``.
+            layout: ``"plain"``, or a published layout that says what is not named here: ``"gears"``,
+                ``"scperturb"``, ``"vcc"`` or ``"cpa"``, see :mod:`pyro_citevae.data.layouts`. None takes the
+                one that the file is surely in, unless ``perturbation`` is named.
+            most_genes: Number of genes to keep; None for all. Kept are the perturbed genes, and those whose
+                counts vary most beyond Poisson among the controls: no perturbed cell has a say. Library sizes
+                go on counting all genes.
             step: Length of a latent step in the unit of time; None for the times' common divisor. For steps
                 of unequal length ``"observed"``, which ends one at each observed time, or the times at which
                 they end. After the last of these, steps have the length of the times' common divisor.
             n_steps: Number of latent steps of a snapshot.
             time_unit: Name of the unit of time; None for ``adata.uns["time_unit"]`` if there is one.
             values: ``"counts"``, or ``"real"`` for values with a Gaussian emission.
+            candidates: Perturbations without cells that a model shall predict; see :mod:`features`.
             schema: Genes, tokens and grid of an earlier data set, to which this one is fitted.
 
         Returns:
@@ -196,7 +208,7 @@ class Trajectories:
 
         Raises:
             DataError: A column is missing, a value is no count, there is no control, a gene or cell
-                appears twice, a time is not a number, or a schema's gene is missing.
+                appears twice, a time is not a number, a schema's gene is missing, or a candidate is no name.
 
         Example:
             >>> from pyro_citevae import datasets
@@ -208,7 +220,19 @@ class Trajectories:
 
         return anndata_io.read(
             adata,
-            anndata_io.Columns(perturbation, control, time, layer, library, batch, sequence, tuple(exclude)),
+            Columns(
+                perturbation=perturbation,
+                control=control,
+                time=time,
+                layer=layer,
+                library=library,
+                batch=batch,
+                sequence=sequence,
+                exclude=tuple(exclude),
+                candidates=tuple(candidates),
+                layout=layout,
+                most_genes=most_genes,
+            ),
             step=step,
             n_steps=n_steps,
             time_unit=time_unit,
@@ -245,6 +269,12 @@ class Trajectories:
     def perturbations(self) -> tuple[str, ...]:
         """Labels present, the control left out, sorted."""
         return tuple(sorted(set(self.labels.tolist()) - {self.schema.control}))
+
+    @property
+    def seen(self) -> Bool[np.ndarray, " token"]:
+        """Which tokens act on any of the cells."""
+        present = {token for i in np.unique(self.condition) for token in self.conditions[i].tokens}
+        return np.isin(np.array(self.schema.tokens), list(present))
 
     def select(self, perturbation: str | None = None, time: float | None = None) -> Trajectories:
         """The observations of one label, one time, or both."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,14 +19,22 @@ from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.interventions import Schedule
-from pyro_citevae.data.pseudobulk import profile
+from pyro_citevae.data.pseudobulk import level, profile
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Batch, Trajectories
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import CiteVAEWarning, DataError
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics, Rollout
 
-__all__ = ["Abduction", "Effect", "PredictedCells", "RollOut", "Substitute", "global_draws"]
+__all__ = [
+    "Abduction",
+    "Effect",
+    "PredictedCells",
+    "RollOut",
+    "Substitute",
+    "global_draws",
+    "measured_profile",
+]
 
 _MOST_VALUES = 20_000_000
 _POPULATION = 256
@@ -95,10 +104,37 @@ class PredictedCells:
 
 
 def global_draws(guide: AmortizedGuide, n_draws: int) -> dict[str, Tensor]:
-    """Draws of the global sites, each of shape (draw, 1, 1) + event shape."""
+    """Draws of the global sites, each of shape (draw, 1, 1) + event shape.
+
+    What they say of a token without training cells is drawn from its prior given all the rest, so that an
+    unseen token's spread is exactly that of the model.
+    """
     with torch.no_grad(), pyro.plate("draw", n_draws, dim=-3):
         draws: dict[str, Tensor] = guide.globals()
-    return draws
+    if bool(guide.model.seen.all()):
+        return draws
+    with torch.no_grad(), _UnseenFromPrior(guide.model, draws) as given, pyro.plate("draw", n_draws, dim=-3):
+        guide.model.aligned_mechanism()
+    return given.values
+
+
+class _UnseenFromPrior(Messenger):
+    """Gives global sites their drawn values, but for tokens without cells, whose values the prior draws."""
+
+    def __init__(self, model: LatentDynamics, draws: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.model, self.values = model, dict(draws)
+
+    def _pyro_sample(self, message: dict[str, Any]) -> None:
+        name = message["name"]
+        if name not in self.values:
+            return
+        dims = self.model.dims.get(name, ())
+        if "token" in dims:
+            seen = self.model.seen.view(-1, *[1] * (len(dims) - 1 - dims.index("token")))
+            imagined = message["fn"].expand(self.values[name].shape[: -len(dims)]).sample()
+            self.values[name] = torch.where(seen, self.values[name], imagined)
+        message["value"], message["done"] = self.values[name], True
 
 
 class Substitute(Messenger):
@@ -181,8 +217,17 @@ class RollOut:
     seed: int
 
     def __post_init__(self) -> None:
+        model = self.members[0][0]
+        known = (model.seen | model.informed).tolist()
         for one in self.schedules:
-            self.schema.require(one)
+            for token in self.schema.require(one).tokens:
+                if not known[self.schema.token_index[token]]:
+                    warnings.warn(
+                        f"do({token!r}) has neither training cells nor features, so that its effect is drawn "
+                        "from the population and its interval is wide; make the model with features= of it.",
+                        CiteVAEWarning,
+                        stacklevel=4,
+                    )
 
     @property
     def schema(self) -> Schema:
@@ -247,7 +292,7 @@ class RollOut:
         if self.schema.values == "real":
             n = _POPULATION if controls is None else controls.n_cells
             return sums / n
-        return profile(sums, self.schema.total)
+        return profile(sums, self.schema.panel_total)
 
     def programs(
         self, controls: Trajectories | None
@@ -297,6 +342,19 @@ class RollOut:
             "q95": tails[1],
         }
         return {name: value.detach().cpu().numpy() for name, value in parts.items()}
+
+
+def measured_profile(cells: Trajectories, times: Sequence[float]) -> Float[np.ndarray, "time gene"]:
+    """What measured cells show at each time: the log pseudobulk profile, or the mean of real values.
+
+    Raises:
+        DataError: No cell was measured at a time.
+    """
+    groups = [cells.select(time=time) for time in times]
+    for time, group in zip(times, groups, strict=True):
+        if group.n_observations == 0:
+            raise DataError(f"effect(versus=...) has no cell at time {time:g}; give cells of that time.")
+    return np.stack([level(group) for group in groups])
 
 
 def _quantiles(x: Tensor) -> Tensor:

@@ -157,6 +157,7 @@ def fit(
     require_matching_sites(model, guide, data.batch(data.row_cell[data.row_step.argsort()[-1:]]))
     model, guide = copy.deepcopy((model, guide))
     guide.attach(model)
+    model.seen.copy_(torch.from_numpy(data.seen))
     model.train()
     guide.train()
     with seeded(chosen.seed), pyro.validation_enabled(validate):
