@@ -95,6 +95,7 @@ def test_the_command_runs_a_protocol_end_to_end(protocol: str, tmp_path: Path) -
         "protocol", "dataset", "predictor", "perturbation", "time", "fold", "seed", "score", "value", "split",
     ]  # fmt: skip
     assert set(frame.protocol) == {protocol} and set(frame.dataset) == {"simulated"}
+    assert frame.attrs["versions"]["scoringrules"] and frame.attrs["settings"]["seeds"] == 1
     text = (tmp_path / "results.md").read_text()
     assert text in made.output and f"citevae benchmark {protocol} --config {config}" in text
     predictors = set(frame.predictor)
@@ -103,7 +104,7 @@ def test_the_command_runs_a_protocol_end_to_end(protocol: str, tmp_path: Path) -
         return
     assert EVERYWHERE | EXPECTED[protocol] <= predictors
     wanted = {"pearson_delta_control", "relative_l2", "pds", "crps", "coverage_80", "energy_distance", "mmd",
-              "de_direction", "crps_skill_over_no_change", "scaled_relative_l2"}  # fmt: skip
+              "de_direction", "crps_skill_over_no_change", "scaled_relative_l2", "scaled_pds"}  # fmt: skip
     model = frame[frame.predictor == "CiteVAE/BackwardSmoother"]
     assert wanted | {"seconds"} <= set(model.score)
     assert np.isfinite(model[model.score.isin(["relative_l2", "crps", "energy_distance"])]["value"]).all()
@@ -291,6 +292,7 @@ def test_a_start_that_was_broken_off_keeps_its_whole_pieces(
 # tables
 
 
+@pytest.mark.filterwarnings("ignore:do")
 def test_means_are_over_the_perturbations_of_all_folds(tmp_path: Path) -> None:
     found = benchmark.run("unseen-gene", settings(limit=None, headline=["gene_0", "gene_2"]), tmp_path)
     frame = found.scores[(found.scores.score == "relative_l2") & (found.scores.predictor == "no change")]
@@ -339,7 +341,13 @@ def test_the_report_says_what_was_run(tmp_path: Path) -> None:
         ("held-out-time", {"simulate": {}, "dataset": "no.h5ad"}, "is not a file"),
         ("unseen-gene", {"simulate": {**SIZES, "n_cells": 12}}, "no held-out group of four cells"),
         ("unseen-gene", {"features": "no.csv"}, "no.csv"),
-        ("held-out-time", {"model": {"name": "Nothing"}}, "is unknown"),
+        ("held-out-time", {"variants": [{"model": {"name": "Nothing"}}]}, "is unknown"),
+        (
+            "held-out-time",
+            {"variants": [{"model": {"time": False}}]},
+            "two variants .* give one of them name=",
+        ),
+        ("held-out-time", {"variants": [{"name": "x", "fit": {"epochs": 3}}]}, "is not a setting"),
     ],
 )
 def test_a_mistake_is_one_sentence(name: str, changed: dict, said: str, tmp_path: Path) -> None:
