@@ -36,7 +36,7 @@ from pyro_citevae.benchmark.fold import Fold
 from pyro_citevae.benchmark.protocols import PROTOCOLS, Protocol
 from pyro_citevae.benchmark.settings import Settings, Variant
 from pyro_citevae.config import Part
-from pyro_citevae.data import datasets
+from pyro_citevae.data import Split, datasets
 from pyro_citevae.data.storage import aside
 from pyro_citevae.errors import CiteVAEWarning, DataError
 from pyro_citevae.infer import Ensemble, Posterior, fit
@@ -60,7 +60,7 @@ class Results:
             ``attrs``, which a parquet file keeps, hold the package versions and the settings.
         headline: Reproducible perturbations.
         strata: Names of the means over other groups of perturbations.
-        splits: Hash of each fold's split.
+        splits: What each fold held out, with its hash.
         versions: Package versions.
         seconds: Time spent on what the table holds, in earlier runs too.
     """
@@ -69,7 +69,7 @@ class Results:
     scores: pd.DataFrame
     headline: tuple[str, ...]
     strata: tuple[str, ...]
-    splits: tuple[str, ...]
+    splits: tuple[Split, ...]
     versions: dict[str, str]
     seconds: float
 
@@ -151,14 +151,16 @@ def run(
             strata.setdefault(stratum, []).extend(labels)
     single = pd.concat([frame for frame, _ in found]).assign(protocol=name, dataset=settings.title)
     scores = _completed(single[list(COLUMNS)], strata, settings.reference, len(folds))
-    scores = scores.assign(split=scores.fold.map({fold.number: fold.digest for fold in folds}).fillna(""))
+    scores = scores.assign(
+        split=scores.fold.map({fold.number: fold.split.digest for fold in folds}).fillna("")
+    )
     scores.attrs.update(versions=_versions(settings), settings=settings.model_dump(exclude_none=True))
     return Results(
         name,
         scores,
         headline,
         tuple(one for one in strata if one != REPRODUCIBLE),
-        tuple(fold.digest for fold in folds),
+        tuple(fold.split for fold in folds),
         _versions(settings),
         sum(seconds for _, seconds in found),
     )
@@ -348,7 +350,7 @@ class _Bench:
         """All that a piece follows from."""
         said: dict[str, Any] = {
             "protocol": self.protocol.name,
-            "split": piece.fold.digest,
+            "split": piece.fold.split.digest,
             "data": self._data_digest(piece.fold),
             "name": piece.name,
             "seed": piece.seed,
