@@ -325,7 +325,7 @@ def test_the_report_says_what_was_run(tmp_path: Path) -> None:
     found = benchmark.run("unseen-combination", settings(seeds=2), tmp_path)
     text = benchmark.report(found, "citevae benchmark unseen-combination")
     for said in (
-        "| ceiling |", "| additive |", "Mean over combinations, all members seen", "1 fold (split ", "seeds 0-1",
+        "| ceiling |", "| additive |", "over combinations, all members seen", "1 fold (split ", "seeds 0-1",
         found.splits[0].digest[:12], f"torch {found.versions['torch']}", "is 0 and a perfect",
     ):  # fmt: skip
         assert said in text
