@@ -8,12 +8,19 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
+import torch
+from pyro import poutine
+from scipy import sparse, stats
 
 import pyro_citevae as cv
 from pyro_citevae.data import ontology
 from pyro_citevae.data.features import coexpression, concatenate, from_table, gene_ontology
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import CiteVAEWarning, DataError, ModelError, ScheduleError
+from pyro_citevae.guides import BackwardSmoother
+from pyro_citevae.infer.prediction import global_draws
+from pyro_citevae.models import CiteVAE, StaticShift
 
 GENES = ("IFNGR1", "IFNGR2", "JAK2", "STAT1", "CUL3", "SMAD4", "BRD4")
 
@@ -117,7 +124,7 @@ def test_the_sharpened_kernel_predicts_as_an_autoregression_on_the_graph_does() 
     value, vector = np.linalg.eigh(weight / np.outer(degree, degree))
     positive = np.maximum(value, 0)
     shared = (vector * (1 / (1 - 0.95 * positive) - 1)) @ vector.T
-    kernel = gene_ontology(GENES).kernel
+    kernel = gene_ontology(GENES, sharpness=8.0).kernel
     np.testing.assert_allclose(kernel, shared * len(GENES) / np.trace(shared), atol=1e-8)
 
 
@@ -266,3 +273,328 @@ def test_bad_features_are_refused_in_one_sentence(case: str) -> None:
 def test_shared_terms_of_an_unknown_gene_are_refused() -> None:
     with pytest.raises(DataError, match="has no gene 'x'"):
         ontology.shared_terms("JAK2", "x")
+
+
+# Conditional priors
+
+
+def tokens_features(data: cv.Trajectories, seed: int = 0) -> cv.GeneFeatures:
+    """Two random features of every token but the first, of which nothing is known."""
+    values = np.random.default_rng(seed).normal(size=(data.schema.n_tokens, 2))
+    values[0] = 0.0
+    return cv.GeneFeatures(data.schema.tokens, values, ("mine_0", "mine_1"))
+
+
+def small(data: cv.Trajectories, **options: object) -> CiteVAE:
+    return CiteVAE(data.schema, **({"n_programs": 2, "n_invariant": 1, "hidden": 4} | options))
+
+
+def fitted(model: cv.LatentDynamics, train: cv.Trajectories, **options: object) -> cv.Posterior:
+    guide = BackwardSmoother(model, hidden=4)
+    return cv.fit(model, guide, train, **({"max_epochs": 2, "progress": False} | options))
+
+
+EVERY_SITE = ("m", "a", "b", "c", "d")
+
+
+def test_without_features_the_prior_is_that_of_the_population() -> None:
+    data = screen()
+    model = small(data, mask=True)
+    with torch.no_grad():
+        model.mu_a.copy_(torch.tensor([0.3, -0.2]))
+    nodes = poutine.trace(model.mechanism).get_trace().nodes
+    assert not [name for name in nodes if name.startswith(("tau", "B_", "rho"))]
+    laws = {name: nodes[name]["fn"].base_dist for name in ("a", "b", "c", "d", "m")}
+    assert torch.equal(laws["a"].mean, model.mu_a.expand(3, 2))
+    assert {name: laws[name].stddev.unique().tolist() for name in "abcd"} == {
+        name: [pytest.approx(scale)] for name, scale in {"a": 0.5, "b": 0.1, "c": 0.5, "d": 0.15}.items()
+    }
+    assert laws["m"].probs.unique().tolist() == [0.5]
+
+
+def test_rows_are_moved_by_the_features_and_spread_by_what_a_token_has_alone() -> None:
+    data = screen()
+    features = tokens_features(data)
+    model = small(data, mask=True, features=features, informed=EVERY_SITE)
+    with torch.no_grad():
+        model.mu_a.copy_(torch.tensor([0.3, -0.2]))
+    nodes = poutine.trace(model.mechanism).get_trace().nodes
+    value = {name: node["value"] for name, node in nodes.items() if node["type"] == "sample"}
+    design = torch.from_numpy(np.hstack([np.ones((3, 1)), features.values])).float()
+    for site, scale, population in (
+        ("a", 0.5, model.mu_a),
+        ("b", 0.1, 0.0),
+        ("c", 0.5, 0.0),
+        ("d", 0.15, 0.0),
+    ):
+        law = nodes[site]["fn"].base_dist
+        torch.testing.assert_close(law.mean, population + design @ value[f"B_{site}"])
+        torch.testing.assert_close(law.stddev, (scale * value[f"rho_{site}"])[:, None].expand_as(law.stddev))
+        weights = nodes[f"B_{site}"]["fn"].base_dist
+        torch.testing.assert_close(weights.stddev[:, 0], scale * value[f"tau_{site}"])
+    torch.testing.assert_close(nodes["m"]["fn"].base_dist.probs, torch.sigmoid(design @ value["B_m"]))
+
+
+def test_informed_sites_have_their_axes_named() -> None:
+    data = screen()
+    model = small(data, mask=True, features=tokens_features(data), informed=EVERY_SITE)
+    tree = fitted(model, data).to_datatree(draws=2)["posterior"].to_dataset()
+    assert dict(tree["B_d"].sizes) == {"chain": 1, "draw": 2, "feature": 3, "gene": 7}
+    assert tree["B_a"]["feature"].values.tolist() == ["population", "mine_0", "mine_1"]
+    assert set(tree.data_vars) == set(model.dims)
+
+
+def test_a_model_with_features_keeps_every_law() -> None:
+    def make(schema: cv.Schema) -> CiteVAE:
+        values = np.random.default_rng(0).normal(size=(schema.n_tokens, 2))
+        features = cv.GeneFeatures(schema.tokens, values, ("mine_0", "mine_1"))
+        return CiteVAE(
+            schema, n_programs=2, n_invariant=1, hidden=4, mask=True, features=features, informed=EVERY_SITE
+        )
+
+    cv.check_model(make)
+
+
+def test_a_run_with_features_comes_back_whole(tmp_path: Path) -> None:
+    data = screen()
+    train, _ = data.hold_out(perturbations=["gene_2"])
+    posterior = fitted(small(train, features=tokens_features(data)), train)
+    posterior.save(tmp_path / "run")
+    loaded = cv.load(tmp_path / "run")
+    assert loaded.model.settings["features"] == ["mine_0", "mine_1"]
+    assert loaded.model.seen.tolist() == [True, True, False]
+    assert loaded.model.informed.tolist() == [False, True, True]
+    before, after = (one.effect(cv.do("gene_2"), draws=20) for one in (posterior, loaded))
+    assert np.array_equal(before, after)
+
+
+# Unseen tokens
+
+DRAWS = 4000
+
+
+def global_values(posterior: cv.Posterior) -> dict[str, np.ndarray]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = global_draws(posterior.guide, DRAWS)
+    return {name: value[:, 0, 0].double().numpy() for name, value in drawn.items()}
+
+
+def require_standard_normal(values: np.ndarray) -> None:
+    assert stats.kstest(values, "norm").pvalue > 1e-3
+
+
+def test_an_unseen_tokens_rows_are_drawn_from_the_conditional_prior() -> None:
+    data = screen()
+    features = tokens_features(data)
+    train, _ = data.hold_out(perturbations=["gene_1"])
+    posterior = fitted(small(train, features=features, mask=True, informed=EVERY_SITE), train, max_epochs=4)
+    value, model = global_values(posterior), posterior.model
+    row = np.append(1.0, features.values[1])
+    for site, scale, population in (
+        ("a", 0.5, model.mu_a.detach().double().numpy()),
+        ("b", 0.1, 0.0),
+        ("c", 0.5, model.m_c.item()),
+        ("d", 0.15, 0.0),
+    ):
+        rho = value[f"rho_{site}"][:, 1]
+        require_standard_normal((np.log(rho) - model.feature_prior.m_rho[site].item()) / 0.3)
+        mean = population + row @ value[f"B_{site}"]
+        require_standard_normal(((value[site][:, 1] - mean) / (scale * rho[:, None]))[:, 0])
+    require_standard_normal((np.log(value["kappa"][:, 1]) - model.m_kappa.item()) / 0.5)
+    typical = model.s_e.detach()[[0, 2]].log().mean().exp().item()
+    require_standard_normal(value["e"][:, 1, 1, 3] / typical)
+
+
+def test_a_token_with_cells_keeps_what_the_guide_says_of_it() -> None:
+    data = screen()
+    train, _ = data.hold_out(perturbations=["gene_1"])
+    posterior = fitted(small(train, features=tokens_features(data)), train)
+    value = global_values(posterior)
+    with torch.random.fork_rng(), torch.no_grad(), pyro.plate("draw", DRAWS, dim=-3):
+        torch.manual_seed(0)
+        guided = posterior.guide.globals()
+    for name in ("a", "d", "c", "rho_a"):
+        assert np.array_equal(value[name][:, [0, 2]], guided[name][:, 0, 0].double().numpy()[:, [0, 2]])
+        assert not np.array_equal(value[name][:, 1], guided[name][:, 0, 0].double().numpy()[:, 1])
+    assert np.array_equal(value["B_d"], guided["B_d"][:, 0, 0].double().numpy())
+
+
+@pytest.mark.parametrize("kind", [CiteVAE, StaticShift])
+def test_without_features_an_unseen_token_has_the_population_prior(kind: type[cv.LatentDynamics]) -> None:
+    data = screen()
+    train, _ = data.hold_out(perturbations=["gene_1"])
+    posterior = fitted(kind(train.schema, n_programs=2, hidden=4), train)
+    a = global_values(posterior)["a"][:, 1]
+    mean = posterior.model.mu_a.detach().double().numpy() if kind is CiteVAE else 0.0
+    scale = 0.5 if kind is CiteVAE else posterior.model.s_a.item()
+    require_standard_normal(((a - mean) / scale)[:, 1])
+
+
+def test_an_unseen_tokens_features_teach_the_weights_nothing() -> None:
+    """Other features of it change the bound's gradient in the values of that token alone."""
+    data = screen()
+    train, _ = data.hold_out(perturbations=["gene_1"])
+
+    def gradients(row: float) -> dict[str, torch.Tensor]:
+        features = tokens_features(data)
+        features.values[1] = row
+        torch.manual_seed(0)
+        model = small(train, features=features)
+        model.seen.copy_(torch.from_numpy(train.seen))
+        guide = BackwardSmoother(model, hidden=4)
+        torch.manual_seed(1)
+        _bound(model, guide, train).backward()
+        parameters = {**dict(model.named_parameters()), **dict(guide.named_parameters())}
+        return {name: one.grad for name, one in parameters.items() if one.grad is not None}
+
+    one, other = gradients(0.5), gradients(-3.0)
+    assert {name for name in one if "B_a" in name or "m_rho" in name or "mu_a" in name}
+    for name in one:
+        rows = [0, 2] if name.split(".")[-1].startswith(("a_", "d_", "rho_")) else ...
+        torch.testing.assert_close(one[name][rows], other[name][rows], msg=name)
+
+
+def _bound(model: CiteVAE, guide: BackwardSmoother, data: cv.Trajectories) -> torch.Tensor:
+    batch = data.batch()
+    guided = poutine.trace(guide).get_trace(batch)
+    modelled = poutine.trace(poutine.replay(model, guided)).get_trace(batch)
+    return modelled.log_prob_sum() - guided.log_prob_sum()
+
+
+def test_held_out_cells_cannot_reach_an_unseen_prediction() -> None:
+    data = screen()
+    changed = data.values.toarray()
+    unseen = data.row_labels == "gene_1"
+    changed[unseen] = np.random.default_rng(0).poisson(90, changed[unseen].shape)
+    effects = []
+    for one in (data, replace(data, values=sparse.csr_matrix(changed))):
+        train, _ = one.hold_out(perturbations=["gene_1"])
+        features = coexpression(train, train.schema.tokens, rank=2)
+        effects.append(fitted(small(train, features=features), train).effect(cv.do("gene_1"), draws=10))
+    assert np.array_equal(*effects)
+
+
+@pytest.mark.parametrize(
+    ("features", "asked", "warns"),
+    [(True, "gene_1", False), (True, "gene_0", True), (False, "gene_1", True), (False, "gene_2", False)],
+)
+def test_a_token_of_which_nothing_is_known_is_told(
+    features: bool, asked: str, warns: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    data = screen()
+    train, _ = data.hold_out(perturbations=["gene_0", "gene_1"])
+    posterior = fitted(small(train, features=tokens_features(data) if features else None), train)
+    posterior.effect(cv.do(asked), draws=2)
+    told = [str(one.message) for one in recwarn if one.category is CiteVAEWarning]
+    assert [f"do('{asked}') has neither training cells nor features" in one for one in told] == [True] * warns
+
+
+# Candidates
+
+
+def annotated_screen(**options: object) -> anndata.AnnData:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(["control", "A", "B"], 20)
+    genes = pd.DataFrame(index=[f"g{i}" for i in range(5)])
+    return anndata.AnnData(
+        rng.poisson(5, (60, 5)).astype(np.float32), obs=pd.DataFrame({"perturbation": labels}), var=genes
+    )
+
+
+def test_a_candidate_is_a_token_without_cells() -> None:
+    data = cv.Trajectories.from_anndata(annotated_screen(), candidates=["Z", "A"])
+    assert data.schema.tokens == ("A", "B", "Z")
+    assert data.seen.tolist() == [True, True, False]
+    posterior = fitted(small(data), data)
+    with pytest.warns(CiteVAEWarning, match=r"do\('Z'\) has neither training cells nor features"):
+        effect = posterior.effect([cv.do("Z"), cv.do("A", "Z")], draws=30)
+    assert np.isfinite(effect).all()
+
+
+BAD_TOKENS = {
+    "a pair": (
+        lambda d: cv.Trajectories.from_anndata(d, candidates=["A+Z"]),
+        "holds 'A\\+Z', which names no single",
+    ),
+    "the control": (lambda d: cv.Trajectories.from_anndata(d, candidates=["control"]), "holds 'control'"),
+    "nothing": (lambda d: cv.Trajectories.from_anndata(d, candidates=[""]), "holds ''"),
+    "a schema too": (
+        lambda d: cv.Trajectories.from_anndata(
+            d, candidates=["Z"], schema=cv.Trajectories.from_anndata(d).schema
+        ),
+        "candidates= names new tokens, and schema= has its own",
+    ),
+    "an unknown gene": (
+        lambda d: cv.Trajectories.from_anndata(d).schema.require(cv.do("AA")),
+        r"do\('AA'\) is not among the perturbations; the nearest are A, .*from_anndata\(candidates=",
+    ),
+    "a gene with itself": (lambda d: cv.do("A") | cv.do("A"), "doses 'A' twice"),
+    "a token without a row": (
+        lambda d: small(
+            cv.Trajectories.from_anndata(d, candidates=["Z"]),
+            features=cv.GeneFeatures(("A", "B"), np.eye(2), ("x_0", "x_1")),
+        ),
+        "no row for 'Z'; build them for every token",
+    ),
+    "a site that is off": (
+        lambda d: small(
+            cv.Trajectories.from_anndata(d),
+            features=cv.GeneFeatures(("A", "B"), np.eye(2), ("x_0", "x_1")),
+            informed=("m",),
+        ),
+        r"CiteVAE\(informed=...\) names 'm', expected some of a, b, c, d",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TOKENS)
+def test_bad_tokens_are_refused_in_one_sentence(case: str) -> None:
+    make, message = BAD_TOKENS[case]
+    with pytest.raises((DataError, ModelError, ScheduleError), match=message):
+        make(annotated_screen())
+
+
+# Screens whose effects follow features
+
+
+def linear_screen(n_tokens: int = 16, n_cells: int = 60) -> tuple[cv.Trajectories, np.ndarray, np.ndarray]:
+    """Effects of tokens on the log means of 20 genes are linear in two features, all shared but a little."""
+    rng = np.random.default_rng(1)
+    F = rng.normal(size=(n_tokens, 2))
+    effects = 0.3 + F @ rng.normal(scale=0.6, size=(2, 20)) * (np.arange(20) < 10)
+    base = rng.normal(3.5, 0.3, 20)
+    rows = np.vstack([np.tile(base, (4 * n_cells, 1)), np.repeat(base + effects, n_cells, axis=0)])
+    names = [f"T{p:02d}" for p in range(n_tokens)]
+    labels = np.array(["control"] * 4 * n_cells + list(np.repeat(names, n_cells)))
+    adata = anndata.AnnData(
+        rng.poisson(np.exp(rows)).astype(np.float32),
+        obs=pd.DataFrame({"perturbation": labels}),
+        var=pd.DataFrame(index=[f"g{i}" for i in range(20)]),
+    )
+    return cv.Trajectories.from_anndata(adata, n_steps=1), F, effects
+
+
+@pytest.mark.slow
+def test_an_unseen_effect_is_predicted_by_good_features_and_falls_back_without() -> None:
+    data, F, _ = linear_screen()
+    unseen = ["T03", "T07", "T11"]
+    train, test = data.hold_out(perturbations=unseen)
+    measured = cv.data.pseudobulk
+    truth = np.array([measured.effect(test.select(one), train.controls()) for one in unseen])
+    others = [measured.effect(train.select(one), train.controls()) for one in train.perturbations()]
+    mean = np.mean(others, axis=0)
+    wrong = np.random.default_rng(5).normal(size=F.shape)
+    error = {}
+    for name, values in {"good": F, "random": wrong}.items():
+        features = cv.GeneFeatures(data.schema.tokens, values, ("x_0", "x_1"))
+        model = CiteVAE(train.schema, n_programs=3, n_invariant=0, hidden=0, features=features, group=False)
+        posterior = fitted(model, train, max_epochs=100, learning_rate=0.02, batch_size=128)
+        effect = posterior.effect([cv.do(one) for one in unseen], draws=100)[0, :, :, 0]
+        predicted = effect.mean("draw").to_numpy()
+        error[name] = np.linalg.norm(predicted - truth, axis=1) / np.linalg.norm(truth, axis=1)
+        inside = np.abs(truth - predicted) < 3 * effect.std("draw").to_numpy() + 0.05
+        assert inside.mean() > 0.8, name
+    baseline = np.linalg.norm(mean - truth, axis=1) / np.linalg.norm(truth, axis=1)
+    assert error["good"].mean() < 0.5 * baseline.mean()
+    assert error["random"].mean() < baseline.mean() + 0.15

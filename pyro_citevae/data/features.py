@@ -133,7 +133,7 @@ def gene_ontology(
     without: Sequence[str] = ontology.ELECTRONIC,
     term_size: tuple[int, int] = (2, 2000),
     specificity: float = 2.0,
-    sharpness: float | None = 8.0,
+    sharpness: float | None = 4.0,
     rank: int = _RANK,
 ) -> GeneFeatures:
     r"""Features from the shipped gene ontology: a low-rank factor of a sharpened similarity of terms.

@@ -29,7 +29,8 @@ __all__ = [
 def coordinates(model: LatentDynamics) -> dict[str, list[Any]]:
     """The names along each dim that global sites may have."""
     programs = [f"program_{k}" for k in range(model.n_programs)]
-    return {
+    features = model.settings.get("features")
+    return ({} if features is None else {"feature": ["population", *features]}) | {
         "gene": list(model.schema.genes),
         "token": list(model.schema.tokens),
         "program": programs,
