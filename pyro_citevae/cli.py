@@ -1,4 +1,4 @@
-"""The command line: ``citevae demo | fit | predict | evaluate | benchmark | export | check | models | ...``.
+"""The command line: ``citevae demo | fit | predict | rank | evaluate | benchmark | export | check | ...``.
 
 Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect.
 """
@@ -226,6 +226,53 @@ def predict(
     )
 
 
+@app.command("rank")
+def rank_command(
+    run: _Run,
+    candidates: Annotated[
+        Path | None, typer.Option(help="File with a candidate a line, A or A+B; all perturbations if none.")
+    ] = None,
+    do_: Annotated[list[str] | None, typer.Option("--do", help="A candidate; may be repeated.")] = None,
+    by: Annotated[str, typer.Option(help="information, spread or effect.")] = "information",
+    n_cells: Annotated[int, typer.Option("--cells", help="Cells to measure a candidate in.")] = 100,
+    time: Annotated[float | None, typer.Option(help="Time to measure; the last one if not given.")] = None,
+    draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the table and picture.")] = None,
+    seed: _Seed = 0,
+    model: _OwnModel = None,
+    guide: _OwnGuide = None,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Say which perturbation to measure next, and why."""
+    if out is not None:
+        require_free(out, overwrite)
+    posterior = _loaded(run, model, guide)
+    named = [*(_candidates(candidates) if candidates else []), *(do_ or [])]
+    wanted = named if candidates or do_ else list(posterior.schema.tokens)
+    with _console.status("predicting the candidates ..."):
+        found = posterior.rank(wanted, by=by, n_cells=n_cells, time=time, draws=draws, seed=seed)
+    _say(found.report())
+    if out is not None:
+        with aside(out, overwrite=overwrite) as folder:
+            folder.mkdir()
+            found.table.to_csv(folder / "ranking.csv", index=False)
+            found.to_dataset().to_netcdf(folder / "ranking.nc", engine="h5netcdf")
+            plots.ranking(found).savefig(folder / "ranking.png", dpi=130)
+        _say(f"Saved in {out}/: ranking.csv, ranking.nc, ranking.png.")
+
+
+def _candidates(path: Path) -> list[str]:
+    """The lines of a file, without those that are empty or begin with '#'."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--candidates '{path}' cannot be read as text; give a candidate a line.") from error
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise DataError(f"--candidates '{path}' holds no candidate; give one a line, such as KLF1+MAP2K6.")
+    return found
+
+
 @app.command()
 def evaluate(
     run: _Run,
@@ -278,14 +325,27 @@ def benchmark_command(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Fits of every predictor.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Folds to run, at most.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="An h5ad file or a shipped name, in place of the config's data.")
+    ] = None,
+    layout: _Layout = None,
+    most_genes: _MostGenes = None,
     quiet: _Quiet = False,
 ) -> None:
     """Score predictors and baselines by a protocol, over folds and seeds; a second start goes on."""
     path = config_file or Path("experiments") / protocol.replace("-", "_") / "config.toml"
-    settings = benchmark.read(path)
-    changed = {"seeds": seeds, "limit": limit}
+    known = path.is_file() or config_file is not None or data is None
+    settings = benchmark.read(path) if known else benchmark.Settings()
+    changed: dict[str, Any] = {"seeds": seeds, "limit": limit}
     settings = settings.model_copy(update={name: v for name, v in changed.items() if v is not None})
     folder = path.parent if out is None else out
+    if data is not None:
+        reading = {"layout": layout, "most_genes": most_genes}
+        settings = settings.on(data, {name: v for name, v in reading.items() if v is not None})
+        changed |= {"data": data, "layout": layout, "most-genes": most_genes}
+        folder = Path("runs") / f"{protocol}-{settings.title}" if out is None else out
+    elif layout is not None or most_genes is not None:
+        raise DataError("--layout and --most-genes say how to read --data; name its file.")
     with _progress(quiet) as advance:
         results = benchmark.run(protocol, settings, folder / "folds", advance)
     options = [f" --{name} {value}" for name, value in changed.items() if value is not None]

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from click.testing import Result
 from scipy import sparse
 from typer.testing import CliRunner
 
 from pyro_citevae.cli import app
-from pyro_citevae.data import Trajectories, do, open_h5ad
+from pyro_citevae.data import Trajectories, do, open_h5ad, simulate
 from pyro_citevae.data.layouts import LAYOUTS, Columns, resolve
 from pyro_citevae.errors import CiteVAEError
 
@@ -326,3 +327,48 @@ def test_the_command_fits_a_published_file_and_predicts_from_it(tmp_path: Path) 
     result = runner.invoke(app, ["predict", str(run), "--do", "KLF1+SET", "-o", str(out), "--draws", "4"])
     assert result.exit_code == 0, result.output
     assert set(open_h5ad(out).obs["perturbation"]) == {"ctrl", "KLF1+SET"}
+
+
+def published_screen(path: Path) -> None:
+    """A screen with pairs as scPerturb writes it."""
+    pairs = ("gene_0+gene_1", "gene_1+gene_2")
+    sizes = {"n_cells": 240, "n_genes": 12, "n_perturbations": 3, "layout": "snapshot"}
+    data = simulate(combinations=pairs, effect=1.5, **sizes).data
+    members = [0 if label == "control" else label.count("+") + 1 for label in data.labels]
+    obs = pd.DataFrame(
+        {
+            "perturbation": [label.replace("+", "_") for label in data.labels.astype(str)],
+            "nperts": members,
+            "ncounts": np.asarray(data.values.sum(1)).ravel(),
+        },
+        index=data.names.astype(str),
+    )
+    obs["perturbation"] = obs["perturbation"].str.replace("gene_", "g")  # no underscore within a name
+    genes = [gene.replace("gene_", "g") for gene in data.schema.genes]
+    AnnData(data.values, obs=obs, var=pd.DataFrame(index=genes)).write_h5ad(path)
+
+
+def benchmarked(tmp_path: Path, *options: str) -> Result:
+    published_screen(tmp_path / "screen.h5ad")
+    (tmp_path / "small.toml").write_text(
+        "folds = 2\nseeds = 1\nlimit = 1\ndraws = 4\ncells = 0\nnetwork_steps = 5\nmeasured_controls = true\n"
+        "[model]\nname = 'CiteVAE'\nn_programs = 2\nn_invariant = 0\nhidden = 4\n[fit]\nmax_epochs = 1\n"
+    )
+    line = ["benchmark", "unseen-combination", "--config", str(tmp_path / "small.toml"), "--quiet"]
+    return CliRunner().invoke(app, [*line, *options])
+
+
+def test_the_benchmark_runs_on_a_published_file(tmp_path: Path) -> None:
+    where = ["--data", str(tmp_path / "screen.h5ad"), "--layout", "scperturb", "--most-genes", "10"]
+    result = benchmarked(tmp_path, *where, "-o", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    scores = pd.read_parquet(tmp_path / "out/results.parquet")
+    assert set(scores["dataset"]) == {"screen"}
+    assert {"additive", "CiteVAE/BackwardSmoother", "ceiling"} <= set(scores["predictor"])
+    assert "--layout scperturb --most-genes 10" in (tmp_path / "out/results.md").read_text()
+
+
+def test_a_layout_without_a_file_to_read_is_refused(tmp_path: Path) -> None:
+    result = benchmarked(tmp_path, "--layout", "scperturb")
+    assert isinstance(result.exception, CiteVAEError)
+    assert "--layout and --most-genes say how to read --data; name its file" in str(result.exception)

@@ -19,6 +19,7 @@ from pyro_citevae.data import Schedule, Split, Trajectories, do
 from pyro_citevae.data.anndata_io import joined
 from pyro_citevae.errors import DataError
 from pyro_citevae.infer import Ensemble
+from pyro_citevae.infer.predictive import Predictive
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -132,6 +133,7 @@ class Fold:
         cells: int,
         seed: int = 0,
         challenge: bool = False,
+        measured_controls: bool = False,
     ) -> pd.DataFrame:
         """Tidy rows of one predictor, perturbation by perturbation, without the means.
 
@@ -142,6 +144,7 @@ class Fold:
             cells: Control cells of the training data to predict from; 0 leaves out scores of cells.
             seed: Seed of the draws.
             challenge: Whether cell-eval2 scores the cells too.
+            measured_controls: Whether a model's effects are against the training controls of these times.
         """
         truth, controls, both = self.truth, self.whole, self.duplicated
         measurements, others = self.measurements, self.others
@@ -152,7 +155,11 @@ class Fold:
         for labels, times in self._grids.items():
             schedules = [Schedule.parse(label, truth.schema.control) for label in labels]
             asked = [one for one in measurements if one.time in times]
-            effects = predictor.effect(schedules, time=times, draws=draws, seed=seed)
+            if measured_controls and isinstance(predictor, Predictive) and self._has_controls(times):
+                known = self.train.controls()
+                effects = predictor.effect(schedules, known, time=times, draws=draws, seed=seed)
+            else:
+                effects = predictor.effect(schedules, time=times, draws=draws, seed=seed)
             frame = evaluate({name: effects}, asked, headline=(), protocol="", dataset="", others=others)
             frames.append(frame[(frame.predictor == name) & ~frame.perturbation.isin([ALL, REPRODUCIBLE])])
             if cells:
@@ -170,6 +177,11 @@ class Fold:
             if cells and challenge:
                 frames += [challenge_scores(made, both, time, name) for time in times]
         return pd.concat(frames).assign(fold=self.number, seed=seed)[_KEPT].reset_index(drop=True)
+
+    def _has_controls(self, times: Sequence[float]) -> bool:
+        """Whether training has controls of all these times."""
+        control = self.train.schema.control
+        return all(self.train.select(control, time).n_observations > 0 for time in times)
 
     @property
     def _grids(self) -> dict[tuple[str, ...], list[float]]:

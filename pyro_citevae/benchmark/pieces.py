@@ -307,6 +307,7 @@ class _Bench:
             draws=chosen.draws,
             cells=chosen.cells,
             challenge=chosen.challenge,
+            measured_controls=chosen.measured_controls,
             seed=seed,
         )
 
@@ -357,6 +358,7 @@ class _Bench:
             "draws": self.settings.draws,
             "cells": self.settings.cells,
             "challenge": self.settings.challenge,
+            "measured_controls": self.settings.measured_controls,
             "features": self.settings.features,
             "versions": _versions(self.settings),
         }

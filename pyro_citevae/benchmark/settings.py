@@ -40,6 +40,8 @@ class Settings(config.Settings):
         ensemble: Whether the seeds' ensemble is a predictor beside the single seeds.
         draws: Draws of effects.
         cells: Control cells to predict from, for scores of distributions; 0 leaves these out.
+        measured_controls: Whether a model forecasts effects against the measured controls of training, where
+            these are of the scored time: the truth is taken against the same cells, as are all baselines.
         challenge: Whether cell-eval2 scores the predicted cells too.
         features: What models and baselines know of genes: ``"none"``, ``"gene-ontology"``,
             ``"coexpression"``, or the path of a table.
@@ -60,6 +62,7 @@ class Settings(config.Settings):
     ensemble: bool = True
     draws: int = Field(default=200, ge=2)
     cells: int = Field(default=200, ge=0)
+    measured_controls: bool = False
     challenge: bool = False
     features: str = "none"
     baselines: bool = True
@@ -90,6 +93,11 @@ class Settings(config.Settings):
             return Trajectories.from_anndata(open_h5ad(self.dataset), **self.columns)
         except TypeError as error:
             raise DataError(f"the benchmark's data cannot be made from its settings ({error}).") from None
+
+    def on(self, path: str, columns: dict[str, Any]) -> Settings:
+        """The same benchmark on another data set's name or file."""
+        changed = {"dataset": path, "columns": columns, "simulate": {}, "headline": []}
+        return self.model_copy(update=changed)
 
     def merged(self, variant: Variant) -> tuple[Part, Part, dict[str, Any]]:
         """Model, guide and fit of a variant; another class does not inherit the arguments of the first."""
