@@ -354,7 +354,9 @@ def benchmark_command(
         results.scores.to_parquet(file)
     with aside(folder / "results.md", overwrite=True) as file:
         file.write_text(text)
-    _say(f"{text}\nSaved {folder}/results.parquet and results.md.")
+    with aside(folder / "splits.json", overwrite=True) as file:
+        file.write_text(json.dumps([asdict(split) for split in results.splits], indent=2) + "\n")
+    _say(f"{text}\nSaved {folder}/results.parquet, results.md and splits.json.")
 
 
 @app.command()

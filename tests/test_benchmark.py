@@ -95,6 +95,9 @@ def test_the_command_runs_a_protocol_end_to_end(protocol: str, tmp_path: Path) -
         "protocol", "dataset", "predictor", "perturbation", "time", "fold", "seed", "score", "value", "split",
     ]  # fmt: skip
     assert set(frame.protocol) == {protocol} and set(frame.dataset) == {"simulated"}
+    assert frame.attrs["versions"]["scoringrules"] and frame.attrs["settings"]["seeds"] == 1
+    splits = json.loads((tmp_path / "splits.json").read_text())
+    assert {split["digest"] for split in splits} == set(frame.split) - {""}
     text = (tmp_path / "results.md").read_text()
     assert text in made.output and f"citevae benchmark {protocol} --config {config}" in text
     predictors = set(frame.predictor)
@@ -103,7 +106,7 @@ def test_the_command_runs_a_protocol_end_to_end(protocol: str, tmp_path: Path) -
         return
     assert EVERYWHERE | EXPECTED[protocol] <= predictors
     wanted = {"pearson_delta_control", "relative_l2", "pds", "crps", "coverage_80", "energy_distance", "mmd",
-              "de_direction", "crps_skill_over_no_change", "scaled_relative_l2"}  # fmt: skip
+              "de_direction", "crps_skill_over_no_change", "scaled_relative_l2", "scaled_pds"}  # fmt: skip
     model = frame[frame.predictor == "CiteVAE/BackwardSmoother"]
     assert wanted | {"seconds"} <= set(model.score)
     assert np.isfinite(model[model.score.isin(["relative_l2", "crps", "energy_distance"])]["value"]).all()
@@ -291,6 +294,7 @@ def test_a_start_that_was_broken_off_keeps_its_whole_pieces(
 # tables
 
 
+@pytest.mark.filterwarnings("ignore:do")
 def test_means_are_over_the_perturbations_of_all_folds(tmp_path: Path) -> None:
     found = benchmark.run("unseen-gene", settings(limit=None, headline=["gene_0", "gene_2"]), tmp_path)
     frame = found.scores[(found.scores.score == "relative_l2") & (found.scores.predictor == "no change")]
@@ -302,7 +306,7 @@ def test_means_are_over_the_perturbations_of_all_folds(tmp_path: Path) -> None:
     assert everything["value"].item() == pytest.approx(single["value"].mean())
     named = single[single.perturbation.isin(["gene_0", "gene_2"])]
     assert frame[frame.perturbation == "REPRODUCIBLE"]["value"].item() == pytest.approx(named["value"].mean())
-    assert set(single.split) == set(found.splits)
+    assert set(single.split) == {split.digest for split in found.splits}
 
 
 def test_the_ensemble_is_that_of_its_seeds(tmp_path: Path) -> None:
@@ -320,9 +324,22 @@ def test_the_ensemble_is_that_of_its_seeds(tmp_path: Path) -> None:
 def test_the_report_says_what_was_run(tmp_path: Path) -> None:
     found = benchmark.run("unseen-combination", settings(seeds=2), tmp_path)
     text = benchmark.report(found, "citevae benchmark unseen-combination")
-    for said in ("| ceiling |", "| additive |", "Mean over combinations, all members seen", "seeds 0-1",
-                 found.splits[0][:12], f"torch {found.versions['torch']}", "is 0 and a perfect"):  # fmt: skip
+    for said in (
+        "| ceiling |", "| additive |", "over combinations, all members seen", "1 fold (split ", "seeds 0-1",
+        found.splits[0].digest[:12], f"torch {found.versions['torch']}", "is 0 and a perfect",
+    ):  # fmt: skip
         assert said in text
+
+
+@pytest.mark.slow
+def test_the_challenge_is_scored_and_its_version_kept(tmp_path: Path) -> None:
+    pytest.importorskip("cell_eval2")
+    sizes = {**SIZES, "n_genes": 20}
+    chosen = settings(simulate=sizes, cells=30, challenge=True, baselines=False)
+    found = benchmark.run("held-out-time", chosen, tmp_path)
+    model = found.scores[found.scores.predictor == "CiteVAE/BackwardSmoother"]
+    assert {"cell_eval2_pds_cosine", "cell_eval2_de_wilcoxon_sig_jaccard"} <= set(model.score)
+    assert found.versions["cell-eval2"] in benchmark.report(found, "x")
 
 
 # refusals
@@ -339,7 +356,13 @@ def test_the_report_says_what_was_run(tmp_path: Path) -> None:
         ("held-out-time", {"simulate": {}, "dataset": "no.h5ad"}, "is not a file"),
         ("unseen-gene", {"simulate": {**SIZES, "n_cells": 12}}, "no held-out group of four cells"),
         ("unseen-gene", {"features": "no.csv"}, "no.csv"),
-        ("held-out-time", {"model": {"name": "Nothing"}}, "is unknown"),
+        ("held-out-time", {"variants": [{"model": {"name": "Nothing"}}]}, "is unknown"),
+        (
+            "held-out-time",
+            {"variants": [{"model": {"time": False}}]},
+            "two variants .* give one of them name=",
+        ),
+        ("held-out-time", {"variants": [{"name": "x", "fit": {"epochs": 3}}]}, "is not a setting"),
     ],
 )
 def test_a_mistake_is_one_sentence(name: str, changed: dict, said: str, tmp_path: Path) -> None:

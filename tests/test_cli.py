@@ -182,7 +182,8 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_help_names_every_command() -> None:
     text = citevae("--help")
     assert all(
-        name in text for name in ("demo", "fit", "predict", "evaluate", "export", "models", "datasets")
+        name in text
+        for name in ("demo", "fit", "predict", "evaluate", "benchmark", "export", "models", "datasets")
     )
 
 

@@ -84,9 +84,9 @@ class Fold:
         return tuple(sorted({time for _, time in self.scored}))
 
     @property
-    def digest(self) -> str:
-        """Hash of the split and of what it held out."""
-        return "" if self.train.split is None else self.train.split.digest
+    def split(self) -> Split:
+        """What is held out, with the hash of the held-out observations."""
+        return self.train.split or Split(())
 
     @cached_property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -146,10 +146,10 @@ class Fold:
             challenge: Whether cell-eval2 scores the cells too.
             measured_controls: Whether a model's effects are against the training controls of these times.
         """
-        truth, controls = self.truth, self.whole
+        truth, controls, both = self.truth, self.whole, self.duplicated
         measurements, others = self.measurements, self.others
         if isinstance(predictor, Duplicate):
-            truth = controls = predictor.scored
+            truth = controls = both = predictor.scored
             measurements, others = self._measured(truth, controls), self.half_of_the_others
         frames = []
         for labels, times in self._grids.items():
@@ -175,7 +175,7 @@ class Fold:
                     for one in asked
                 ]
             if cells and challenge:
-                frames += [challenge_scores(made, self.duplicated, time, name) for time in times]
+                frames += [challenge_scores(made, both, time, name) for time in times]
         return pd.concat(frames).assign(fold=self.number, seed=seed)[_KEPT].reset_index(drop=True)
 
     def _has_controls(self, times: Sequence[float]) -> bool:

@@ -21,6 +21,7 @@ from pyro_citevae import config, registry
 from pyro_citevae.analysis.baselines import Predictor
 from pyro_citevae.analysis.evaluation import (
     ALL,
+    CEILING,
     COLUMNS,
     REPRODUCIBLE,
     means,
@@ -28,13 +29,14 @@ from pyro_citevae.analysis.evaluation import (
     scaled_scores,
     skills,
 )
+from pyro_citevae.analysis.technical_duplicate import TechnicalDuplicate
 from pyro_citevae.benchmark.ablation import ablated
 from pyro_citevae.benchmark.features import features_of
 from pyro_citevae.benchmark.fold import Fold
 from pyro_citevae.benchmark.protocols import PROTOCOLS, Protocol
 from pyro_citevae.benchmark.settings import Settings, Variant
 from pyro_citevae.config import Part
-from pyro_citevae.data import datasets
+from pyro_citevae.data import Split, datasets
 from pyro_citevae.data.storage import aside
 from pyro_citevae.errors import CiteVAEWarning, DataError
 from pyro_citevae.infer import Ensemble, Posterior, fit
@@ -54,10 +56,11 @@ class Results:
 
     Attributes:
         protocol: Its name.
-        scores: Tidy rows, single perturbations first and then the means; ``seconds`` are rows of ``ALL``.
+        scores: Tidy rows, single perturbations first and then the means; ``seconds`` are rows of ``ALL``. Its
+            ``attrs``, which a parquet file keeps, hold the package versions and the settings.
         headline: Reproducible perturbations.
         strata: Names of the means over other groups of perturbations.
-        splits: Hash of each fold's split.
+        splits: What each fold held out, with its hash.
         versions: Package versions.
         seconds: Time spent on what the table holds, in earlier runs too.
     """
@@ -66,7 +69,7 @@ class Results:
     scores: pd.DataFrame
     headline: tuple[str, ...]
     strata: tuple[str, ...]
-    splits: tuple[str, ...]
+    splits: tuple[Split, ...]
     versions: dict[str, str]
     seconds: float
 
@@ -128,6 +131,7 @@ def run(
     """
     protocol, data = protocol_of(name, settings), settings.data()
     variants = [Variant(), *(ablated(settings) if name == ABLATION else ()), *settings.variants]
+    _require(settings, variants)
     headline = tuple(settings.headline) or _catalogued(settings)
     folds = protocol.folds(data, settings.folds, headline)[: settings.limit]
     pieces = list(_pieces(folds, settings, variants))
@@ -147,13 +151,16 @@ def run(
             strata.setdefault(stratum, []).extend(labels)
     single = pd.concat([frame for frame, _ in found]).assign(protocol=name, dataset=settings.title)
     scores = _completed(single[list(COLUMNS)], strata, settings.reference, len(folds))
-    scores = scores.assign(split=scores.fold.map({fold.number: fold.digest for fold in folds}).fillna(""))
+    scores = scores.assign(
+        split=scores.fold.map({fold.number: fold.split.digest for fold in folds}).fillna("")
+    )
+    scores.attrs.update(versions=_versions(settings), settings=settings.model_dump(exclude_none=True))
     return Results(
         name,
         scores,
         headline,
         tuple(one for one in strata if one != REPRODUCIBLE),
-        tuple(fold.digest for fold in folds),
+        tuple(fold.split for fold in folds),
         _versions(settings),
         sum(seconds for _, seconds in found),
     )
@@ -178,16 +185,26 @@ def _each_warning_once() -> Iterator[None]:
 def _completed(
     single: pd.DataFrame, strata: dict[str, list[str]], reference: str, n_folds: int
 ) -> pd.DataFrame:
-    """Adds means over the perturbations of all folds (fold -1 where there are several), skills and scales."""
+    """Adds means over the perturbations of all folds (fold -1 where there are several), skills and scales.
+
+    The ceiling of a scale is a perfect prediction where its score is known, and else the technical duplicate.
+    """
     timed = single[single.score == "seconds"]
     scored = single[single.score != "seconds"]
     pooled = means(scored.assign(fold=-1) if n_folds > 1 else scored, strata)
     pooled = pooled[pooled.perturbation.isin([ALL, *strata])]
     frame = pd.concat([scored, pooled], ignore_index=True)
     rules = frame[frame.predictor.isin(_RULES)].predictor.unique().tolist()
-    return pd.concat([frame, skills(frame, rules), scaled_scores(frame, reference), timed], ignore_index=True)
+    closed = frame.score.isin(frame[frame.predictor == CEILING].score.unique())
+    aimed = ~frame.score.str.startswith(_NO_OPTIMUM)
+    scaled = [
+        scaled_scores(frame[closed], reference),
+        scaled_scores(frame[~closed & aimed], reference, TechnicalDuplicate.name),
+    ]
+    return pd.concat([frame, skills(frame, rules), *scaled, timed], ignore_index=True)
 
 
+_NO_OPTIMUM = ("coverage", "sharpness", "risk_coverage")  # more is not better
 _RULES = (
     "no change",
     "mean of others",
@@ -209,6 +226,18 @@ def _pieces(folds: Sequence[Fold], settings: Settings, variants: Sequence[Varian
                 yield _Piece(fold, name, seed, variant)
             if settings.ensemble and settings.seeds > 1:
                 yield _Piece(fold, f"{name} ({_ENSEMBLE})", _ENSEMBLE, variant)
+
+
+def _require(settings: Settings, variants: Sequence[Variant]) -> None:
+    """Finds every class, and a name of its own for every variant, before the first fit."""
+    seen: set[str] = set()
+    for variant in variants:
+        model, guide, options = settings.merged(variant)
+        registry.find_model(model.name), registry.find_guide(guide.name), settings_of(options)
+        name = _name(settings, variant)
+        if name in seen:
+            raise DataError(f"two variants of the benchmark are called '{name}'; give one of them name=.")
+        seen.add(name)
 
 
 def _name(settings: Settings, variant: Variant) -> str:
@@ -322,7 +351,7 @@ class _Bench:
         """All that a piece follows from."""
         said: dict[str, Any] = {
             "protocol": self.protocol.name,
-            "split": piece.fold.digest,
+            "split": piece.fold.split.digest,
             "data": self._data_digest(piece.fold),
             "name": piece.name,
             "seed": piece.seed,

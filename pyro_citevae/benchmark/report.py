@@ -84,8 +84,9 @@ def _spread(values: pd.Series) -> str:
 def _conditions(results: Results) -> str:
     seeds = sorted({int(one) for one in results.scores.seed})
     versions = ", ".join(f"{name} {number}" for name, number in results.versions.items())
-    splits = ", ".join(digest[:12] for digest in results.splits)
+    splits = ", ".join(split.digest[:12] for split in results.splits)
+    folds = "1 fold" if len(results.splits) == 1 else f"{len(results.splits)} folds"
     return (
-        f"{len(results.splits)} folds (splits {splits}), seeds {seeds[0]}-{seeds[-1]}, "
+        f"{folds} (split {splits}), seeds {seeds[0]}-{seeds[-1]}, "
         f"{results.seconds / 60:.1f} minutes in all; {versions}.\n"
     )

@@ -213,7 +213,7 @@ def _observe(
         share = np.exp(eta - np.logaddexp.reduce(eta, axis=1, keepdims=True))
         depth = rng.lognormal(np.log(library), 0.2, (len(eta), 1))
         x = rng.poisson(rng.gamma(dispersion, depth * share / dispersion)).astype(float)
-        size = np.maximum(x.sum(1), 1.0)
+        size = depth[:, 0]
     return Trajectories(
         schema=schema,
         values=sparse.csr_matrix(x.astype(np.float32)),
