@@ -28,7 +28,7 @@ class BackwardSmoother(Smoother):
         correction: Width of the networks' nonlinear part; 0 leaves linear maps, None means ``hidden``.
         correlated: Let the programs of one step depend on each other (lower-triangular scale).
         conditional: Let the states depend on the drawn mechanism; without, q(mechanism) is too narrow.
-        mechanism: Family of the global sites' posterior: ``"normal"``, ``"low_rank"`` or ``"flow"``.
+        mechanism: Family of :class:`MechanismPosterior`.
 
     Source: H. E. Rauch, F. Tung, C. T. Striebel, Maximum Likelihood Estimates of Linear Dynamic Systems
     (1965), for the backward factorisation.

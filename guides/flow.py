@@ -26,7 +26,7 @@ class Flow(Smoother):
         model: The model whose posterior is approximated.
         hidden: Width of the encoder and of every network.
         correction: Width of the networks' nonlinear part; 0 leaves linear maps, None means ``hidden``.
-        mechanism: Family of the global sites' posterior: ``"normal"``, ``"low_rank"`` or ``"flow"``.
+        mechanism: Family of :class:`MechanismPosterior`.
 
     Source: D. P. Kingma et al., Improved Variational Inference with Inverse Autoregressive Flow (2016).
     """

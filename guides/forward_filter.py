@@ -31,7 +31,7 @@ class ForwardFilter(AmortizedGuide):
         hidden: Width of the encoder and of every network.
         correction: Width of the networks' nonlinear part; 0 leaves linear maps, None means ``hidden``.
         correlated: Let the programs of one step depend on each other (lower-triangular scale).
-        mechanism: Family of the global sites' posterior: ``"normal"``, ``"low_rank"`` or ``"flow"``.
+        mechanism: Family of :class:`MechanismPosterior`.
 
     Source: R. G. Krishnan, U. Shalit, D. Sontag, Structured Inference Networks for Nonlinear State Space
     Models (2017).
@@ -60,6 +60,7 @@ class ForwardFilter(AmortizedGuide):
         batch: Batch,
         summary: Float[Tensor, "cell summary"],
         s: Float[Tensor, "... cell invariant"],
+        drawn: dict[str, Tensor],
     ) -> None:
         """Draws each step given the steps before it."""
         n_slots, cells = len(batch.step), torch.arange(batch.n_cells, device=summary.device)

@@ -24,7 +24,7 @@ class MeanField(AmortizedGuide):
         model: The model whose posterior is approximated.
         hidden: Width of the encoder and of every network.
         correction: Width of the networks' nonlinear part; 0 leaves linear maps, None means ``hidden``.
-        mechanism: Family of the global sites' posterior: ``"normal"``, ``"low_rank"`` or ``"flow"``.
+        mechanism: Family of :class:`MechanismPosterior`.
 
     Source: D. P. Kingma and M. Welling, Auto-Encoding Variational Bayes (2014).
     """
@@ -46,6 +46,7 @@ class MeanField(AmortizedGuide):
         batch: Batch,
         summary: Float[Tensor, "cell summary"],
         s: Float[Tensor, "... cell invariant"],
+        drawn: dict[str, Tensor],
     ) -> None:
         """Draws each step from its own head."""
         for t in range(batch.n_steps + 1):

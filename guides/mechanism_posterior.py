@@ -12,6 +12,7 @@ from pyro.distributions import constraints
 from pyro.infer.autoguide import (
     AutoContinuous,
     AutoLowRankMultivariateNormal,
+    AutoMultivariateNormal,
     AutoNormal,
     init_to_median,
 )
@@ -24,7 +25,7 @@ from pyro_citevae.nn.flow import InverseAutoregressiveFlow
 from pyro_citevae.nn.networks import joined
 from pyro_citevae.program import Distribution, LatentDynamics
 
-Family = Literal["normal", "low_rank", "flow"]
+Family = Literal["normal", "low_rank", "full_rank", "flow"]
 
 _SCALE = 0.05
 _MOST_FLAT = 100
@@ -42,16 +43,17 @@ class MechanismPosterior(PyroModule):
     ==========  =======================================================================================
     normal      N(loc, diag(scale^2)): independent
     low_rank    N(loc, D (I + F F^T) D), D = diag(scale), F of shape (value, rank), rank = round(sqrt(
-                number of values)): linear dependence
+                number of values)): linear dependence of that many directions
+    full_rank   N(loc, L L^T), L lower triangular: any linear dependence
     flow        loc + scale f(eps), eps ~ N(0, I), f an inverse autoregressive flow: any dependence
     ==========  =======================================================================================
 
-    The two joint families cover the sites of at most ``most`` values; a larger one, such as a change of
+    The joint families cover the sites of at most ``most`` values; a larger one, such as a change of
     every gene under every token, keeps independent normals.
 
     Args:
         model: The model whose mechanism is approximated.
-        family: ``"normal"``, ``"low_rank"`` or ``"flow"``.
+        family: ``"normal"``, ``"low_rank"``, ``"full_rank"`` or ``"flow"``.
         most: Values that a site may have at most to be in the joint part.
 
     Raises:
@@ -111,6 +113,14 @@ class _AutoLowRank(AutoLowRankMultivariateNormal):
 
 
 @final
+class _AutoFullRank(AutoMultivariateNormal):
+    """A normal with any linear dependence, at our starting scale."""
+
+    def __init__(self, mechanism: Any) -> None:
+        super().__init__(mechanism, init_scale=_SCALE)
+
+
+@final
 class _AutoFlow(AutoContinuous):
     """An inverse autoregressive flow that starts as independent normals."""
 
@@ -126,4 +136,4 @@ class _AutoFlow(AutoContinuous):
         return law
 
 
-_JOINT = {"low_rank": _AutoLowRank, "flow": _AutoFlow}
+_JOINT = {"low_rank": _AutoLowRank, "full_rank": _AutoFullRank, "flow": _AutoFlow}

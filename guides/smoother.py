@@ -54,6 +54,7 @@ class Smoother(AmortizedGuide):
         batch: Batch,
         summary: Float[Tensor, "... cell summary"],
         s: Float[Tensor, "... cell invariant"],
+        drawn: dict[str, Tensor],
     ) -> None:
         """Draws the last observed step, then each earlier one given the later ones."""
         cells = torch.arange(batch.n_cells, device=summary.device)

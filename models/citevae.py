@@ -34,11 +34,13 @@ class CiteVAE(LatentDynamics):
         c_p    ~ N(m_c, 0.5)              d_pg  ~ N(0, s_d)        own transcript, and single genes
         e_tpg  ~ N(0, s_p)                                         what a group shows at one time only
         kappa_p ~ LogNormal(m_kappa, 0.5)                          rate at which c, d and e set in
+        v_pr   ~ N(0, 1)                  w_rk  ~ N(0, 0.3)        what two tokens shift together (pairs)
 
         s_n      ~ N(0, I)                                         invariant state
         z_{n,0}  ~ N(0, I)
-        z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + u_t (m a),
+        z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + u_t (m a) + pairs(u_t),
                      sigma exp(u_t (m b)))
+        pairs(u) = sum_{p < q} u_p u_q sum_r v_pr v_qr w_r = ((u v)^2 - u^2 v^2) w / 2
         r_{n,t}  = 1 - exp(-kappa sum_{t' <= t} u_{t'})            response to the exposure so far
         x_{n,t}  ~ NB(library_n softmax(f(z_t, s_n) + batch_n + r_t (c + d + e_t)), theta_g)
 
@@ -51,6 +53,7 @@ class CiteVAE(LatentDynamics):
     d                 direct change of single genes (log)           (token, gene)
     e                 deviation of one group at one step (log)      (step, token, gene)
     kappa             rate of the direct response, a step           (token,)
+    v, w              pair loadings of a token, shift by a factor   (token, rank), (rank, program)
     sigma             noise scale of the transition                 (program,)
     theta             inverse dispersion                            (gene,)
     ================  ============================================  ==================
@@ -80,6 +83,8 @@ class CiteVAE(LatentDynamics):
         own_transcript: Let a token change its own transcript (c).
         direct: Let a token change single genes (d).
         group: Let a token's cells at one time deviate together (e).
+        pairs: Rank R of what tokens given together shift beside their own shifts; 0 for none. The term is
+            symmetric, zero for a single token, and learnt from combinations for every pair of their tokens.
         decay: Share of a program's state that a step loses.
         shift_scale: Prior scale s_a of the shifts.
         direct_scale: Prior scale s_d of the direct changes, natural log.
@@ -92,7 +97,8 @@ class CiteVAE(LatentDynamics):
         DataError: A token has no row in the features.
 
     Source: W. Jiang et al., Learning Latent Dynamical Causal Processes for Single-Cell Perturbation
-    Prediction, arXiv 2605.25581 (2026), of which only the abstract was read: the equations are ours.
+    Prediction, arXiv 2605.25581 (2026), of which only the abstract was read: the equations are ours. The pair
+    term is that of S. Rendle, Factorization Machines (2010).
 
     Example:
         >>> from pyro_citevae import simulate
@@ -115,6 +121,8 @@ class CiteVAE(LatentDynamics):
             "d": ("token", "gene"),
             "e": ("step", "token", "gene"),
             "kappa": ("token",),
+            "v": ("token", "rank"),
+            "w": ("rank", "program"),
         }
     )
 
@@ -134,6 +142,7 @@ class CiteVAE(LatentDynamics):
         own_transcript: bool = True,
         direct: bool = True,
         group: bool = True,
+        pairs: int = 0,
         decay: float = 0.05,
         shift_scale: float = 0.5,
         direct_scale: float = 0.15,
@@ -152,6 +161,7 @@ class CiteVAE(LatentDynamics):
         if group:
             self.s_e = positive(torch.full((schema.n_tokens, 1), 0.05))
         self.mu_a = torch.nn.Parameter(torch.zeros(K))
+        self.pairs = pairs
         if own_transcript:
             self.m_c = torch.nn.Parameter(torch.zeros(()))
         if time:
@@ -207,13 +217,17 @@ class CiteVAE(LatentDynamics):
             # (token, 1), so that it lines up with d under a plate of draws
             c = pyro.sample("c", self.rows("c", self.m_c, 0.5, 1, self.seen))
             direct = direct + c * self.own
+        v = w = None
+        if self.pairs:
+            v = pyro.sample("v", normal(zero, 1.0, P, self.pairs))
+            w = pyro.sample("w", normal(zero, 0.3, self.pairs, K))
         kappa = None
         if self.time:
             m_kappa = from_seen(self.m_kappa.expand(P, 1), self.seen)[:, 0]
             kappa = pyro.sample("kappa", dist.LogNormal(m_kappa, 0.5).to_event(1))
         T = self.schema.n_steps + 2
         e = pyro.sample("e", normal(zero, self._group_scale(), T, P, G)) if self.group else None
-        return Mechanism(W=W, a=a, b=b, kappa=kappa, direct=direct, e=e)
+        return Mechanism(W=W, a=a, b=b, kappa=kappa, direct=direct, e=e, v=v, w=w)
 
     def initial(self, mechanism: Mechanism) -> Distribution:
         """Standard normal: the same state before every perturbation."""
@@ -227,6 +241,8 @@ class CiteVAE(LatentDynamics):
     ) -> Distribution:
         """A lagged step with decay, shifted and rescaled by the dose."""
         loc = u @ mechanism.a
+        if self.pairs:
+            loc = loc + ((u @ mechanism.v).square() - u.square() @ mechanism.v.square()) @ mechanism.w / 2
         if self.time:
             loc = (1 - self.decay) * history[-1] + saturating(mechanism.W, history) + loc
         return dist.Normal(loc, self.sigma * torch.exp(u @ mechanism.b)).to_event(1)

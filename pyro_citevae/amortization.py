@@ -100,14 +100,26 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         """The model whose posterior is approximated."""
         return self._model[0]
 
+    def attach(self, model: LatentDynamics) -> None:
+        """Makes this the guide of another instance of its model, such as the one that is fitted."""
+        self._model = (model,)
+
     @abstractmethod
     def states(
         self,
         batch: Batch,
         summary: Float[Tensor, "... cell summary"],
         s: Float[Tensor, "... cell invariant"],
+        drawn: dict[str, Tensor],
     ) -> None:
-        """Draws the states by :meth:`state`, each step once, in any order."""
+        """Draws the states by :meth:`state`, each step once, in any order.
+
+        Args:
+            batch: Cells and what was observed of them.
+            summary: Encoded observations.
+            s: Drawn invariant states.
+            drawn: Drawn values of the global sites; ``self.model.mechanism_at(drawn)`` has them by symbol.
+        """
 
     def forward(self, batch: Batch) -> None:
         """The guide's program, on the same batch as the model's."""
@@ -119,7 +131,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             s = summary.new_zeros(batch.n_cells, 0)
             if self.model.n_invariant:
                 s = pyro.sample("s", self.invariant(summary))
-            self.states(batch, summary, s)
+            self.states(batch, summary, s, drawn)
 
     def invariant(self, summary: Float[Tensor, "... cell summary"]) -> Distribution:
         """The law of s."""

@@ -1,4 +1,4 @@
-"""The command line: ``citevae demo | fit | predict | evaluate | export | check | models | datasets``.
+"""The command line: ``citevae demo | fit | predict | rank | evaluate | benchmark | export | check | ...``.
 
 Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect.
 """
@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,13 +18,15 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from pyro_citevae import config, conformance, registry
+from pyro_citevae import benchmark, config, conformance, registry
 from pyro_citevae.analysis import markdown, plots, summary
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
 from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad
-from pyro_citevae.data.anndata_io import Columns
+from pyro_citevae.data.anndata_io import padded
+from pyro_citevae.data.layouts import Columns, resolve
 from pyro_citevae.data.storage import aside, require_free
 from pyro_citevae.errors import (
     CiteVAEError,
@@ -52,7 +54,16 @@ _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a fitted ru
 _OwnModel = Annotated[str | None, typer.Option("--model", help="The run's model, if it is FILE.py:CLASS.")]
 _OwnGuide = Annotated[str | None, typer.Option("--guide", help="The run's guide, if it is FILE.py:CLASS.")]
 
+_Layout = Annotated[
+    str | None,
+    typer.Option(help="plain, gears, scperturb, vcc or cpa; what the file surely is if not given."),
+]
+_MostGenes = Annotated[
+    int | None, typer.Option(min=1, help="Keep the perturbed and the most variable genes; all if not given.")
+]
+
 _DEMO_CELLS = 100
+_ONLY_IN_FILES = ("damped extrapolation", "shrunken persistence")
 
 
 def main() -> None:
@@ -119,6 +130,8 @@ def fit_command(
     batch: Annotated[str | None, typer.Option(help="Column of obs with technical batches.")] = None,
     sequence: Annotated[str | None, typer.Option(help="Column of obs that joins a cell's rows.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Label to leave out; may be repeated.")] = None,
+    layout: _Layout = None,
+    most_genes: _MostGenes = None,
     model: Annotated[str | None, typer.Option(help="Model: a name, or FILE.py:CLASS.")] = None,
     guide: Annotated[str | None, typer.Option(help="Guide: a name, or FILE.py:CLASS.")] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="TOML: [model] [guide] [fit].")] = None,
@@ -149,10 +162,13 @@ def fit_command(
         "batch": batch,
         "sequence": sequence,
         "exclude": tuple(exclude) if exclude else None,
+        "layout": layout,
+        "most_genes": most_genes,
     }
-    named = {key: value for key, value in given_columns.items() if value is not None}
-    columns = asdict(_columns_of(data)) | named
-    screen = _read(data, columns)
+    adata = _opened(data)
+    named: dict[str, Any] = {key: value for key, value in given_columns.items() if value is not None}
+    columns = asdict(resolve(adata, replace(_columns_of(data), **named)))
+    screen = Trajectories.from_anndata(adata, **columns)
     train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
     path = data if data in datasets.CATALOGUE else str(Path(data).resolve())
     first = settings_of(settings.fit).seed
@@ -210,6 +226,53 @@ def predict(
     )
 
 
+@app.command("rank")
+def rank_command(
+    run: _Run,
+    candidates: Annotated[
+        Path | None, typer.Option(help="File with a candidate a line, A or A+B; all perturbations if none.")
+    ] = None,
+    do_: Annotated[list[str] | None, typer.Option("--do", help="A candidate; may be repeated.")] = None,
+    by: Annotated[str, typer.Option(help="information, spread or effect.")] = "information",
+    n_cells: Annotated[int, typer.Option("--cells", help="Cells to measure a candidate in.")] = 100,
+    time: Annotated[float | None, typer.Option(help="Time to measure; the last one if not given.")] = None,
+    draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the table and picture.")] = None,
+    seed: _Seed = 0,
+    model: _OwnModel = None,
+    guide: _OwnGuide = None,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Say which perturbation to measure next, and why."""
+    if out is not None:
+        require_free(out, overwrite)
+    posterior = _loaded(run, model, guide)
+    named = [*(_candidates(candidates) if candidates else []), *(do_ or [])]
+    wanted = named if candidates or do_ else list(posterior.schema.tokens)
+    with _console.status("predicting the candidates ..."):
+        found = posterior.rank(wanted, by=by, n_cells=n_cells, time=time, draws=draws, seed=seed)
+    _say(found.report())
+    if out is not None:
+        with aside(out, overwrite=overwrite) as folder:
+            folder.mkdir()
+            found.table.to_csv(folder / "ranking.csv", index=False)
+            found.to_dataset().to_netcdf(folder / "ranking.nc", engine="h5netcdf")
+            plots.ranking(found).savefig(folder / "ranking.png", dpi=130)
+        _say(f"Saved in {out}/: ranking.csv, ranking.nc, ranking.png.")
+
+
+def _candidates(path: Path) -> list[str]:
+    """The lines of a file, without those that are empty or begin with '#'."""
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--candidates '{path}' cannot be read as text; give a candidate a line.") from error
+    found = [line for line in lines if line and not line.startswith("#")]
+    if not found:
+        raise DataError(f"--candidates '{path}' holds no candidate; give one a line, such as KLF1+MAP2K6.")
+    return found
+
+
 @app.command()
 def evaluate(
     run: _Run,
@@ -230,13 +293,16 @@ def evaluate(
     if held_out is None:
         raise RunError(f"'{run}' held nothing out; fit it again with --hold-out, such as --hold-out time=5.")
     source = _source(posterior)
+    genes = None
     if truth is not None:
-        held_out = _read(truth, source["columns"], posterior)
+        held_out, genes = _read_truth(truth, source["columns"], posterior)
     path = truth or source["path"]
     name = Path(path).stem
     headline = datasets.CATALOGUE[path].headline if path in datasets.CATALOGUE else ()
     with _console.status("scoring ..."):
-        found = forecast(posterior, train, held_out, dataset=name, headline=headline, draws=draws)
+        found = forecast(
+            posterior, train, held_out, dataset=name, headline=headline, draws=draws, genes=genes
+        )
     _show_scores(found)
     if out is not None:
         with aside(out, overwrite=overwrite) as folder:
@@ -244,6 +310,53 @@ def evaluate(
             _write_scores(folder, found)
             _write_pictures(folder, posterior, found)
         _say(f"Saved in {out}/: scores.md, scores.json, effects.nc, effects.png, trajectories.png.")
+
+
+@app.command("benchmark")
+def benchmark_command(
+    protocol: Annotated[
+        str, typer.Argument(metavar="PROTOCOL", help=f"{', '.join(benchmark.PROTOCOLS)}, or ablation.")
+    ],
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="TOML; experiments/<protocol>/config.toml if none.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder of the results; the config's own if none.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Fits of every predictor.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Folds to run, at most.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="An h5ad file or a shipped name, in place of the config's data.")
+    ] = None,
+    layout: _Layout = None,
+    most_genes: _MostGenes = None,
+    quiet: _Quiet = False,
+) -> None:
+    """Score predictors and baselines by a protocol, over folds and seeds; a second start goes on."""
+    path = config_file or Path("experiments") / protocol.replace("-", "_") / "config.toml"
+    known = path.is_file() or config_file is not None or data is None
+    settings = benchmark.read(path) if known else benchmark.Settings()
+    changed: dict[str, Any] = {"seeds": seeds, "limit": limit}
+    settings = settings.model_copy(update={name: v for name, v in changed.items() if v is not None})
+    folder = path.parent if out is None else out
+    if data is not None:
+        reading = {"layout": layout, "most_genes": most_genes}
+        settings = settings.on(data, {name: v for name, v in reading.items() if v is not None})
+        changed |= {"data": data, "layout": layout, "most-genes": most_genes}
+        folder = Path("runs") / f"{protocol}-{settings.title}" if out is None else out
+    elif layout is not None or most_genes is not None:
+        raise DataError("--layout and --most-genes say how to read --data; name its file.")
+    with _progress(quiet) as advance:
+        results = benchmark.run(protocol, settings, folder / "folds", advance)
+    options = [f" --{name} {value}" for name, value in changed.items() if value is not None]
+    text = benchmark.report(results, f"citevae benchmark {protocol} --config {path}{''.join(options)}")
+    with aside(folder / "results.parquet", overwrite=True) as file:
+        results.scores.to_parquet(file)
+    with aside(folder / "results.md", overwrite=True) as file:
+        file.write_text(text)
+    with aside(folder / "splits.json", overwrite=True) as file:
+        file.write_text(json.dumps([asdict(split) for split in results.splits], indent=2) + "\n")
+    _say(f"{text}\nSaved {folder}/results.parquet, results.md and splits.json.")
 
 
 @app.command()
@@ -342,6 +455,14 @@ def _fitted(settings: config.Settings, train: Trajectories, source: dict[str, An
 
 
 @contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar that is told what is done, how much was done, and how much there is."""
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), disable=quiet) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda said, done, total: bar.update(task, description=said, completed=done, total=total)
+
+
+@contextmanager
 def _keeping_the_last_good(out: Path) -> Iterator[None]:
     """Saves the last good epoch of a fit that diverges beside the run that it would have been."""
     try:
@@ -384,10 +505,23 @@ def _columns_of(name: str) -> Columns:
 
 def _read(path: str, columns: dict[str, Any], posterior: Posterior | Ensemble | None = None) -> Trajectories:
     """Reads an h5ad file or a shipped data set, to a run's schema if one is given."""
-    adata = getattr(datasets, path)() if path in datasets.CATALOGUE else open_h5ad(path)
     schema = None if posterior is None else posterior.schema
     values = "counts" if schema is None else schema.values
-    return Trajectories.from_anndata(adata, **columns, values=values, schema=schema)
+    return Trajectories.from_anndata(_opened(path), **columns, values=values, schema=schema)
+
+
+def _opened(path: str) -> Any:
+    """An h5ad file or a shipped data set."""
+    return getattr(datasets, path)() if path in datasets.CATALOGUE else open_h5ad(path)
+
+
+def _read_truth(
+    path: str, columns: dict[str, Any], posterior: Posterior | Ensemble
+) -> tuple[Trajectories, tuple[str, ...]]:
+    """Held-out cells to a run's schema, and the genes that they were measured on."""
+    whole, genes = padded(_opened(path), posterior.schema, path, columns.get("layout") or "plain")
+    schema = posterior.schema
+    return Trajectories.from_anndata(whole, **columns, values=schema.values, schema=schema), genes
 
 
 def _source(posterior: Posterior | Ensemble) -> dict[str, Any]:
@@ -417,7 +551,8 @@ def _controls(posterior: Posterior | Ensemble, cells: Path | None) -> Trajectori
 
 def _show_scores(found: Forecast) -> None:
     """Prints the scores: a row a perturbation, Pearson and relative L2 by predictor."""
-    text = summary(found.scores, found.headline)
+    shown = ~found.scores.predictor.isin(_ONLY_IN_FILES)
+    text = summary(found.scores[shown], found.headline)
     table = Table(
         title="Pearson and relative L2 of the effect against control, own gene left out",
         caption="The mean of others sees the scored time; no other row does.",

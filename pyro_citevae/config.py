@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pyro_citevae.errors import ModelError
 
-__all__ = ["Part", "Settings", "make", "read"]
+__all__ = ["Part", "Settings", "make", "read", "read_as"]
 
 
 class Part(BaseModel):
@@ -34,16 +34,28 @@ class Settings(BaseModel):
     fit: dict[str, Any] = Field(default_factory=dict)
 
 
+S = TypeVar("S", bound=Settings)
+
+
 def read(path: str | Path | None) -> Settings:
-    """Reads a TOML file; the defaults if there is none.
+    """Reads a fit's TOML file; the defaults if there is none.
 
     Raises:
         ModelError: The file is missing, is no TOML, or has a table that is unknown.
     """
+    return read_as(path, Settings)
+
+
+def read_as(path: str | Path | None, kind: type[S]) -> S:
+    """Reads a TOML file of settings that add to a fit's; the defaults if there is none.
+
+    Raises:
+        ModelError: The file is missing, is no TOML, or has an entry that is unknown or unfit.
+    """
     if path is None:
-        return Settings()
+        return kind()
     try:
-        return Settings.model_validate(tomllib.loads(Path(path).read_text()))
+        return kind.model_validate(tomllib.loads(Path(path).read_text()))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

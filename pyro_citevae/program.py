@@ -27,7 +27,16 @@ from pyro_citevae.hooks import Distribution, Hooks, Mechanism
 # Pyro reads this when a module is made: parameters live in their modules, never in the global store.
 pyro.settings.set(module_local_params=True)
 
-__all__ = ["LatentDynamics", "Distribution", "Mechanism", "Recorded", "Rollout", "positive", "share"]
+__all__ = [
+    "Distribution",
+    "LatentDynamics",
+    "Mechanism",
+    "Recorded",
+    "Rollout",
+    "observed_states",
+    "positive",
+    "share",
+]
 
 
 class Recorded(type(PyroModule), ABCMeta):  # type: ignore[misc]
@@ -212,7 +221,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             ):
                 emission = hooks.emission(
                     hooks.observation(mechanism, batch.exposure, batch.step, batch.technical),
-                    *_at(batch.step, z, s),
+                    *observed_states(batch.step, z, s),
                     batch.library,
                 )
                 pyro.sample("x", emission, obs=None if batch.x is None else batch.x.dense)
@@ -241,7 +250,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         return batch.library.new_zeros(batch.n_cells, 0)
 
 
-def _at(
+def observed_states(
     step: Int[Tensor, "slot cell"],
     z: Sequence[Float[Tensor, "... cell program"]],
     s: Float[Tensor, "... cell invariant"],

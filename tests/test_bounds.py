@@ -133,10 +133,10 @@ class Blown(MeanField):  # type: ignore[misc]
 
     calls = 0
 
-    def states(self, batch, summary, s) -> None:  # type: ignore[no-untyped-def]
+    def states(self, batch, summary, s, drawn) -> None:  # type: ignore[no-untyped-def]
         self.calls += 1
         bad = (batch.index == 7)[:, None] & torch.tensor(self.calls > 5)
-        super().states(batch, torch.where(bad, torch.inf, summary), s)
+        super().states(batch, torch.where(bad, torch.inf, summary), s, drawn)
 
 
 def test_a_bound_that_is_no_number_names_site_parameter_and_cells() -> None:
@@ -170,8 +170,8 @@ def test_a_gradient_that_is_no_number_stops_before_the_step() -> None:
             return gradient * torch.nan
 
     class Steep(MeanField):  # type: ignore[misc]
-        def states(self, batch, summary, s) -> None:  # type: ignore[no-untyped-def]
-            super().states(batch, Pole.apply(summary), s)
+        def states(self, batch, summary, s, drawn) -> None:  # type: ignore[no-untyped-def]
+            super().states(batch, Pole.apply(summary), s, drawn)
 
     data = screen()
     model = CiteVAE(data.schema, n_programs=2, n_invariant=0, hidden=8)

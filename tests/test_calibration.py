@@ -225,7 +225,9 @@ TRAINED = {"max_epochs": 1, "warm_start": True}
 class Blind(MeanField):
     """Draws from the prior, whatever was observed."""
 
-    def states(self, batch: cv.data.Batch, summary: torch.Tensor, s: torch.Tensor) -> None:
+    def states(
+        self, batch: cv.data.Batch, summary: torch.Tensor, s: torch.Tensor, drawn: dict[str, torch.Tensor]
+    ) -> None:
         model = self.model
         unread = dist.Normal(torch.zeros(2) + 0 * summary.sum(), 1.0).to_event(
             1

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from pyro_citevae import datasets, do, load, registry, simulate
 from pyro_citevae.cli import app, main
-from pyro_citevae.errors import DivergenceError
+from pyro_citevae.errors import CiteVAEWarning, DivergenceError
 
 RUN_FILES = {"model.safetensors", "run.json", "history.parquet", "split.json"}
 GROUPS = {
@@ -119,6 +119,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("home")
     written = {"screen": screen(), "controls": part("control"), "perturbed": part("gene_1")}
     written["later"] = part("control", *(f"gene_{i}" for i in range(4)), times=(3.0,))
+    written["partial"], written["foreign_panel"] = (
+        written["later"][:, :15].copy(),
+        written["later"][:, :9].copy(),
+    )
     silent = screen()
     silent.X[:, -2:] = 0
     silent.X[::20] = 0
@@ -178,7 +182,8 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_help_names_every_command() -> None:
     text = citevae("--help")
     assert all(
-        name in text for name in ("demo", "fit", "predict", "evaluate", "export", "models", "datasets")
+        name in text
+        for name in ("demo", "fit", "predict", "evaluate", "benchmark", "export", "models", "datasets")
     )
 
 
@@ -314,6 +319,12 @@ def test_evaluate_prints_and_writes_the_scores(places: dict[str, Path], tmp_path
 def test_evaluate_takes_a_file_of_held_out_cells(places: dict[str, Path]) -> None:
     apart = citevae("evaluate {run} --truth {later} --draws 5", **places)
     assert apart == citevae("evaluate {run} --draws 5", **places)
+
+
+def test_evaluate_scores_the_genes_that_the_held_out_cells_have(places: dict[str, Path]) -> None:
+    with pytest.warns(CiteVAEWarning, match="lacks 5 of the 20 genes .* such as 'gene_15'; .* the other 15"):
+        text = citevae("evaluate {run} --truth {partial} --draws 5", **places)
+    assert "all 4" in text
 
 
 @pytest.mark.parametrize("name", ["posterior.nc", "posterior.zarr"])
@@ -502,6 +513,11 @@ BAD_COMMANDS = [
     ("evaluate {whole} -o made", "held nothing out; fit it again with --hold-out"),
     ("evaluate {missing} -o made", "is not a run"),
     ("evaluate {run} --truth {missing} -o made", "is not a file; give the path of an h5ad"),
+    (
+        "evaluate {run} --truth {screen} -o made",
+        "was in training and cannot be scored; hold it out and fit again",
+    ),
+    ("evaluate {run} --truth {foreign_panel} -o made", "has 9 of the 20 genes that were predicted"),
 ]
 
 

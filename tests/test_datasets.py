@@ -15,8 +15,9 @@ MAKERS: dict[str, Callable[[], AnnData]] = {
     "renge": datasets.renge,
     "papalexi": datasets.papalexi,
     "norman_subset": datasets.norman_subset,
+    "hill": datasets.hill,
 }
-LICENCES = {"renge": "MIT", "papalexi": "MIT", "norman_subset": "BSD-3-Clause"}
+LICENCES = {"renge": "MIT", "papalexi": "MIT", "norman_subset": "BSD-3-Clause", "hill": "BSD-2-Clause"}
 every_screen = pytest.mark.parametrize("name", MAKERS)
 
 
@@ -31,7 +32,13 @@ def loaded() -> dict[str, Trajectories]:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("renge", (14945, 103)), ("papalexi", (16192, 299)), ("norman_subset", (3375, 500))]
+    ("name", "shape"),
+    [
+        ("renge", (14945, 103)),
+        ("papalexi", (16192, 299)),
+        ("norman_subset", (3375, 500)),
+        ("hill", (6229, 28)),
+    ],
 )
 def test_shapes(screens: dict[str, AnnData], name: str, shape: tuple[int, int]) -> None:
     assert screens[name].shape == shape
@@ -116,6 +123,7 @@ def test_every_shipped_file_is_in_the_catalogue() -> None:
         ("renge", {"14,945": 14945, "103": 103, "23": 23}),
         ("papalexi", {"16,192": 16192, "299": 299, "25": 25}),
         ("norman_subset", {"3,375": 3375, "500": 500, "18": 18, "15": 15, "250": 250}),
+        ("hill", {"5,698": 5698, "28": 28, "29": 29, "345": 345}),
     ],
 )
 def test_the_catalogue_tells_the_numbers(
@@ -135,6 +143,7 @@ def test_the_catalogue_tells_the_numbers(
         ("renge", "time course", (2.0, 3.0, 4.0, 5.0), "day", 4),
         ("papalexi", "snapshot", (3.0,), "step", 3),
         ("norman_subset", "snapshot", (3.0,), "step", 8),
+        ("hill", "snapshot", (3.0,), "step", 1),
     ],
 )
 def test_load_fits_the_design(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import anndata
 import numpy as np
 import pytest
 
@@ -11,13 +14,19 @@ from pyro_citevae.analysis import (
     MeanOfOthers,
     NoChange,
     Persistence,
+    TechnicalDuplicate,
+    cell_rows,
+    challenge_scores,
     evaluate,
     forecast,
     markdown,
     measure,
+    scaled_scores,
+    skills,
     summary,
 )
 from pyro_citevae.analysis.evaluation import Measurement, pearson, relative_l2, require_unseen
+from pyro_citevae.data.cell_eval2_files import write_pair
 from pyro_citevae.errors import DataError
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.infer import Effect
@@ -79,13 +88,13 @@ def test_the_baselines_by_hand(data: cv.Trajectories) -> None:
     def predicted(rule: object) -> np.ndarray:
         made = rule.effect(schedule, time=3)
         assert made.dims == ("chain", "draw", "perturbation", "time", "gene")
-        return made.to_numpy().ravel()
+        return made.mean("draw").to_numpy().ravel()
 
-    assert (predicted(NoChange(train)) == 0).all()
-    np.testing.assert_allclose(predicted(Persistence(train)), d2)
-    np.testing.assert_allclose(predicted(LinearExtrapolation(train)), 2 * d2 - d1)
+    np.testing.assert_allclose(predicted(NoChange(train)), 0, atol=1e-12)
+    np.testing.assert_allclose(predicted(Persistence(train)), d2, atol=1e-12)
+    np.testing.assert_allclose(predicted(LinearExtrapolation(train)), 2 * d2 - d1, atol=1e-12)
     others = [measure(data, name, 3.0).delta for name in ("gene_1", "gene_2")]
-    np.testing.assert_allclose(predicted(MeanOfOthers(held_out)), np.mean(others, axis=0))
+    np.testing.assert_allclose(predicted(MeanOfOthers(held_out)), np.mean(others, axis=0), atol=1e-12)
 
 
 def test_the_table_holds_every_score_the_ceiling_and_the_means(data: cv.Trajectories) -> None:
@@ -129,6 +138,114 @@ def test_the_80_percent_interval_is_that_of_the_effect_plus_the_noise_of_its_mea
     assert frame["drawn", "gene_0", "coverage_80"] == pytest.approx(expected, abs=0.02)
 
 
+def test_a_perfect_prediction_has_every_score_at_its_best(data: cv.Trajectories) -> None:
+    measured = [measure(data, name, 3.0) for name in data.perturbations()]
+    schedules = [cv.do(name) for name in data.perturbations()]
+    deltas = np.array([[[[one.delta] for one in measured]] * 3])
+    perfect, wrong = (Effect.of(x, schedules, [3.0], data.schema, cv.do()) for x in (deltas, -deltas))
+    frame = evaluate({"perfect": perfect, "wrong": wrong}, measured, headline=[], protocol="p", dataset="d")
+    at = frame[frame.perturbation == "ALL"].set_index(["predictor", "score"])["value"]
+    for score in (
+        "pearson_delta_mean", "cosine_delta_control", "cosine_delta_mean", "pds", "sign_accuracy_20",
+        "weighted_r2_delta_control", "weighted_r2_delta_mean", "coverage_95",
+    ):  # fmt: skip
+        assert at["perfect", score] == pytest.approx(1)
+        assert at["wrong", score] < 0.9
+    for score in ("weighted_mse", "crps", "energy_score"):
+        assert at["perfect", score] < 0.4 * at["wrong", score]
+
+
+def test_a_single_perturbation_is_told_apart_among_those_that_are_not_scored(data: cv.Trajectories) -> None:
+    one, *others = [measure(data, name, 3.0) for name in data.perturbations()]
+    rule = Persistence(data.hold_out(times=[3])[0])
+    made = {"persistence": rule.effect(cv.do("gene_0"), time=3)}
+
+    def score(name: str, **more: object) -> float:
+        frame = evaluate(made, [one], headline=[], protocol="p", dataset="d", **more)
+        found = frame[(frame.predictor == "persistence") & (frame.score == name)]["value"]
+        return float(found.iloc[0])
+
+    assert np.isnan(score("pds")) and np.isnan(score("cosine_delta_mean"))
+    assert score("pds", others=others) in (0, 0.5, 1)
+    assert np.isfinite(score("cosine_delta_mean", others=others))
+
+
+def test_means_of_strata_skills_and_scales_by_hand(data: cv.Trajectories) -> None:
+    measured = [measure(data, name, 3.0) for name in data.perturbations()]
+    train = data.hold_out(times=[3])[0]
+    schedules = [cv.do(name) for name in data.perturbations()]
+    made = {rule.name: rule.effect(schedules, time=3) for rule in (NoChange(train), Persistence(train))}
+    frame = evaluate(
+        made, measured, headline=["gene_0"], protocol="p", dataset="d", strata={"SOME": ["gene_0", "gene_2"]}
+    )
+    at = frame.set_index(["predictor", "perturbation", "score"])["value"].sort_index()
+    some = at["persistence", "SOME"]
+    np.testing.assert_allclose(
+        some["crps"], (at["persistence", "gene_0", "crps"] + at["persistence", "gene_2", "crps"]) / 2
+    )
+    gained = skills(frame, ["no change"]).set_index(["predictor", "perturbation", "score"])["value"]
+    ratio = at["persistence", "ALL", "crps"] / at["no change", "ALL", "crps"]
+    assert gained["persistence", "ALL", "crps_skill_over_no_change"] == pytest.approx(1 - ratio)
+    scaled = scaled_scores(frame, "no change").set_index(["predictor", "perturbation", "score"])["value"]
+    r, top = at["persistence", "gene_1", "pearson_delta_control"], measured[1].reliability ** 0.5
+    assert scaled["persistence", "gene_1", "scaled_pearson_delta_control"] == pytest.approx(r / top)
+
+
+def test_predicted_cells_are_scored_on_measured_ones(data: cv.Trajectories) -> None:
+    one = measure(data, "gene_0", 3.0)
+    group, controls = data.select("gene_0", 3.0), data.select("control", 3.0)
+    schedules = [cv.do(), cv.do("gene_0")]
+    found = {}
+    for rule in (NoChange(data), TechnicalDuplicate(data)):
+        predicted = rule.predict(schedules, cells=data.controls(), draws=2, time=3)
+        frame = cell_rows(rule.name, predicted, one, group, controls)
+        found[rule.name] = frame.set_index("score")["value"]
+    assert list(found["no change"].index) == ["energy_distance", "mmd", "de_overlap", "de_direction"]
+    duplicate = found["technical duplicate"]
+    assert abs(duplicate["energy_distance"]) < 0.1 * found["no change"]["energy_distance"]
+    assert duplicate["de_overlap"] > 0.7 and duplicate["de_direction"] > 0.9
+    with pytest.raises(DataError, match="predicted no cell of 'gene_0'"):
+        cell_rows("x", predicted[predicted.obs["perturbation"] == "control"], one, group, controls)
+
+
+def test_a_gene_that_the_truth_lacks_does_not_count(data: cv.Trajectories) -> None:
+    one = measure(data, "gene_1", 3.0, genes=data.schema.genes[:9])
+    assert np.flatnonzero(one.keep).tolist() == [0, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.slow
+def test_the_challenge_scores_cells_by_its_own_package(data: cv.Trajectories) -> None:
+    pytest.importorskip("cell_eval2")
+    predicted = TechnicalDuplicate(data).predict(
+        [cv.do(name) for name in data.perturbations()], cells=data.controls().thinned(60), draws=2, time=3
+    )
+    frame = challenge_scores(predicted, data, 3.0, "technical duplicate")
+    assert frame.attrs["cell-eval2"]
+    values = frame.set_index(["perturbation", "score"])["value"]
+    assert values["gene_0", "cell_eval2_pds_cosine"] == 1
+    assert set(frame.perturbation) == set(data.perturbations())
+
+
+def test_the_challenge_needs_a_perturbation_on_both_sides(data: cv.Trajectories, tmp_path: Path) -> None:
+    predicted = NoChange(data).predict(cv.do(), cells=data.controls(), draws=2, time=3)
+    with pytest.raises(DataError, match="both predicted and measured at 3"):
+        write_pair(predicted, data, 3.0, tmp_path)
+
+
+def test_the_challenge_gets_counts_with_labels_and_measured_controls(
+    data: cv.Trajectories, tmp_path: Path
+) -> None:
+    predicted = Persistence(data).predict(cv.do("gene_0"), cells=data.controls().thinned(20), draws=2, time=3)
+    made, true = (anndata.read_h5ad(path) for path in write_pair(predicted, data, 3.0, tmp_path))
+    controls = data.select("control", 3.0)
+    for one in (made, true):
+        np.testing.assert_array_equal(
+            one[one.obs["target"] == "control"].X.toarray(), controls.values.toarray()
+        )
+    assert (made.obs["target"] == "gene_0").sum() == 20
+    assert (true.obs["target"] == "gene_0").sum() == data.select("gene_0", 3.0).n_cells
+
+
 def test_training_cells_cannot_be_scored(data: cv.Trajectories) -> None:
     train, held_out = data.hold_out(times=[3])
     require_unseen(train, held_out)
@@ -153,7 +270,8 @@ def test_a_forecast_is_scored_whether_a_time_or_a_perturbation_is_held_out(
     assert scored == set(truth.perturbations())
     assert np.isfinite(found.scores[found.scores.score == "relative_l2"]["value"]).all()
     assert {one.split("/")[0] for one in found.scores.predictor} == {
-        "ceiling", "CiteVAE", "no change", "persistence", "linear extrapolation", "mean of others",
+        "ceiling", "CiteVAE", "no change", "persistence", "linear extrapolation", "damped extrapolation",
+        "shrunken persistence", "mean of others",
     }  # fmt: skip
     one = found.measurements[0]
     np.testing.assert_allclose(one.delta, measure(data, one.perturbation, 3.0).delta)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -21,12 +22,19 @@ from pyro_citevae import models
 from pyro_citevae.amortization import normal
 from pyro_citevae.data import Batch
 from pyro_citevae.errors import ModelError
-from pyro_citevae.guides import BackwardSmoother, Flow, ForwardFilter, MeanField, MechanismPosterior
+from pyro_citevae.guides import (
+    BackwardSmoother,
+    Flow,
+    ForwardFilter,
+    KalmanSmoother,
+    MeanField,
+    MechanismPosterior,
+)
 from pyro_citevae.models import CiteVAE, LinearGaussian
 from pyro_citevae.nn.flow import InverseAutoregressiveFlow
 from pyro_citevae.nn.networks import BackwardRecurrence
 
-FAMILIES = ["normal", "low_rank", "flow"]
+FAMILIES = ["normal", "low_rank", "full_rank", "flow"]
 QUICK = {"max_epochs": 2, "batch_size": 64, "progress": False, "validate": True}
 
 
@@ -134,7 +142,7 @@ def test_the_density_of_a_draw_is_that_of_the_same_values_scored_anew(family: st
 
 def test_a_family_by_another_name_is_refused() -> None:
     with pytest.raises(
-        ModelError, match="family='full'\\) is not a family; name one of normal, low_rank, flow"
+        ModelError, match="family='full'\\) is not a family; name one of normal, low_rank, full_rank, flow"
     ):
         MechanismPosterior(citevae(screen()), "full")
 
@@ -176,6 +184,7 @@ KINDS = {
     "ForwardFilter": ForwardFilter,
     "ForwardFilter, correlated": partial(ForwardFilter, correlated=True),
     "Flow": Flow,
+    "KalmanSmoother": KalmanSmoother,
 }
 
 
@@ -277,10 +286,43 @@ def test_every_model_takes_every_guide(
 ) -> None:
     data = screen(values="real" if model is LinearGaussian else "counts")
     program = model(data.schema, n_programs=2)
+    if kind is KalmanSmoother and program.enumerated:
+        with pytest.raises(ModelError, match="sums over the regimes of a cell; use BackwardSmoother"):
+            kind(program)
+        return
     guide = kind(program, hidden=8, mechanism="flow")
     posterior = cv.fit(program, guide, data, **{**QUICK, "max_epochs": 1, "n_particles": 2})
     assert np.isfinite(posterior.bound(data))
     assert np.isfinite(posterior.effect(cv.do("gene_1"), cells=data.controls(), draws=3)).all()
+
+
+def test_a_guide_serves_the_model_that_it_is_fitted_with() -> None:
+    data = screen()
+    model, other = citevae(data), citevae(data)
+    posterior = cv.fit(model, KalmanSmoother(other, hidden=8), data, **QUICK)
+    assert posterior.guide.model is posterior.model
+
+
+def test_a_kalman_smoother_needs_a_newton_step_and_normal_states() -> None:
+    data = screen()
+    with pytest.raises(ModelError, match=r"iterations=0\) needs one Newton step at least"):
+        KalmanSmoother(citevae(data), iterations=0)
+
+    class HeavyTails(cv.LatentDynamics):
+        def mechanism(self):  # type: ignore[no-untyped-def]
+            return cv.Mechanism()
+
+        def initial(self, mechanism):  # type: ignore[no-untyped-def]
+            return dist.StudentT(torch.full((self.n_programs,), 4.0)).to_event(1)
+
+        def transition(self, mechanism, history, u):  # type: ignore[no-untyped-def]
+            return dist.Normal(history[-1], 1.0).to_event(1)
+
+        def emission(self, mechanism, z, s, library):  # type: ignore[no-untyped-def]
+            return dist.Poisson(z.sum(-1, keepdim=True).exp().expand(*z.shape[:-1], 7)).to_event(1)
+
+    with pytest.raises(ModelError, match=r"needs normal laws of the states, and HeavyTails gives .*StudentT"):
+        KalmanSmoother(HeavyTails(data.schema, n_programs=2))(data.batch())
 
 
 # the flow guide, the filter and their laws

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from known import known
+from pyro import poutine
 from scipy import stats
-from statsmodels.tsa.statespace.kalman_smoother import KalmanSmoother
+from statsmodels.tsa.statespace import kalman_smoother
 
 import pyro_citevae as cv
-from pyro_citevae.guides import BackwardSmoother, Flow, ForwardFilter, MeanField
+from pyro_citevae.guides import BackwardSmoother, Flow, ForwardFilter, KalmanSmoother, MeanField
 from pyro_citevae.models import LinearGaussian
 
 SETTINGS = {
@@ -85,7 +86,7 @@ def kalman(posterior: cv.Posterior, data: cv.Trajectories) -> Exact:
     drive = batch.u.double().numpy() @ values["a"]
     results = []
     for n in range(data.n_cells):
-        smoother = KalmanSmoother(
+        smoother = kalman_smoother.KalmanSmoother(
             k_endog=G,
             k_states=K,
             transition=np.diag(1 - values["decay"]) + values["W"][0],
@@ -198,3 +199,21 @@ def test_the_family_needs_correlated_programs_and_dependent_steps(data: cv.Traje
         gaps[name] = gap(cv.fit(model, guide, few, seed=0, warm_start=True, **options), few)[0]
     assert 0 < gaps["correlated"] < 0.005
     assert 3 * gaps["correlated"] < gaps["diagonal"] < gaps["apart"], gaps
+
+
+@pytest.mark.parametrize("layout", ["sequences", "time course", "snapshot"])
+def test_the_kalman_smoother_is_exact_before_any_training(layout: str) -> None:
+    """Every draw weighs as much as the evidence: nothing is left to learn, whatever was observed."""
+    sizes = {"n_cells": 30, "n_genes": 6, "n_programs": 2, "n_perturbations": 3, "n_steps": 4, "seed": 5}
+    few = cv.simulate(**sizes, layout=layout, values="real").data
+    model = moving(few.schema)
+    guide, batch = KalmanSmoother(model, hidden=4, iterations=6), few.batch()
+    torch.manual_seed(0)
+    weights = []
+    for _ in range(5):
+        drawn = poutine.trace(guide).get_trace(batch)
+        weighed = poutine.trace(poutine.replay(model, drawn)).get_trace(batch)
+        weights.append(float((weighed.log_prob_sum() - drawn.log_prob_sum()).detach()))
+    assert np.ptp(weights) < 1e-4 * abs(weights[0])
+    if layout == "sequences":
+        assert weights[0] == pytest.approx(kalman(known(model), few).log_evidence, rel=1e-5)

@@ -53,11 +53,12 @@ SWITCHES = {
     "direct": (False, {"d"}),
     "group": (False, {"e"}),
     "n_invariant": (0, {"s"}),
+    "pairs": (0, {"v", "w"}),
 }
 
 
 def whole(data: cv.Trajectories, **options: object) -> CiteVAE:
-    settings = {"n_programs": 2, "n_invariant": 1, "hidden": 4, "mask": True}
+    settings = {"n_programs": 2, "n_invariant": 1, "hidden": 4, "mask": True, "pairs": 2}
     return CiteVAE(data.schema, **(settings | options))
 
 
@@ -138,8 +139,8 @@ def test_the_axes_named_in_dims_are_those_of_the_sites(kind: type[cv.LatentDynam
     sizes = {"gene": 7, "token": 3, "program": 4, "source": 4, "lag": 2, "own": 1, "step": 5}
     sizes |= {"regime": 2, "previous": 2, "edge": 6}
     trace = poutine.trace(model.mechanism).get_trace()
-    mask = {"m"} if kind is CiteVAE else set()
-    assert set(trace.stochastic_nodes) | mask == set(model.dims)
+    off = {"m", "v", "w"} if kind is CiteVAE else set()
+    assert set(trace.stochastic_nodes) | off == set(model.dims)
     for name in trace.stochastic_nodes:
         assert tuple(sizes[dim] for dim in model.dims[name]) == trace.nodes[name]["fn"].event_shape, name
 

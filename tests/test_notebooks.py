@@ -24,4 +24,4 @@ def test_the_notebook_runs(path: Path, tmp_path: Path) -> None:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["02", "03"]
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from pyro_citevae.data import Schema, Trajectories, do
+from pyro_citevae.data import Schema, Trajectories, do, simulate
 from pyro_citevae.data.pseudobulk import effect, jackknife_variance, profile, split_half
 
 
@@ -149,3 +149,12 @@ def test_split_half_follows_its_seed() -> None:
 def test_one_cell_has_no_halves(pick: Callable[[Trajectories, Trajectories], tuple]) -> None:
     single, many = group(poisson(MEAN, 1, seed=23)), group(poisson(MEAN, 9, seed=24))
     assert np.isnan(split_half(*pick(single, many), EVERY))
+
+
+def test_real_values_are_averaged() -> None:
+    data = simulate(n_cells=60, n_genes=4, n_perturbations=2, layout="snapshot", values="real").data
+    one, control = data.select("gene_0"), data.controls()
+    means = [part.values.toarray().mean(0) for part in (one, control)]
+    np.testing.assert_allclose(effect(one, control), means[0] - means[1], rtol=1e-5)
+    variance = one.values.toarray().var(0, ddof=1) / one.n_cells
+    np.testing.assert_allclose(jackknife_variance(one), variance, rtol=1e-5)

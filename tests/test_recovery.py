@@ -100,7 +100,7 @@ def test_unrelated_states_have_no_correlation() -> None:
 class Told(MeanField):  # type: ignore[misc]
     """A guide that was told the states."""
 
-    def states(self, batch, summary, s) -> None:  # type: ignore[no-untyped-def]
+    def states(self, batch, summary, s, drawn) -> None:  # type: ignore[no-untyped-def]
         for t, z in enumerate(self.told):
             self.state(t, dist.Normal(z[batch.index], 1e-3).to_event(1), batch)
 

@@ -9,6 +9,7 @@ import argparse
 import math
 import time
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ import torch
 
 import pyro_citevae as cv
 from pyro_citevae.analysis import recovery
-from pyro_citevae.guides import BackwardSmoother
+from pyro_citevae.guides import BackwardSmoother, KalmanSmoother
 from pyro_citevae.models import CiteVAE
 
 HERE = Path(__file__).parent
 NEAR = 0.3  # spread of the starting loadings about the true ones, whose own is 0.7
+GUIDES = {
+    "KalmanSmoother": partial(KalmanSmoother, mechanism="full_rank"),
+    "BackwardSmoother": partial(BackwardSmoother, mechanism="low_rank", correlated=True),
+}
 
 
 def main() -> None:
@@ -52,25 +57,13 @@ def fitted(row: dict[str, Any], settings: dict[str, Any], seed: int) -> dict[str
     known = {"learn_model": row["emission"] != "known", "seed": seed, "progress": False, **settings["fit"]}
     posterior = cv.fit(
         model,
-        BackwardSmoother(model, mechanism="low_rank", correlated=True),
+        GUIDES[row["guide"]](model),
         simulation.data,
         warm_start=row["emission"] != "random",
         batch_size=row["n_cells"],
         max_epochs=row["max_epochs"],
         **known,
     )
-    if row["polish"]:
-        posterior = cv.fit(
-            posterior.model,
-            posterior.guide,
-            simulation.data,
-            warm_start=True,
-            batch_size=row["n_cells"],
-            max_epochs=row["polish"],
-            objective="iwae",
-            n_particles=8,
-            **(known | {"learning_rate": 0.003}),
-        )
     scores = recovery(posterior, simulation)
     return {
         "mcc": float(scores["correlation"].mean()),

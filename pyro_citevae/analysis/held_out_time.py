@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pyro_citevae.analysis.baselines import (
+from pyro_citevae.analysis.baselines import Baseline, NoChange
+from pyro_citevae.analysis.baselines_across_perturbations import MeanOfOthers
+from pyro_citevae.analysis.baselines_in_time import (
+    DampedExtrapolation,
     LinearExtrapolation,
-    MeanOfOthers,
-    NoChange,
     Persistence,
+    ShrunkenPersistence,
 )
 from pyro_citevae.analysis.evaluation import Measurement, evaluate, measure, reproducible, require_unseen
 from pyro_citevae.data.interventions import Schedule
@@ -21,6 +23,8 @@ from pyro_citevae.infer.prediction import Effect
 from pyro_citevae.infer.predictive import Predictive
 
 __all__ = ["Forecast", "forecast"]
+
+_RULES = (NoChange, Persistence, LinearExtrapolation, DampedExtrapolation, ShrunkenPersistence)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ def forecast(
     headline: Sequence[str] = (),
     draws: int = 200,
     seed: int = 0,
+    genes: Sequence[str] | None = None,
 ) -> Forecast:
     """Forecasts the last time of the held-out data, and scores it beside baselines and ceiling.
 
@@ -63,6 +68,7 @@ def forecast(
         headline: Reproducible perturbations; those whose split-half correlation is above 0.3 if empty.
         draws: Number of draws.
         seed: Seed of the fit, for the table.
+        genes: Genes that the held-out cells have; None for all.
 
     Raises:
         DataError: A held-out observation was in training, or there is nothing to score.
@@ -73,12 +79,14 @@ def forecast(
     if not labels:
         raise DataError(f"no perturbed cell is held out at {time:g}; hold out a time, as in time=5.")
     reference = _where_controls_are(truth, train, time)
-    measurements = tuple(measure(truth, label, time, reference) for label in labels)
+    measurements = tuple(measure(truth, label, time, reference, genes) for label in labels)
     schedules = [Schedule.parse(label, posterior.schema.control) for label in labels]
     effects = posterior.effect(schedules, time=time, draws=draws)
-    rules = (NoChange(train), Persistence(train), LinearExtrapolation(train), MeanOfOthers(reference))
+    rules: list[Baseline] = [kind(train) for kind in _RULES]
+    rules.append(MeanOfOthers(reference))
     chosen = tuple(name for name in headline if name in labels) or reproducible(measurements)
-    predicted = {posterior.name: effects} | {rule.name: rule.effect(schedules, time=time) for rule in rules}
+    predicted = {posterior.name: effects}
+    predicted |= {rule.name: rule.effect(schedules, time=time, draws=draws) for rule in rules}
     scores = evaluate(
         predicted, measurements, headline=chosen, protocol="held-out-time", dataset=dataset, seed=seed
     )

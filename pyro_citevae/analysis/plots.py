@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from pyro_citevae.analysis.evaluation import Measurement, pearson
 from pyro_citevae.infer.prediction import Effect
+from pyro_citevae.infer.ranking import Ranking
 
-__all__ = ["COLOURS", "bare", "effects", "trajectories"]
+__all__ = ["COLOURS", "bare", "effects", "ranking", "trajectories"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
@@ -103,6 +104,45 @@ def effects(predicted: Effect, measurements: Sequence[Measurement]) -> Figure:
         axis.set_ylabel("predicted effect (log)")
     for axis in axes[len(measurements) :]:
         axis.set_visible(False)
+    return figure
+
+
+def ranking(found: Ranking, *, most: int = 20) -> Figure:
+    """Candidates in their order, beside the size of their effect and how well it is known.
+
+    Args:
+        found: What :meth:`Predictive.rank` returned.
+        most: Number of candidates shown, the first ones.
+    """
+    table = found.table.head(most)
+    place = np.arange(len(table))[::-1]
+    figure = Figure(figsize=(8, 1.2 + 0.26 * len(table)), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    colours = np.where(table["unseen"] != "", COLOURS[1], COLOURS[0])
+    values = table[found.by].to_numpy()
+    left.hlines(place, 0, values, color="0.8", lw=1)
+    left.scatter(values, place, c=colours, s=22, zorder=3)
+    if found.by == "information":
+        width = 2 * table["standard_error"].to_numpy()
+        left.hlines(place, values - width, values + width, color="0.3", lw=2)
+    left.set_yticks(place, table["candidate"], fontsize=8)
+    left.set_xlim(left=0)
+    named = {"information": f"expected information from {found.n_cells} cells (nats)"}
+    bare(left, "", named.get(found.by, f"{found.by} (log)"))
+    right.scatter(table["effect"], table["spread"], c=colours, s=22)
+    for row in table.head(5).to_dict("records"):
+        right.annotate(
+            row["candidate"],
+            (row["effect"], row["spread"]),
+            fontsize=7,
+            xytext=(3, 3),
+            textcoords="offset points",
+        )
+    bare(right, "", "size of the expected effect (log)")
+    right.set_ylabel("spread")
+    if (table["unseen"] != "").any():
+        right.scatter([], [], c=COLOURS[1], s=22, label="no training cells")
+        right.legend(frameon=False, fontsize=8)
     return figure
 
 

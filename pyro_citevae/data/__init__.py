@@ -6,7 +6,7 @@ from pyro_citevae.data.features import GeneFeatures
 from pyro_citevae.data.interventions import Dose, Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.simulate import Simulation, Truth, simulate
-from pyro_citevae.data.splits import Criterion, Split
+from pyro_citevae.data.splits import Criterion, Split, members_seen
 from pyro_citevae.data.trajectories import Batch, Observations, Trajectories
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "datasets",
     "do",
     "features",
+    "members_seen",
     "open_h5ad",
     "pseudobulk",
     "simulate",

@@ -5,40 +5,27 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anndata
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from jaxtyping import Int
 from scipy import sparse
 
 from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.layouts import LAYOUTS, Columns, resolve
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import CiteVAEWarning, DataError
 
-__all__ = ["Columns", "open_h5ad", "predictions", "read"]
+__all__ = ["joined", "open_h5ad", "padded", "predictions", "read"]
 
 _MOST_STEPS = 64
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Where an AnnData keeps what a screen needs; see :meth:`Trajectories.from_anndata`."""
-
-    perturbation: str = "perturbation"
-    control: str = "control"
-    time: str | None = None
-    layer: str | None = None
-    library: str | None = None
-    batch: str | None = None
-    sequence: str | None = None
-    exclude: tuple[str, ...] = ()
-    candidates: tuple[str, ...] = ()
+_FEWEST_SHARED = 0.5
 
 
 def open_h5ad(path: str | Path) -> AnnData:
@@ -71,18 +58,19 @@ def read(
     """Checks an AnnData and turns it into trajectories; see :meth:`Trajectories.from_anndata`."""
     if values not in ("counts", "real"):
         raise DataError(f"values='{values}' is neither 'counts' nor 'real'.")
-    _require_unique(adata.var_names, "gene", "adata.var_names_make_unique()")
+    columns = resolve(adata, columns)
+    genes = LAYOUTS[str(columns.layout)].genes(adata)
+    _require_unique(genes, "gene", "adata.var_names_make_unique()")
     _require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
-    labels = _column(adata, columns.perturbation, "perturbation")
-    if (labels.isna() | labels.astype(str).str.strip().eq("")).any():
-        raise DataError(f"obs['{columns.perturbation}'] has empty labels; fill them or drop those cells.")
-    adata = adata[~labels.astype(str).isin(columns.exclude).to_numpy()]
-    labels = pd.Series(adata.obs[columns.perturbation]).astype(str)
+    raw = _column(adata, str(columns.perturbation), "perturbation")
+    adata = adata[~raw.astype(str).isin(columns.exclude).to_numpy()]
+    labels = _labels(adata, columns)
     matrix = _matrix(adata, columns.layer, values)
-    schedules = {label: Schedule.parse(label, columns.control) for label in pd.unique(labels)}
+    control = str(columns.control)
+    schedules = {label: Schedule.parse(label, control) for label in pd.unique(labels)}
     if not any(one.is_control for one in schedules.values()) and schema is None:
         raise DataError(
-            f"no control cell: obs['{columns.perturbation}'] never says '{columns.control}'; "
+            f"no control cell: obs['{columns.perturbation}'] never says '{control}'; "
             "name the label of the unperturbed cells with control=."
         )
     if all(one.is_control for one in schedules.values()) and schema is None:
@@ -93,10 +81,16 @@ def read(
     cells = _sequences(adata, columns.sequence)
     if schema is None:
         length, grid = _steps(step, times)
+        tokens = _tokens(schedules.values(), columns)
+        if columns.most_genes is not None:
+            unperturbed = np.array([schedules[label].is_control for label in labels])
+            kept = _most_variable(matrix, unperturbed, genes.isin(tokens), columns.most_genes)
+            matrix, genes = matrix[:, kept], genes[kept]
+            share = float(matrix.sum() / library.sum()) if values == "counts" else 1.0
         schema = Schema(
-            genes=tuple(map(str, adata.var_names)),
-            tokens=_tokens(schedules.values(), columns),
-            control=columns.control,
+            genes=tuple(map(str, genes)),
+            tokens=tokens,
+            control=control,
             times=tuple(sorted(set(times.tolist())))
             if times is not None
             else (grid or (n_steps * length,))[-1:],
@@ -123,8 +117,8 @@ def read(
             raise DataError(
                 f"sequence='{columns.sequence}' does not fit the schema of a {schema.layout}; leave it out."
             )
-        matrix = _conform(matrix, adata, schema)
-        if columns.library is None and values == "counts":
+        matrix = _conform(matrix, genes, schema)
+        if columns.library is None and values == "counts" and schema.panel_share == 1.0:
             library = _floor(np.asarray(matrix.sum(1)).ravel())
     for one in schedules.values():
         schema.require(one)
@@ -134,7 +128,7 @@ def read(
 def _tokens(schedules: Iterable[Schedule], columns: Columns) -> tuple[str, ...]:
     """The perturbations of the cells, and candidates that have none."""
     for name in columns.candidates:
-        parsed = Schedule.parse(name, columns.control)
+        parsed = Schedule.parse(name, str(columns.control))
         if parsed.label("") != name or len(parsed.doses) != 1:
             raise DataError(
                 f"candidates= holds {name!r}, which names no single perturbation; give gene names."
@@ -196,8 +190,43 @@ def _require_unique(names: pd.Index, what: str, mend: str) -> None:
 def _column(adata: AnnData, name: str, argument: str) -> pd.Series:
     if name not in adata.obs:
         columns = ", ".join(map(str, adata.obs.columns)) or "none"
-        raise DataError(f"{argument}='{name}' is not a column of obs; its columns are {columns}.")
+        way_out = f"; name the right one, or the file's layout= ({', '.join(LAYOUTS)})"
+        raise DataError(
+            f"{argument}='{name}' is not a column of obs; its columns are {columns}"
+            f"{way_out if argument == 'perturbation' else ''}."
+        )
     return pd.Series(adata.obs[name])
+
+
+def _labels(adata: AnnData, columns: Columns) -> pd.Series:
+    """The label of each cell, as a schedule is written."""
+    labels = LAYOUTS[str(columns.layout)].labels(adata, columns)
+    if (labels.isna() | labels.astype(str).str.strip().eq("")).any():
+        raise DataError(f"obs['{columns.perturbation}'] has empty labels; fill them or drop those cells.")
+    return labels.astype(str)
+
+
+def _most_variable(
+    matrix: sparse.csr_matrix, chosen: np.ndarray, own: np.ndarray, most: int
+) -> Int[np.ndarray, " kept"]:
+    """Positions of the perturbed genes, and of those that vary most beyond Poisson in the chosen cells.
+
+    ``(var - mean) / mean^2`` at a common depth, among genes seen in 1 % of these cells or more: a negative
+    binomial's inverse dispersion by moments.
+    """
+    if most < 1:
+        raise DataError(f"most_genes={most} keeps no gene; give a positive number.")
+    cells = matrix[np.flatnonzero(chosen)].astype(float)
+    if cells.shape[0] < 2:
+        raise DataError(f"most_genes={most} needs two control cells at least; they say which genes vary.")
+    depth = np.asarray(cells.sum(1)).ravel()
+    scaled = sparse.diags_array(np.median(depth) / np.maximum(depth, 1.0)) @ cells
+    mean = np.asarray(scaled.mean(0)).ravel()
+    variance = np.asarray(scaled.multiply(scaled).mean(0)).ravel() - mean**2
+    seen = np.asarray((cells > 0).mean(0)).ravel() >= 0.01
+    score = np.where(seen, (variance - mean) / np.where(seen, mean, 1.0) ** 2, -np.inf)
+    score[own] = np.inf
+    return np.sort(np.argsort(-score, kind="stable")[:most])
 
 
 def _matrix(adata: AnnData, layer: str | None, values: str) -> sparse.csr_matrix:
@@ -326,8 +355,8 @@ def _named(adata: AnnData, name: str, argument: str) -> np.ndarray:
     return column.astype(str).to_numpy(dtype=str)
 
 
-def _conform(matrix: sparse.csr_matrix, adata: AnnData, schema: Schema) -> sparse.csr_matrix:
-    position = {str(gene): g for g, gene in enumerate(adata.var_names)}
+def _conform(matrix: sparse.csr_matrix, genes: pd.Index, schema: Schema) -> sparse.csr_matrix:
+    position = {str(gene): g for g, gene in enumerate(genes)}
     missing = [gene for gene in schema.genes if gene not in position]
     if missing:
         raise DataError(
@@ -337,6 +366,50 @@ def _conform(matrix: sparse.csr_matrix, adata: AnnData, schema: Schema) -> spars
     fitted = matrix[:, [position[gene] for gene in schema.genes]]
     fitted.sort_indices()
     return fitted
+
+
+def padded(
+    adata: AnnData, schema: Schema, name: str, layout: str = "plain"
+) -> tuple[AnnData, tuple[str, ...]]:
+    """A file with zeros for the genes of a schema that it lacks, to be scored on the genes that it has.
+
+    Args:
+        adata: Cells to score.
+        schema: Genes that were predicted.
+        name: The file's name, for the messages.
+        layout: Layout of the file, which says where gene names are.
+
+    Returns:
+        The cells, and the genes that both have. A gene that is lacking is told by a warning.
+
+    Raises:
+        DataError: Fewer than half of the schema's genes are there.
+    """
+    genes = LAYOUTS[layout].genes(adata)
+    _require_unique(genes, "gene", "adata.var_names_make_unique()")
+    there = set(map(str, genes))
+    lacking = [gene for gene in schema.genes if gene not in there]
+    shared = tuple(gene for gene in schema.genes if gene in there)
+    if len(shared) < _FEWEST_SHARED * schema.n_genes:
+        raise DataError(
+            f"'{name}' has {len(shared)} of the {schema.n_genes} genes that were predicted, and half of them "
+            "are needed; give held-out cells of the same panel."
+        )
+    if not lacking:
+        return adata, shared
+    warnings.warn(
+        f"'{name}' lacks {len(lacking)} of the {schema.n_genes} genes that were predicted, such as "
+        f"'{lacking[0]}'; scores are on the other {len(shared)}.",
+        CiteVAEWarning,
+        stacklevel=2,
+    )
+    zero = sparse.csr_matrix((adata.n_obs, len(lacking)), dtype=np.float32)
+    obs = cast(pd.DataFrame, adata.obs)
+    layers = dict.fromkeys(adata.layers, zero)
+    rest = AnnData(zero, obs=obs[[]], var=pd.DataFrame({"gene_name": lacking}, index=lacking), layers=layers)
+    made = anndata.concat([adata, rest], axis=1)
+    made.obs = obs
+    return made, shared
 
 
 def predictions(
@@ -349,3 +422,8 @@ def predictions(
     """Predicted cells as AnnData: one draw of counts in ``X``, summaries in the layers."""
     frame = pd.DataFrame(obs, index=[str(i) for i in range(draw.shape[0])])
     return AnnData(X=draw, obs=frame, var=pd.DataFrame(index=list(genes)), layers=layers, uns=uns)
+
+
+def joined(parts: Sequence[AnnData]) -> AnnData:
+    """Predicted cells of several calls, one after the other."""
+    return anndata.concat(parts, index_unique="-")

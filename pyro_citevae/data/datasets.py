@@ -10,12 +10,12 @@ from typing import Any
 import anndata
 from anndata import AnnData
 
-from pyro_citevae.data.anndata_io import Columns
 from pyro_citevae.data.anndata_io import read as _read
+from pyro_citevae.data.layouts import Columns
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 
-__all__ = ["CATALOGUE", "Entry", "load", "norman_subset", "papalexi", "renge"]
+__all__ = ["CATALOGUE", "Entry", "hill", "load", "norman_subset", "papalexi", "renge"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,14 @@ CATALOGUE = MappingProxyType(
             licence="BSD-3-Clause",
             columns=Columns(library="ncounts", batch="batch"),
         ),
+        "hill": Entry(
+            file="hill2018_mcf10a_dox_scmageck.h5ad",
+            what="6,229 MCF10A cells x 28 genes (5,698 with a guide), 29 knock-outs, 345 pairs of few cells",
+            values="integers of 28 genes; n_counts_all_genes is the cell's full library",
+            origin="scMAGeCK, inst/extdata at 06b5e6f5; Hill et al. 2018",
+            licence="BSD-2-Clause",
+            columns=Columns(library="n_counts_all_genes", exclude=("unassigned",)),
+        ),
     }
 )
 
@@ -79,6 +87,7 @@ def _open(name: str) -> AnnData:
     with resources.as_file(resources.files("pyro_citevae.data") / "files" / entry.file) as path:
         adata = anndata.read_h5ad(path)
     adata.uns["origin"], adata.uns["licence"] = entry.origin, entry.licence
+    adata.uns["control"] = "control"
     return adata
 
 
@@ -130,11 +139,28 @@ def norman_subset() -> AnnData:
     return _open("norman_subset")
 
 
+def hill() -> AnnData:
+    """Knock-outs and their combinations in MCF10A cells under doxorubicin (Hill et al. 2018).
+
+    An awkward file: 28 genes, most of them the perturbed ones, up to six knock-outs in a cell, and many pairs
+    of one cell each.
+
+    Returns:
+        6,229 cells x 28 genes; ``obs`` has ``perturbation`` ('A', 'A+B', 'control', 'unassigned') and
+        ``n_counts_all_genes``.
+
+    Example:
+        >>> hill().shape
+        (6229, 28)
+    """
+    return _open("hill")
+
+
 def load(name: str) -> Trajectories:
     """A shipped screen as trajectories, read with the columns that fit it.
 
     Args:
-        name: ``"renge"``, ``"papalexi"`` or ``"norman_subset"``.
+        name: ``"renge"``, ``"papalexi"``, ``"norman_subset"`` or ``"hill"``.
 
     Raises:
         DataError: There is no such screen.
@@ -143,7 +169,12 @@ def load(name: str) -> Trajectories:
         >>> load("renge").schema.times
         (2.0, 3.0, 4.0, 5.0)
     """
-    makers: dict[str, Any] = {"renge": renge, "papalexi": papalexi, "norman_subset": norman_subset}
+    makers: dict[str, Any] = {
+        "renge": renge,
+        "papalexi": papalexi,
+        "norman_subset": norman_subset,
+        "hill": hill,
+    }
     if name not in makers:
         raise DataError(f"'{name}' is not a shipped data set; the shipped ones are {', '.join(makers)}.")
     columns = CATALOGUE[name].columns

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from scipy import sparse
 
 from pyro_citevae.data.trajectories import Trajectories
 
-__all__ = ["effect", "jackknife_variance", "profile", "split_half"]
+__all__ = ["effect", "jackknife_variance", "level", "profile", "split_half"]
 
 
 def profile(sums: Float[np.ndarray, "... gene"], total: float) -> Float[np.ndarray, "... gene"]:
@@ -17,14 +16,17 @@ def profile(sums: Float[np.ndarray, "... gene"], total: float) -> Float[np.ndarr
     return np.asarray(np.log1p(total * sums / np.where(depth > 0, depth, 1.0)))
 
 
-def _sums(data: Trajectories) -> Float[np.ndarray, " gene"]:
-    return np.asarray(data.values.sum(0, dtype=float)).ravel()
+def level(data: Trajectories) -> Float[np.ndarray, " gene"]:
+    """A group's profile b at the common total of the measured genes; the mean where values are real."""
+    sums = np.asarray(data.values.sum(0, dtype=float)).ravel()
+    if data.schema.values == "real":
+        return np.asarray(sums / max(data.n_observations, 1))
+    return profile(sums, data.schema.panel_total)
 
 
 def effect(group: Trajectories, reference: Trajectories) -> Float[np.ndarray, " gene"]:
-    """``delta = b_group - b_reference``, at the schema's common total."""
-    total = group.schema.total
-    return profile(_sums(group), total) - profile(_sums(reference), total)
+    """``delta = b_group - b_reference``, at the schema's common total of the measured genes."""
+    return level(group) - level(reference)
 
 
 def jackknife_variance(data: Trajectories) -> Float[np.ndarray, " gene"]:
@@ -36,7 +38,9 @@ def jackknife_variance(data: Trajectories) -> Float[np.ndarray, " gene"]:
     if n < 2:
         return np.full(data.schema.n_genes, np.inf)
     counts = data.values.toarray().astype(float)
-    left_out = profile(counts.sum(0) - counts, data.schema.total)
+    if data.schema.values == "real":
+        return np.asarray(counts.var(0) / (n - 1))
+    left_out = profile(counts.sum(0) - counts, data.schema.panel_total)
     return np.asarray((n - 1) * left_out.var(0))
 
 
@@ -62,21 +66,18 @@ def split_half(
     if min(group.n_observations, reference.n_observations) < 2:
         return float("nan")
     rng = np.random.default_rng(seed)
-    total = group.schema.total
     found = []
     for _ in range(repeats):
-        first, second = zip(_halves(group.values, rng), _halves(reference.values, rng), strict=True)
-        deltas = [profile(x, total) - profile(y, total) for x, y in (first, second)]
+        first, second = zip(_halves(group, rng), _halves(reference, rng), strict=True)
+        deltas = [x - y for x, y in (first, second)]
         found.append(np.corrcoef(deltas[0][keep], deltas[1][keep])[0, 1])
     return float(np.mean(found))
 
 
 def _halves(
-    values: sparse.csr_matrix, rng: np.random.Generator
+    data: Trajectories, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray, " gene"]]:
-    order = rng.permutation(values.shape[0])
-    half = len(order) // 2
-    first, second = (
-        np.asarray(values[rows].sum(0, dtype=float)).ravel() for rows in (order[:half], order[half:])
-    )
-    return first, second
+    """Profiles of two random halves of a group."""
+    first = np.zeros(data.n_observations, dtype=bool)
+    first[rng.permutation(data.n_observations)[: data.n_observations // 2]] = True
+    return level(data.rows(first)), level(data.rows(~first))

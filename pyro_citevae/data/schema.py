@@ -95,6 +95,11 @@ class Schema:
         return self.n_genes + int(self.panel_share < 1.0)
 
     @property
+    def panel_total(self) -> float:
+        """What the measured genes hold of the common total: the depth that profiles of them are scaled to."""
+        return self.total * self.panel_share
+
+    @property
     def n_steps(self) -> int:
         """Number of latent steps up to the last observed time."""
         return self.step_of(self.times[-1])

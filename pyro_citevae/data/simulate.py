@@ -16,6 +16,8 @@ from pyro_citevae.errors import DataError
 
 __all__ = ["Simulation", "Truth", "simulate"]
 
+_RANK = 2  # of the interactions
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -26,6 +28,8 @@ class Truth:
         W: Weight of each edge.
         a: Shift of each token on each program.
         b: Change of the log noise scale.
+        v: Loading of each token on each factor of the interactions.
+        w: What a factor of the interactions shifts, ``interaction`` included.
         decay: Share of a state that a step loses.
         sigma: Noise scale of the transition.
         loading: Log-expression (or value) of each gene for one unit of a program.
@@ -37,6 +41,8 @@ class Truth:
     W: Float[np.ndarray, "lag program program"]
     a: Float[np.ndarray, "token program"]
     b: Float[np.ndarray, "token program"]
+    v: Float[np.ndarray, "token rank"]
+    w: Float[np.ndarray, "rank program"]
     decay: float
     sigma: float
     loading: Float[np.ndarray, "program gene"]
@@ -70,6 +76,7 @@ def simulate(
     decay: float = 0.4,
     effect: float = 1.0,
     scale_change: float = 0.0,
+    interaction: float = 0.0,
     sigma: float = 0.3,
     library: float = 500.0,
     dispersion: float = 10.0,
@@ -78,8 +85,10 @@ def simulate(
 ) -> Simulation:
     """Draws a screen from a lagged process with sparse edges and sparse targets.
 
-    ``z_0 ~ N(0, I)``; ``z_t ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) f(z_{t-l}) + u_t a, sigma exp(u_t b))``
-    with f the identity, or tanh if ``saturating`` as in :class:`pyro_citevae.models.CiteVAE`;
+    ``z_0 ~ N(0, I)``;
+    ``z_t ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) f(z_{t-l}) + u_t a + pairs, sigma exp(u_t b))`` with
+    ``pairs = sum_{p < q} u_tp u_tq sum_r v_pr v_qr w_r`` and f the identity, or tanh if ``saturating`` as in
+    :class:`pyro_citevae.models.CiteVAE`;
     ``x ~ NB(library softmax(intercept + z loading), dispersion)`` or ``N(intercept + z loading, noise)``.
 
     Args:
@@ -100,6 +109,7 @@ def simulate(
         decay: Share of a state that a step loses.
         effect: Size of a token's shift on its targets.
         scale_change: Spread of the changes of log noise scale.
+        interaction: Size of what two tokens given together shift beside their own shifts, of rank 2.
         sigma: Noise scale of the transition.
         library: Mean library size.
         dispersion: Inverse dispersion of the counts.
@@ -138,11 +148,14 @@ def simulate(
     A = rng.random((n_lags, n_programs, n_programs)) < edge_share
     a = rng.normal(0, effect, (n_perturbations, n_programs))
     a *= rng.random(a.shape) < 2 / n_programs
+    other = np.random.default_rng((seed, 1))  # so that the rest is drawn as without interactions
     truth = Truth(
         A=A,
         W=A * rng.choice([-1, 1], A.shape) * rng.uniform(*edge_weight, A.shape),
         a=a,
         b=rng.normal(0, scale_change, a.shape),
+        v=other.normal(0, 1.0, (n_perturbations, _RANK)),
+        w=other.normal(0, interaction / _RANK**0.5, (_RANK, n_programs)),
         decay=decay,
         sigma=sigma,
         loading=rng.normal(0, 0.7, (n_programs, n_genes)) * (rng.random((n_programs, n_genes)) < 0.6),
@@ -165,7 +178,10 @@ def _walk(
     for t in range(1, len(z)):
         drift = sum(f(z[t - lag]) @ truth.W[lag - 1].T for lag in range(1, min(t, len(truth.W)) + 1))
         scale = truth.sigma * np.exp(u[:, t] @ truth.b)
-        z[t] = (1 - truth.decay) * z[t - 1] + drift + u[:, t] @ truth.a + scale * rng.normal(size=z[t].shape)
+        # sum_{p < q} u_p v_p u_q v_q = ((u v)^2 - u^2 v^2) / 2, factor by factor
+        pairs = ((u[:, t] @ truth.v) ** 2 - u[:, t] ** 2 @ truth.v**2) / 2
+        shift = u[:, t] @ truth.a + pairs @ truth.w
+        z[t] = (1 - truth.decay) * z[t - 1] + drift + shift + scale * rng.normal(size=z[t].shape)
 
 
 def _observe(
@@ -197,7 +213,7 @@ def _observe(
         share = np.exp(eta - np.logaddexp.reduce(eta, axis=1, keepdims=True))
         depth = rng.lognormal(np.log(library), 0.2, (len(eta), 1))
         x = rng.poisson(rng.gamma(dispersion, depth * share / dispersion)).astype(float)
-        size = np.maximum(x.sum(1), 1.0)
+        size = depth[:, 0]
     return Trajectories(
         schema=schema,
         values=sparse.csr_matrix(x.astype(np.float32)),

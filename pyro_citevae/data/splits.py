@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.errors import DataError
 
-__all__ = ["Criterion", "Split"]
+__all__ = ["Criterion", "Split", "members_seen"]
 
 _KEYS = {"perturbation": "perturbations", "combination": "combinations", "time": "times"}
 
@@ -112,3 +113,30 @@ class Split:
 
     def __str__(self) -> str:
         return " or ".join(str(one) for one in self.criteria)
+
+
+def members_seen(combination: Schedule, training: Iterable[Schedule]) -> int:
+    """How many members of a combination training has alone: its stratum, 0, 1 or 2 for a pair.
+
+    Doses and times are left out of account. A member that training has only within other combinations is
+    not seen.
+
+    Args:
+        combination: A schedule of two or more tokens.
+        training: The schedules of the training data, such as ``train.conditions``.
+
+    Raises:
+        DataError: The schedule has fewer than two tokens.
+
+    Example:
+        >>> from pyro_citevae.data import do
+        >>> members_seen(do("A+B"), [do(), do("A"), do("B+C")])
+        1
+
+    Source: Y. Roohani, K. Huang, J. Leskovec, Predicting transcriptional outcomes of novel multigene
+    perturbations with GEARS (2023), whose splits are these strata.
+    """
+    if len(combination.tokens) < 2:
+        raise DataError(f"members_seen({combination!r}) needs a combination of two tokens or more.")
+    alone = {one.tokens[0] for one in training if len(one.tokens) == 1}
+    return sum(token in alone for token in combination.tokens)

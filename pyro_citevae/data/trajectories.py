@@ -15,6 +15,7 @@ from scipy import sparse
 from torch import Tensor
 
 from pyro_citevae.data.interventions import Dose, Schedule
+from pyro_citevae.data.layouts import Columns
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.splits import Criterion, Split
 from pyro_citevae.errors import DataError
@@ -157,14 +158,16 @@ class Trajectories:
         cls,
         adata: AnnData,
         *,
-        perturbation: str = "perturbation",
-        control: str = "control",
+        perturbation: str | None = None,
+        control: str | None = None,
         time: str | None = None,
         layer: str | None = None,
         library: str | None = None,
         batch: str | None = None,
         sequence: str | None = None,
         exclude: Sequence[str] = (),
+        layout: str | None = None,
+        most_genes: int | None = None,
         step: float | str | Sequence[float] | None = None,
         n_steps: int = 3,
         time_unit: str | None = None,
@@ -176,14 +179,21 @@ class Trajectories:
 
         Args:
             adata: Cells x genes.
-            perturbation: Column of ``obs`` with ``"A"``, ``"A+B"`` or ``"A+B@24"`` (B from time 24 on).
-            control: Label of the unperturbed cells in that column.
+            perturbation: Column of ``obs`` with ``"A"``, ``"A+B"`` or ``"A+B@24"`` (B from time 24 on); None
+                for ``"perturbation"``, or the column of a published layout.
+            control: Label of the unperturbed cells in that column; None for ``"control"``, or the layout's.
             time: Column of ``obs`` with numeric times since the perturbation; None for a snapshot.
             layer: Layer that holds the counts; None for ``X``.
             library: Column of ``obs`` with library sizes; None for the sum over the genes given.
             batch: Column of ``obs`` with technical batches.
             sequence: Column of ``obs`` that says which rows are the same cell at several times.
             exclude: Labels whose cells are left out, such as ``"unassigned"``.
+            layout: ``"plain"``, or a published layout that says what is not named here: ``"gears"``,
+                ``"scperturb"``, ``"vcc"`` or ``"cpa"``, see :mod:`pyro_citevae.data.layouts`. None takes the
+                one that the file is surely in, unless ``perturbation`` is named.
+            most_genes: Number of genes to keep; None for all. Kept are the perturbed genes, and those whose
+                counts vary most beyond Poisson among the controls: no perturbed cell has a say. Library sizes
+                go on counting all genes.
             step: Length of a latent step in the unit of time; None for the times' common divisor. For steps
                 of unequal length ``"observed"``, which ends one at each observed time, or the times at which
                 they end. After the last of these, steps have the length of the times' common divisor.
@@ -210,16 +220,18 @@ class Trajectories:
 
         return anndata_io.read(
             adata,
-            anndata_io.Columns(
-                perturbation,
-                control,
-                time,
-                layer,
-                library,
-                batch,
-                sequence,
-                tuple(exclude),
-                tuple(candidates),
+            Columns(
+                perturbation=perturbation,
+                control=control,
+                time=time,
+                layer=layer,
+                library=library,
+                batch=batch,
+                sequence=sequence,
+                exclude=tuple(exclude),
+                candidates=tuple(candidates),
+                layout=layout,
+                most_genes=most_genes,
             ),
             step=step,
             n_steps=n_steps,

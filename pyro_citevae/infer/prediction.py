@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.interventions import Schedule
-from pyro_citevae.data.pseudobulk import profile
+from pyro_citevae.data.pseudobulk import level, profile
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Batch, Trajectories
 from pyro_citevae.errors import CiteVAEWarning, DataError
@@ -27,7 +27,15 @@ from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics, Rollout
 
-__all__ = ["Abduction", "Effect", "PredictedCells", "RollOut", "Substitute", "global_draws"]
+__all__ = [
+    "Abduction",
+    "Effect",
+    "PredictedCells",
+    "RollOut",
+    "Substitute",
+    "global_draws",
+    "measured_profile",
+]
 
 _MOST_VALUES = 20_000_000
 _POPULATION = 256
@@ -252,7 +260,7 @@ class RollOut:
         if self.schema.values == "real":
             n = _POPULATION if controls is None else controls.n_cells
             return sums / n
-        return profile(sums, self.schema.total)
+        return profile(sums, self.schema.panel_total)
 
     def programs(
         self, controls: Trajectories | None
@@ -302,6 +310,19 @@ class RollOut:
             "q95": tails[1],
         }
         return {name: value.detach().cpu().numpy() for name, value in parts.items()}
+
+
+def measured_profile(cells: Trajectories, times: Sequence[float]) -> Float[np.ndarray, "time gene"]:
+    """What measured cells show at each time: the log pseudobulk profile, or the mean of real values.
+
+    Raises:
+        DataError: No cell was measured at a time.
+    """
+    groups = [cells.select(time=time) for time in times]
+    for time, group in zip(times, groups, strict=True):
+        if group.n_observations == 0:
+            raise DataError(f"effect(versus=...) has no cell at time {time:g}; give cells of that time.")
+    return np.stack([level(group) for group in groups])
 
 
 def _quantiles(x: Tensor) -> Tensor:

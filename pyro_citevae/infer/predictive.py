@@ -15,7 +15,15 @@ from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.infer import idata
-from pyro_citevae.infer.prediction import Effect, RollOut, require_controls, schedules_of, times_of
+from pyro_citevae.infer.prediction import (
+    Effect,
+    RollOut,
+    measured_profile,
+    require_controls,
+    schedules_of,
+    times_of,
+)
+from pyro_citevae.infer.ranking import Ranking, candidates_of, rank
 from pyro_citevae.program import LatentDynamics
 
 if TYPE_CHECKING:
@@ -88,7 +96,7 @@ class Predictive(ABC):
     def effect(
         self,
         schedules: Schedule | Sequence[Schedule],
-        versus: Schedule | None = None,
+        versus: Schedule | Trajectories | None = None,
         *,
         cells: Trajectories | None = None,
         draws: int = 200,
@@ -98,11 +106,14 @@ class Predictive(ABC):
         """Paired draws of the difference of log pseudobulk profiles between two schedules.
 
         ``delta = b(schedule) - b(versus)`` with ``b = log(1 + total * sum_n mu_n / sum_ng mu_ng)``, where
-        mu is a cell's mean count and total the data's median library size. For real values b is the mean.
+        mu is a cell's mean count and total the measured genes' part of the data's median library size. For
+        real values b is the mean.
 
         Args:
             schedules: One ``do(...)`` or several.
-            versus: Reference schedule; None for ``do()``.
+            versus: Reference schedule; None for ``do()``. Or measured control cells, such as
+                ``train.controls()``: b(versus) is then their own profile. That forecasts an effect which is
+                measured against these same cells, since their sampling noise is in both.
             cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
             draws: Number of draws, of each member of an ensemble.
             time: Time or times, in the data's unit; None for the last one of the data.
@@ -118,10 +129,61 @@ class Predictive(ABC):
         if cells is not None:
             require_controls(cells, self.schema)
         wanted, times = schedules_of(schedules), times_of(time, self.schema)
+        if isinstance(versus, Trajectories):
+            rolled = RollOut(self.members, wanted, times, draws, seed).pseudobulk(cells)
+            delta = rolled - measured_profile(require_controls(versus, self.schema), times)
+            return Effect.of(np.moveaxis(delta, 0, 2), wanted, times, self.schema, do())
         reference = do() if versus is None else versus
         rolled = RollOut(self.members, [*wanted, reference], times, draws, seed).pseudobulk(cells)
         delta = np.moveaxis(rolled[:-1] - rolled[-1:], 0, 2)
         return Effect.of(delta, wanted, times, self.schema, reference)
+
+    def rank(
+        self,
+        candidates: Sequence[Schedule | str],
+        *,
+        by: str = "information",
+        n_cells: int = 100,
+        draws: int = 200,
+        directions: int = 3,
+        time: float | None = None,
+        seed: int = 0,
+    ) -> Ranking:
+        """Which perturbation to measure next, and why.
+
+        ============  ====================================================================================
+        by            what is ranked first
+        ============  ====================================================================================
+        information   a lower bound on the information, in nats, that the effect measured in ``n_cells``
+                      cells is expected to give on the mechanism:
+                      :func:`~pyro_citevae.infer.ranking.expected_information`
+        spread        ``sqrt(sum_g var delta_g)`` over the posterior: where the prediction is least sure
+        effect        ``|E delta|``: where most is expected to change
+        ============  ====================================================================================
+
+        The perturbed genes themselves are left out of all three, and the noise of the measurement is that of
+        ``n_cells`` predicted control cells.
+
+        Args:
+            candidates: Schedules, or names such as ``"A+B"``; tokens without training cells among them.
+            by: What to rank by.
+            n_cells: Number of cells that a candidate would be measured in.
+            draws: Number of draws, of each member of an ensemble; the bound is at most their logarithm.
+            directions: Number of principal components of the effect that count for the information.
+            time: Time of the measurement, in the data's unit; None for the last one of the data.
+            seed: Seed of every draw.
+
+        Returns:
+            The :class:`~pyro_citevae.infer.ranking.Ranking`, with a sentence on each candidate.
+
+        Raises:
+            DataError: There is no candidate, the criterion is unknown, or a time is off the grid.
+            ScheduleError: A candidate is the control, cannot be read, or is unknown.
+        """
+        wanted = candidates_of(candidates, self.schema)
+        model = self.members[0][0]
+        roll = RollOut(self.members, [*wanted, do()], times_of(time, self.schema), draws, seed)
+        return rank(roll, by, n_cells, directions, model.informed.numpy(force=True))
 
     def programs(
         self,

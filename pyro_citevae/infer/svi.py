@@ -156,6 +156,7 @@ def fit(
         raise FitError("fit(data) has another schema than the model; build the model with data.schema.")
     require_matching_sites(model, guide, data.batch(data.row_cell[data.row_step.argsort()[-1:]]))
     model, guide = copy.deepcopy((model, guide))
+    guide.attach(model)
     model.seen.copy_(torch.from_numpy(data.seen))
     model.train()
     guide.train()

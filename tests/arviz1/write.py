@@ -152,7 +152,7 @@ def gaussian() -> tuple[Posterior, Trajectories]:
 class Exact(AmortizedGuide):
     """q(z_1 | x) q(z_0 | z_1), both by Gaussian conditioning."""
 
-    def states(self, batch: Batch, summary: Tensor, s: Tensor) -> None:
+    def states(self, batch: Batch, summary: Tensor, s: Tensor, drawn: dict[str, Tensor]) -> None:
         """Draws z_1 given the values, and z_0 given z_1."""
         model, x = self.model, batch.x.dense[0]
         F, shift, sigma, C, e, r = laws(model, batch)

@@ -1,0 +1,92 @@
+"""A benchmark's results for people: one table of means, and under which conditions they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pyro_citevae.analysis.evaluation import ALL, CEILING, REPRODUCIBLE
+from pyro_citevae.benchmark.pieces import Results
+
+__all__ = ["report"]
+
+_SHOWN = {
+    "pearson_delta_control": "Pearson",
+    "relative_l2": "relative L2",
+    "cosine_delta_mean": "cosine beyond the mean",
+    "pds": "PDS",
+    "crps": "CRPS",
+    "coverage_80": "80 % covers",
+    "energy_distance": "energy distance",
+    "de_overlap": "DE overlap",
+}
+
+
+def report(results: Results, command: str) -> str:
+    """Markdown: a row a predictor and a mean, over folds, times and seeds, with the range over seeds.
+
+    Args:
+        results: What :func:`run` returned.
+        command: The command that made them.
+    """
+    frame = results.scores
+    order = list(dict.fromkeys(frame.predictor))
+    order = [name for name in order if name == CEILING] + [name for name in order if name != CEILING]
+    parts = [f"```sh\n{command}\n```\n"]
+    for over in (REPRODUCIBLE, ALL, *results.strata):
+        rows = frame[frame.perturbation == over]
+        if len(rows[rows.score.isin(_SHOWN)]):
+            parts.append(f"{_said(over, results)}\n\n{_table(rows, order)}\n")
+    scaled = frame[frame.score.isin(["scaled_pearson_delta_control", "scaled_relative_l2"])]
+    scaled = scaled[scaled.perturbation == (REPRODUCIBLE if results.headline else ALL)]
+    if len(scaled):
+        titles = {"scaled_pearson_delta_control": "Pearson", "scaled_relative_l2": "relative L2"}
+        parts.append(
+            "Scaled, so that the reference baseline is 0 and a perfect prediction of noisy truth is 1:\n\n"
+            f"{_table(scaled, order, titles)}\n"
+        )
+    parts.append(_conditions(results))
+    return "\n".join(parts)
+
+
+def _said(over: str, results: Results) -> str:
+    if over == REPRODUCIBLE:
+        return f"Mean over the reproducible perturbations ({', '.join(results.headline)}):"
+    if over == ALL:
+        return "Mean over all perturbations that were scored:"
+    return f"Mean over combinations, {over.lower()}:"
+
+
+def _table(rows: pd.DataFrame, order: Sequence[str], titles: dict[str, str] | None = None) -> str:
+    shown = {score: title for score, title in (titles or _SHOWN).items() if (rows.score == score).any()}
+    by_seed = rows.groupby(["predictor", "score", "seed"])["value"].mean()
+    lines = ["| predictor | " + " | ".join(shown.values()) + " |", "|---" * (len(shown) + 1) + "|"]
+    for name in order:
+        if not (rows.predictor == name).any():
+            continue
+        cells = []
+        for score in shown:
+            found = by_seed.get((name, score))
+            cells.append("" if found is None else _spread(by_seed.loc[name, score].dropna()))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: pd.Series) -> str:
+    if not len(values):
+        return ""
+    if len(values) == 1:
+        return f"{values.iloc[0]:.3f}"
+    return f"{values.mean():.3f} ({values.min():.3f}-{values.max():.3f})"
+
+
+def _conditions(results: Results) -> str:
+    seeds = sorted({int(one) for one in results.scores.seed})
+    versions = ", ".join(f"{name} {number}" for name, number in results.versions.items())
+    splits = ", ".join(split.digest[:12] for split in results.splits)
+    folds = "1 fold" if len(results.splits) == 1 else f"{len(results.splits)} folds"
+    return (
+        f"{folds} (split {splits}), seeds {seeds[0]}-{seeds[-1]}, "
+        f"{results.seconds / 60:.1f} minutes in all; {versions}.\n"
+    )
