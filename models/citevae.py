@@ -18,7 +18,7 @@ from pyro_citevae.errors import ModelError
 from pyro_citevae.nn.emissions import Emission
 from pyro_citevae.nn.lags import saturating
 from pyro_citevae.nn.networks import Decoder
-from pyro_citevae.nn.priors import FeaturePrior, from_seen, gate, normal
+from pyro_citevae.nn.priors import TokenRows, from_seen, gate, normal
 from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
 
 
@@ -58,9 +58,9 @@ class CiteVAE(LatentDynamics):
     theta             inverse dispersion                            (gene,)
     ================  ============================================  ==================
 
-    With features F of the tokens, rows of a and d (and of m, b and c, where asked) have their prior mean
-    moved by ``B_0 + F_p B``, as :class:`FeaturePrior` says: a token without cells is drawn around what is
-    learnt from the tokens that it is like, and around the population where nothing is known of it.
+    With features F of the tokens, rows of a and d (and of b and c, where asked) have their prior mean moved
+    by ``B_0 + F_p B``, as :class:`~pyro_citevae.nn.priors.TokenRows` says: a token without cells is drawn
+    around what is learnt from the tokens that it is like.
 
     What all tokens shift alike, mu_a, counts once in a combination: it is mostly the sampling error of
     the controls, which a sum over the tokens would repeat. The decoder f sees neither dose nor time. A
@@ -92,7 +92,7 @@ class CiteVAE(LatentDynamics):
         direct_scale: Prior scale s_d of the direct changes, natural log.
         features: Features of every token, such as ``features.gene_ontology(schema.tokens)``; or the names of
             their columns alone, where the values are loaded with the weights.
-        informed: Sites whose rows the features move, among m, a, b, c and d.
+        informed: Sites whose rows the features move, among a, b, c and d.
 
     Raises:
         ModelError: ``informed`` names a site that the model lacks.
@@ -168,51 +168,30 @@ class CiteVAE(LatentDynamics):
             self.m_c = torch.nn.Parameter(torch.zeros(()))
         if time:
             self.m_kappa = torch.nn.Parameter(torch.tensor(-1.2))
-        self.feature_prior = self._feature_prior(features, informed)
-        self.informed_sites = tuple(informed)
+        self.rows = self._token_rows(features, informed)
+        self.dims = {**type(self).dims, **self.rows.axes(type(self).dims)}
         own = torch.from_numpy(schema.own_gene)
         self.register_buffer("own", torch.nn.functional.one_hot(own.clamp(min=0), G) * (own >= 0)[:, None])
 
-    def _feature_prior(
+    def _token_rows(
         self, features: GeneFeatures | Sequence[str] | None, informed: Sequence[str]
-    ) -> FeaturePrior | None:
-        """What is known of the tokens; with names alone, the values come with the weights."""
-        if features is None:
-            return None
-        there = {"m": self.mask, "a": True, "b": self.scale, "c": self.own_transcript, "d": self.direct}
-        for site in informed:
+    ) -> TokenRows:
+        """The laws of rows; where the features are names alone, their values come with the weights."""
+        there = {"a": True, "b": self.scale, "c": self.own_transcript, "d": self.direct}
+        for site in informed if features is not None else ():
             if not there.get(site):
                 known = ", ".join(name for name, on in there.items() if on)
                 raise ModelError(f"CiteVAE(informed=...) names '{site}', expected some of {known}.")
-        dims = type(self).dims
-        for site in informed:
-            self.dims = {**self.dims, f"tau_{site}": ("feature",), f"B_{site}": ("feature", dims[site][1])}
-            self.dims |= {f"rho_{site}": ("token",)} if site != "m" else {}
-        names = features.names if isinstance(features, GeneFeatures) else features
-        F = torch.zeros(self.schema.n_tokens, len(names))
+        if features is None:
+            return TokenRows(None, informed)
         if isinstance(features, GeneFeatures):
-            F = torch.from_numpy(features.rows(self.schema.tokens)).to(F)
-        return FeaturePrior(F, [site for site in informed if site != "m"])
+            return TokenRows(torch.from_numpy(features.rows(self.schema.tokens)).float(), informed)
+        return TokenRows(torch.zeros(self.schema.n_tokens, len(features)), informed)
 
     @property
     def informed(self) -> Bool[Tensor, " token"]:
         """Tokens that have features."""
-        return super().informed if self.feature_prior is None else self.feature_prior.F.any(-1)
-
-    def _mean(self, site: str, population: Float[Tensor, ...], scale: float, width: int) -> Tensor:
-        """Prior mean of a site's rows: the population's, and what features add where they inform the site."""
-        mean = population.expand(self.schema.n_tokens, width)
-        if self.feature_prior is not None and site in self.informed_sites:
-            mean = mean + self.feature_prior.mean(site, scale, width)
-        return from_seen(mean, self.seen)
-
-    def _rows(self, site: str, population: Float[Tensor, ...], scale: float, width: int) -> Distribution:
-        """Law of a site's rows around their prior mean."""
-        mean = self._mean(site, population, scale, width)
-        own: Tensor | float = scale
-        if self.feature_prior is not None and site in self.informed_sites:
-            own = self.feature_prior.own(site, scale, self.seen)
-        return normal(mean, own, self.schema.n_tokens, width)
+        return super().informed if self.rows.F is None else self.rows.F.any(-1)
 
     def _group_scale(self) -> Float[Tensor, "token 1"]:
         """Scale of each token's group deviations; for one without cells, that of a middling token."""
@@ -224,21 +203,21 @@ class CiteVAE(LatentDynamics):
         P, K, G, L = self.schema.n_tokens, self.n_programs, self.schema.n_genes, self.n_lags
         zero = torch.zeros_like(self.mu_a[0])
         W: Any = pyro.sample("W", normal(zero, 0.3, L, K, K)) if self.time else None
-        a = pyro.sample("a", self._rows("a", self.mu_a, self.s_a, K))
+        a = pyro.sample("a", self.rows("a", self.mu_a, self.s_a, K, self.seen))
         b = torch.zeros_like(a)
         if self.scale:
-            b = pyro.sample("b", self._rows("b", zero, 0.1, K))
+            b = pyro.sample("b", self.rows("b", zero, 0.1, K, self.seen))
         if self.time and self.edges:
             W = W * pyro.sample("A", gate(zero + 0.2, L, K, K))
         if self.mask:
-            m = pyro.sample("m", gate(torch.sigmoid(self._mean("m", zero, 1.0, K)), P, K))
+            m = pyro.sample("m", gate(zero + 0.5, P, K))
             a, b = m * a, m * b
         direct = zero.expand(P, G)
         if self.direct:
-            direct = pyro.sample("d", self._rows("d", zero, self.s_d, G))
+            direct = pyro.sample("d", self.rows("d", zero, self.s_d, G, self.seen))
         if self.own_transcript:
             # (token, 1), so that it lines up with d under a plate of draws
-            c = pyro.sample("c", self._rows("c", self.m_c, 0.5, 1))
+            c = pyro.sample("c", self.rows("c", self.m_c, 0.5, 1, self.seen))
             direct = direct + c * self.own
         v = w = None
         if self.pairs:

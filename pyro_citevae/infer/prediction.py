@@ -23,6 +23,7 @@ from pyro_citevae.data.pseudobulk import level, profile
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Batch, Trajectories
 from pyro_citevae.errors import CiteVAEWarning, DataError
+from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics, Rollout
 
@@ -101,40 +102,6 @@ class PredictedCells:
     schedule: np.ndarray
     time: np.ndarray
     cell: np.ndarray
-
-
-def global_draws(guide: AmortizedGuide, n_draws: int) -> dict[str, Tensor]:
-    """Draws of the global sites, each of shape (draw, 1, 1) + event shape.
-
-    What they say of a token without training cells is drawn from its prior given all the rest, so that an
-    unseen token's spread is exactly that of the model.
-    """
-    with torch.no_grad(), pyro.plate("draw", n_draws, dim=-3):
-        draws: dict[str, Tensor] = guide.globals()
-    if bool(guide.model.seen.all()):
-        return draws
-    with torch.no_grad(), _UnseenFromPrior(guide.model, draws) as given, pyro.plate("draw", n_draws, dim=-3):
-        guide.model.aligned_mechanism()
-    return given.values
-
-
-class _UnseenFromPrior(Messenger):
-    """Gives global sites their drawn values, but for tokens without cells, whose values the prior draws."""
-
-    def __init__(self, model: LatentDynamics, draws: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.model, self.values = model, dict(draws)
-
-    def _pyro_sample(self, message: dict[str, Any]) -> None:
-        name = message["name"]
-        if name not in self.values:
-            return
-        dims = self.model.dims.get(name, ())
-        if "token" in dims:
-            seen = self.model.seen.view(-1, *[1] * (len(dims) - 1 - dims.index("token")))
-            imagined = message["fn"].expand(self.values[name].shape[: -len(dims)]).sample()
-            self.values[name] = torch.where(seen, self.values[name], imagined)
-        message["value"], message["done"] = self.values[name], True
 
 
 class Substitute(Messenger):
@@ -223,8 +190,9 @@ class RollOut:
             for token in self.schema.require(one).tokens:
                 if not known[self.schema.token_index[token]]:
                     warnings.warn(
-                        f"do({token!r}) has neither training cells nor features, so that its effect is drawn "
-                        "from the population and its interval is wide; make the model with features= of it.",
+                        f"do({token!r}) has neither training cells nor features, so that it is predicted as "
+                        "one more of the other perturbations, with a wide interval; make the model with "
+                        "features= of it.",
                         CiteVAEWarning,
                         stacklevel=4,
                     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import pyro
@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-__all__ = ["FeaturePrior", "from_seen", "gate", "normal"]
+__all__ = ["TokenRows", "from_seen", "gate", "normal"]
 
 _TEMPERATURE = 0.5
 _SPREAD_OF_RHO = 0.3
+_LOG_RHO = -2.0  # starts small, so that features explain what they can before a token does alone
 
 
 def normal(loc: Float[Tensor, ...], scale: Float[Tensor, ...] | float, *shape: int) -> Distribution:
@@ -76,43 +77,78 @@ def from_seen(
 
 
 @final
-class FeaturePrior(nn.Module):
-    r"""What the features F of tokens say of their rows: a Bayesian linear model for each kind of row.
+class TokenRows(nn.Module):
+    r"""Laws of the tokens' rows, such as those of the shifts a: independent, or moved by features of tokens.
 
-    ::
+    Without features, ``row_p ~ N(mu, s)``. Where features F inform a site::
 
         tau_f ~ LogNormal(0, 1)            B_f ~ N(0, s tau_f)       f = 0 for the population
-        mean_p = B_0 + F_p B                                         what population and features say
+        mean_p = mu + B_0 + F_p B                                    what population and features say
         rho_p ~ LogNormal(m_rho, 0.3)      row_p ~ N(mean_p, s rho_p)         and what a token has alone
 
     With B integrated out, rows are a Gaussian process over tokens with kernel
     ``s^2 (tau_0^2 + F diag(tau^2) F^T + diag(rho^2))``. A useless feature shrinks its tau, and leaves the
     population's mean row. Most perturbations of a screen do little and a few do much, hence a rho for each
-    token: the few do not decide for all, and an unseen token's spread has a heavier tail.
+    token: the few do not decide for all. A row of a token without cells teaches mu, B and m_rho nothing.
 
     Args:
-        features: Features of each token; a row of zeros is a token of which nothing is known.
-        sites: Kinds of rows that have deviations of their own.
+        features: Features of each token, a row of zeros where nothing is known; None for no features.
+        informed: Sites whose rows the features move.
 
     Source: D. J. C. MacKay, Bayesian Nonlinear Modeling for the Prediction Competition (1994), for a scale
     a feature; C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning (2006).
 
     Example:
         >>> import torch
-        >>> prior = FeaturePrior(torch.eye(3), ["a"])
-        >>> prior.mean("a", 0.5, 4).shape, prior.own("a", 0.5, torch.ones(3, dtype=torch.bool)).shape
-        (torch.Size([3, 4]), torch.Size([3, 1]))
+        >>> rows = TokenRows(torch.eye(3), ["a"])
+        >>> rows("a", torch.zeros(()), 0.5, 4, torch.ones(3, dtype=torch.bool)).event_shape
+        torch.Size([3, 4])
     """
 
     F: Tensor
 
-    def __init__(self, features: Float[Tensor, "token feature"], sites: Sequence[str]) -> None:
+    def __init__(self, features: Float[Tensor, "token feature"] | None, informed: Sequence[str]) -> None:
         super().__init__()
         self.register_buffer("F", features)
-        self.m_rho = nn.ParameterDict({site: nn.Parameter(torch.tensor(-1.0)) for site in sites})
+        self.m_rho = nn.ParameterDict()
+        for site in informed if features is not None else ():
+            self.m_rho[site] = nn.Parameter(torch.tensor(_LOG_RHO))
 
-    def mean(self, site: str, scale: float, width: int) -> Float[Tensor, "... token width"]:
-        """Draws ``tau_SITE`` and ``B_SITE``, and returns the means of the rows."""
+    def forward(
+        self,
+        site: str,
+        population: Float[Tensor, ...],
+        scale: float,
+        width: int,
+        seen: Bool[Tensor, " token"],
+    ) -> Distribution:
+        """The law of a site's rows; draws ``tau_SITE``, ``B_SITE`` and ``rho_SITE`` if features inform it.
+
+        Args:
+            site: Name of the site.
+            population: Mean mu of the population, which broadcasts to a row.
+            scale: Scale s of the rows.
+            width: Length of a row.
+            seen: Which tokens have training cells.
+        """
+        mean, own = population.expand(len(seen), width), population.new_full((1, 1), scale)
+        if site in self.m_rho:
+            mean = mean + self._mean(site, scale, width)
+            median = from_seen(self.m_rho[site].expand(len(seen), 1), seen)[:, 0]
+            rho = pyro.sample(f"rho_{site}", dist.LogNormal(median, _SPREAD_OF_RHO).to_event(1))
+            own = scale * rho[..., None]
+        return normal(from_seen(mean, seen), own, len(seen), width)
+
+    def axes(self, axes: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """Names of the axes of the sites that this adds, from those of the rows."""
+        added: dict[str, tuple[str, ...]] = {}
+        for site in self.m_rho:
+            added |= {f"tau_{site}": ("feature",), f"B_{site}": ("feature", axes[site][-1])}
+            added[f"rho_{site}"] = ("token",)
+        return added
+
+    def _mean(self, site: str, scale: float, width: int) -> Float[Tensor, "... token width"]:
+        """``B_0 + F_p B``."""
         design = torch.cat([self.F.new_ones(len(self.F), 1), self.F], dim=-1)
         zero = self.F.new_zeros(design.shape[1])
         tau = pyro.sample(f"tau_{site}", dist.LogNormal(zero, 1.0).to_event(1))
@@ -120,9 +156,3 @@ class FeaturePrior(nn.Module):
         mean: Tensor = design @ B
         # under a plate of draws a law's rows lie one axis further left than values that meet cells
         return mean.unsqueeze(-3) if mean.dim() > 2 else mean
-
-    def own(self, site: str, scale: float, seen: Bool[Tensor, " token"]) -> Float[Tensor, "... token 1"]:
-        """Draws ``rho_SITE``, and returns the spread of each token's own deviation."""
-        median = from_seen(self.m_rho[site].expand(len(seen), 1), seen)[:, 0]
-        rho: Tensor = pyro.sample(f"rho_{site}", dist.LogNormal(median, _SPREAD_OF_RHO).to_event(1))
-        return scale * rho[..., None]
