@@ -38,8 +38,8 @@ class CiteVAE(LatentDynamics):
 
         s_n      ~ N(0, I)                                         invariant state
         z_{n,0}  ~ N(0, I)
-        z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + u_t (m a) + pairs(u_t),
-                     sigma exp(u_t (m b)))
+        z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + u_t (m a) + pairs(u_t)
+                     - (sum_p u_tp - max_p u_tp) mu_a,  sigma exp(u_t (m b)))
         pairs(u) = sum_{p < q} u_p u_q sum_r v_pr v_qr w_r = ((u v)^2 - u^2 v^2) w / 2
         r_{n,t}  = 1 - exp(-kappa sum_{t' <= t} u_{t'})            response to the exposure so far
         x_{n,t}  ~ NB(library_n softmax(f(z_t, s_n) + batch_n + r_t (c + d + e_t)), theta_g)
@@ -62,11 +62,13 @@ class CiteVAE(LatentDynamics):
     by ``B_0 + F_p B``, as :class:`~pyro_citevae.nn.priors.TokenRows` says: a token without cells is drawn
     around what is learnt from the tokens that it is like.
 
-    The decoder f sees neither dose nor time. A knocked-out gene's protein decays, so direct changes set in
-    with exposure. The deviation e is to a forecast what a group's own scatter is to a mean: its scale s_p is
-    learnt from the observed times, and at a time without data e is drawn from it, which widens the interval.
-    The scales s_a and s_d are given, since maximising the bound over them shrinks strong effects. Where the
-    library size counts unmeasured genes too, the softmax has one more class for them.
+    What all tokens shift alike, mu_a, counts once in a combination: it is mostly the sampling error of
+    the controls, which a sum over the tokens would repeat. The decoder f sees neither dose nor time. A
+    knocked-out gene's protein decays, so direct changes set in with exposure. The deviation e is to a
+    forecast what a group's own scatter is to a mean: its scale s_p is learnt from the observed times, and
+    at a time without data e is drawn from it, which widens the interval. The scales s_a and s_d are
+    given, since maximising the bound over them shrinks strong effects. Where the library size counts
+    unmeasured genes too, the softmax has one more class for them.
 
     Args:
         schema: Names and sizes of the screen's axes.
@@ -243,6 +245,9 @@ class CiteVAE(LatentDynamics):
     ) -> Distribution:
         """A lagged step with decay, shifted and rescaled by the dose."""
         loc = u @ mechanism.a
+        if not self.mask:
+            repeated = (u.sum(-1, keepdim=True) - u.amax(-1, keepdim=True)).clamp(min=0.0)
+            loc = loc - repeated * self.mu_a
         if self.pairs:
             loc = loc + ((u @ mechanism.v).square() - u.square() @ mechanism.v.square()) @ mechanism.w / 2
         if self.time:

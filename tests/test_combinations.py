@@ -177,6 +177,24 @@ def test_the_pair_term_is_symmetric(paired: CiteVAE) -> None:
     torch.testing.assert_close(there, back, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("u", "times"),
+    [
+        ([1.0, 1.0, 1.0], 1.0),
+        ([0.0, 2.0, 0.0], 2.0),
+        ([0.5, 0.0, 1.0], 1.0),
+        ([0.0, 0.3, 0.0], 0.3),
+        ([0.0] * 3, 0.0),
+    ],
+)
+def test_what_all_tokens_share_counts_once_in_a_combination(u: list[float], times: float) -> None:
+    model = CiteVAE(course().schema, n_programs=4)
+    with torch.no_grad():
+        model.mu_a.copy_(torch.tensor([1.0, -2.0, 0.5, 0.0]))
+    values = drawn(model) | {"a": model.mu_a.detach().expand(3, 4)}
+    torch.testing.assert_close(drift(model, u, values), times * model.mu_a.detach())
+
+
 def test_the_term_is_off_by_default() -> None:
     model = CiteVAE(course().schema, n_programs=2)
     assert not {"v", "w"} & set(drawn(model))
