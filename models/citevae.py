@@ -95,7 +95,7 @@ class CiteVAE(LatentDynamics):
         informed: Sites whose rows the features move, among a, b, c and d.
 
     Raises:
-        ModelError: ``informed`` names a site that the model lacks.
+        ModelError: ``informed`` names a site that the model lacks, or the features are a text.
         DataError: A token has no row in the features.
 
     Source: W. Jiang et al., Learning Latent Dynamical Causal Processes for Single-Cell Perturbation
@@ -184,6 +184,8 @@ class CiteVAE(LatentDynamics):
                 raise ModelError(f"CiteVAE(informed=...) names '{site}', expected some of {known}.")
         if features is None:
             return TokenRows(None, informed)
+        if isinstance(features, str):
+            raise ModelError(f"CiteVAE(features={features!r}) is a text; give GeneFeatures of the tokens.")
         if isinstance(features, GeneFeatures):
             return TokenRows(torch.from_numpy(features.rows(self.schema.tokens)).float(), informed)
         return TokenRows(torch.zeros(self.schema.n_tokens, len(features)), informed)

@@ -336,7 +336,7 @@ def test_rows_are_moved_by_the_features_and_spread_by_what_a_token_has_alone() -
 
 def test_informed_sites_have_their_axes_named() -> None:
     data = screen()
-    model = small(data, mask=True, features=tokens_features(data), informed=EVERY_SITE)
+    model = small(data, mask=True, pairs=1, features=tokens_features(data), informed=EVERY_SITE)
     tree = fitted(model, data).to_datatree(draws=2)["posterior"].to_dataset()
     assert dict(tree["B_d"].sizes) == {"chain": 1, "draw": 2, "feature": 3, "gene": 7}
     assert tree["B_a"]["feature"].values.tolist() == ["population", "mine_0", "mine_1"]
@@ -569,6 +569,10 @@ BAD_TOKENS = {
             features=cv.GeneFeatures(("A", "B"), np.eye(2), ("x_0", "x_1")),
         ),
         "no row for 'Z'; build them for every token",
+    ),
+    "features by name": (
+        lambda d: small(cv.Trajectories.from_anndata(d), features="ontology"),
+        r"CiteVAE\(features='ontology'\) is a text",
     ),
     "a site that is off": (
         lambda d: small(
