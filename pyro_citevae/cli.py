@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect.
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import warnings
@@ -24,6 +25,7 @@ from rich.table import Table
 from pyro_citevae import benchmark, config, conformance, registry
 from pyro_citevae.analysis import markdown, plots, summary
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
+from pyro_citevae.benchmark.features import features_of
 from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad
 from pyro_citevae.data.anndata_io import padded
 from pyro_citevae.data.layouts import Columns, resolve
@@ -132,6 +134,12 @@ def fit_command(
     exclude: Annotated[list[str] | None, typer.Option(help="Label to leave out; may be repeated.")] = None,
     layout: _Layout = None,
     most_genes: _MostGenes = None,
+    candidates: Annotated[
+        Path | None, typer.Option(help="File with a perturbation a line, without cells, to be predicted.")
+    ] = None,
+    features: Annotated[
+        str, typer.Option(help="What is known of genes: gene-ontology, coexpression, or a table; or none.")
+    ] = "none",
     model: Annotated[str | None, typer.Option(help="Model: a name, or FILE.py:CLASS.")] = None,
     guide: Annotated[str | None, typer.Option(help="Guide: a name, or FILE.py:CLASS.")] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="TOML: [model] [guide] [fit].")] = None,
@@ -162,6 +170,7 @@ def fit_command(
         "batch": batch,
         "sequence": sequence,
         "exclude": tuple(exclude) if exclude else None,
+        "candidates": None if candidates is None else tuple(_candidates(candidates)),
         "layout": layout,
         "most_genes": most_genes,
     }
@@ -176,7 +185,7 @@ def fit_command(
     for one in range(first, first + seeds):
         settings.fit["seed"] = one
         with _keeping_the_last_good(out):
-            fits.append(_fitted(settings, train, {"path": path, "columns": columns}, quiet))
+            fits.append(_fitted(settings, train, {"path": path, "columns": columns}, quiet, features))
     posterior = fits[0] if seeds == 1 else Ensemble(fits)
     posterior.save(out, overwrite=overwrite)
     bound = sum(one.history["training"].iloc[-1] for one in fits) / seeds
@@ -446,8 +455,20 @@ def _say(text: str) -> None:
     _console.print(text, markup=False, soft_wrap=True)
 
 
-def _fitted(settings: config.Settings, train: Trajectories, source: dict[str, Any], quiet: bool) -> Posterior:
-    model = config.make(registry.find_model(settings.model.name), settings.model, train.schema)
+def _fitted(
+    settings: config.Settings,
+    train: Trajectories,
+    source: dict[str, Any],
+    quiet: bool,
+    features: str = "none",
+) -> Posterior:
+    found, part = registry.find_model(settings.model.name), settings.model
+    known = features_of(features, train, plain=False)
+    if known is not None:
+        if "features" not in inspect.signature(found.__init__).parameters:
+            raise ModelError(f"--features {features}: {found.__name__} takes no features; fit CiteVAE.")
+        part = config.Part(**{"name": part.name, **part.arguments, "features": known})
+    model = config.make(found, part, train.schema)
     guide = config.make(registry.find_guide(settings.guide.name), settings.guide, model)
     posterior = fit(model, guide, train, progress=not quiet, **asdict(settings_of(settings.fit)))
     posterior.record["source"] = source

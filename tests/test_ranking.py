@@ -283,3 +283,23 @@ def test_a_wrong_file_of_candidates_is_refused(
     result = CliRunner().invoke(app, ["rank", str(run), "--candidates", str(file)])
     assert isinstance(result.exception, CiteVAEError)
     assert message in str(result.exception)
+
+
+def test_a_gene_without_cells_is_fitted_with_its_features_and_ranked(tmp_path: Path) -> None:
+    (tmp_path / "genes.txt").write_text("IFNGR2\nTYK2\n")
+    small = tmp_path / "small.toml"
+    small.write_text("[model]\nname = 'CiteVAE'\nn_programs = 2\nn_invariant = 0\nhidden = 4\n")
+    run, listed = tmp_path / "run", ["--candidates", str(tmp_path / "genes.txt")]
+    options = ["--config", str(small), "--epochs", "1", "--quiet", "--features", "gene-ontology"]
+    result = CliRunner().invoke(app, ["fit", "norman_subset", "-o", str(run), *listed, *options])
+    assert result.exit_code == 0, result.output
+    result = CliRunner().invoke(app, ["rank", str(run), *listed, "--do", "KLF1", "--draws", "20"])
+    assert result.exit_code == 0, result.output
+    assert "TYK2 has no training cells and is predicted from its features" in result.output
+    assert "KLF1: " in result.output
+
+
+def test_a_model_that_takes_no_features_is_told(tmp_path: Path) -> None:
+    line = ["fit", "norman_subset", "-o", str(tmp_path / "run"), "--model", "LinearGaussian", "--quiet"]
+    result = CliRunner().invoke(app, [*line, "--features", "gene-ontology"])
+    assert "LinearGaussian takes no features; fit CiteVAE" in str(result.exception)
