@@ -287,10 +287,10 @@ def test_a_guide_that_has_not_looked_is_caught_by_the_likelihood_alone(design: c
 class Watched(LinearGaussian):
     """Notes the parameters that it ran with."""
 
-    seen: ClassVar[set[float]] = set()
+    watched: ClassVar[set[float]] = set()
 
     def forward(self, batch: cv.data.Batch) -> cv.program.Rollout:
-        self.seen.add(self.loading.weight.sum().item())
+        self.watched.add(self.loading.weight.sum().item())
         return super().forward(batch)
 
 
@@ -300,7 +300,7 @@ def test_the_model_stays_as_it_is_through_all_fits(design: cv.Trajectories) -> N
     simulation_based_calibration(
         model, MeanField(model, hidden=4), design, replicates=2, first={"max_epochs": 3}, **settings
     )
-    assert model.seen == {model.loading.weight.sum().item()}
+    assert model.watched == {model.loading.weight.sum().item()}
 
 
 def ranked_mean(replicates: int, epochs: int) -> xr.DataTree:

@@ -199,7 +199,7 @@ def pair(
 ) -> tuple[cv.LatentDynamics, cv.AmortizedGuide, Batch]:
     data = screen(request.param)
     model = citevae(data)
-    return model, stirred(kind(model, hidden=8, mechanism=family), 0.1), data.batch()
+    return model, stirred(kind(model, hidden=8, mechanism=family), 0.15), data.batch()
 
 
 def test_a_guide_has_the_sites_of_its_model(pair: tuple) -> None:
