@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -69,6 +70,14 @@ def test_shuffled_predictions_correlate_at_chance() -> None:
 def test_reliability_follows_spearman_and_brown() -> None:
     assert measurement(np.ones(3), r=0.5).reliability == pytest.approx(2 / 3)
     assert measurement(np.ones(3), r=-0.2).reliability == 0
+
+
+def test_a_gene_without_a_count_is_no_measurement(data: cv.Trajectories) -> None:
+    silent = data.values.copy()
+    silent.data[silent.indices == 7] = 0
+    silent.eliminate_zeros()
+    kept = measure(replace(data, values=silent), "gene_0", 3.0).keep
+    assert kept.tolist() == [g not in (0, 7) for g in range(GENES)]
 
 
 def test_a_measurement_leaves_out_the_perturbed_gene_and_is_reproducible(data: cv.Trajectories) -> None:

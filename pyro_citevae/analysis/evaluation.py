@@ -64,7 +64,7 @@ class Measurement:
         time: Time of the group and of its controls.
         delta: The effect against the controls of the same time.
         variance: Sampling variance of the effect, by the jackknife of both groups.
-        keep: Genes that count: all but the perturbed ones.
+        keep: Genes that count: all but the perturbed ones and those without a count in either group.
         split_half: Correlation of the effect between halves of the cells.
     """
 
@@ -109,6 +109,8 @@ def measure(
     keep = ~np.isin(np.array(data.schema.genes), own)
     if genes is not None:
         keep &= np.isin(np.array(data.schema.genes), list(genes))
+    # a gene without a count in either group has an effect of zero by definition, not by measurement
+    keep &= np.asarray(abs(group.values).sum(0) + abs(reference.values).sum(0)).ravel() > 0
     variance = pseudobulk.jackknife_variance(group) + pseudobulk.jackknife_variance(reference)
     halves = pseudobulk.split_half(group, reference, keep)
     return Measurement(perturbation, time, pseudobulk.effect(group, reference), variance, keep, halves)
