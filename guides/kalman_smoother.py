@@ -33,8 +33,17 @@ class KalmanSmoother(AmortizedGuide):
         q(z | ...)  \propto  p(z_0)  prod_t N(z_t; f(y) + sum_l F_l (z_{t-l} - y_{t-l}), V_t)
                                    prod_t N(x_t; g(y_t) + J_t (z_t - y_t), diag(v_t))
 
-    f and V are the mean and the variance of the model's transition under the drawn mechanism, g and v those
-    of its emission; F and J are their derivatives at y. The mean of this normal law is the next y, and
+    ======  ==================================================  ================================
+    symbol  meaning                                             shape
+    ======  ==================================================  ================================
+    y       reference that the model is linearised at           (step, cell, program)
+    f, V    mean and variance of the transition at y            (cell, program), and their square
+    g, v    mean and variance of the emission at y              (slot, cell, gene)
+    F       derivative of f by each earlier state               (lag, cell, program, program)
+    J       derivative of g by the state at the slot's step     (slot, cell, gene, program)
+    ======  ==================================================  ================================
+
+    All are the model's own, under the drawn mechanism. The mean of this normal law is the next y, and
     after ``iterations`` of them the states are drawn from it, the last one first. So the states move with
     every draw of the mechanism as the model says they must, and the network is only asked for a starting
     point. Where the states ignore the mechanism, its posterior is too narrow and its weights are drawn
