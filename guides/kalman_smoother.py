@@ -100,9 +100,9 @@ class KalmanSmoother(AmortizedGuide):
         """Newton steps from the reference; then draws the last step, and each earlier one given the later."""
         mechanism = self.model.mechanism_at(drawn)
         steps = range(batch.n_steps + 1)
-        clocks = [joined(summary, s, batch.u[max(t, 1)], self.clock(batch, t)) for t in steps]
+        inputs = [joined(summary, s, batch.u[max(t, 1)], self.clock(batch, t)) for t in steps]
         shape = (*self._lead(drawn, s), batch.n_cells, self.model.n_programs)
-        y = torch.stack([self.reference(seen, t).expand(shape) for t, seen in enumerate(clocks)])
+        y = torch.stack([self.reference(seen, t).expand(shape) for t, seen in enumerate(inputs)])
         for left in reversed(range(self.iterations)):
             joint = self.smoothed(batch, s, mechanism, y, robust=left > 0)
             y = joint.loc
@@ -144,13 +144,22 @@ class KalmanSmoother(AmortizedGuide):
         for t in range(1, len(y)):
             mechanism = self.model.regime(mechanism, t, batch.u[t])
             first = max(t - self.model.n_lags, 0)
-            transition = partial(self.model.transition, mechanism, u=batch.u[t])
-            law = transition(list(y[first:t]))
-            f, F = derivative(lambda past, of=transition: of(list(past)).mean, y[first:t])  # type: ignore[misc]
+            law = self.model.transition(mechanism, list(y[first:t]), batch.u[t])
+            F = derivative(partial(self._next, mechanism, batch.u[t]), y[first:t], law.mean)
             F = batch.reached(t)[:, None, None] * F  # what comes after the last observation tells nothing
             G = {first + i: -F_i for i, F_i in enumerate(F)} | {t: unit}
-            chain.link(G, f - times(F, y[first:t]).sum(0), self._precision(law))
+            chain.link(G, law.mean - times(F, y[first:t]).sum(0), self._precision(law))
         return mechanism
+
+    def _next(
+        self,
+        mechanism: Mechanism,
+        u: Float[Tensor, "cell token"],
+        past: Float[Tensor, "lag ... cell program"],
+    ) -> Float[Tensor, "... cell program"]:
+        """The mean of the state that follows."""
+        mean: Tensor = self.model.transition(mechanism, list(past), u).mean
+        return mean
 
     def _observations(
         self,
@@ -163,8 +172,6 @@ class KalmanSmoother(AmortizedGuide):
         robust: bool,
     ) -> None:
         """Adds what each observed slot tells of the state at its step."""
-        if batch.x is None:
-            raise ValueError("a guide needs observations; run it on a batch of measured cells.")
         seen = self.model.observation(mechanism, batch.exposure, batch.step, batch.technical)
         under_draws = y.dim() > 3  # the slots' axis then stays, of size one
         at, s_at = observed_states(batch.step, list(y), s)
@@ -172,8 +179,9 @@ class KalmanSmoother(AmortizedGuide):
         def emission(z: Tensor) -> Distribution:
             return self.model.emission(seen, z, s_at.expand(*z.shape[:-1], -1), batch.library)
 
-        g, J = derivative(lambda z: emission(z[0]).mean, at[None])
-        residual, v = batch.x.dense - g, emission(at).variance
+        law = emission(at)
+        J = derivative(lambda z: emission(z[0]).mean, at[None], law.mean)
+        residual, v = self.observations(batch) - law.mean, law.variance
         if robust:
             v = torch.maximum(v, residual.square() / _FAR**2)
         weight = torch.where(batch.observed[..., None], v.clamp(min=_LEAST), torch.inf).reciprocal()

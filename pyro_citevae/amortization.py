@@ -137,11 +137,17 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         """The law of s."""
         return normal(self.invariant_head(summary), self.model.n_invariant)
 
-    def summary(self, batch: Batch) -> Float[Tensor, "cell summary"]:
-        """Encodes the observations, one slot beside the other, zero where nothing was observed."""
+    @staticmethod
+    def observations(batch: Batch) -> Float[Tensor, "slot cell gene"]:
+        """The observed values, zero where nothing was observed."""
         if batch.x is None:
             raise ValueError("a guide needs observations; run it on a batch of measured cells.")
-        x = batch.x.dense
+        x: Tensor = batch.x.dense
+        return x
+
+    def summary(self, batch: Batch) -> Float[Tensor, "cell summary"]:
+        """Encodes the observations, one slot beside the other, zero where nothing was observed."""
+        x = self.observations(batch)
         if self.model.schema.values == "counts":
             x = torch.log1p(self.model.schema.total * x / batch.library[..., None])
         technical = torch.nn.functional.one_hot(batch.technical, self.model.schema.n_batches).to(x.dtype)

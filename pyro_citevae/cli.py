@@ -5,7 +5,6 @@ Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect.
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 import warnings
@@ -25,7 +24,7 @@ from rich.table import Table
 from pyro_citevae import benchmark, config, conformance, registry
 from pyro_citevae.analysis import markdown, plots, summary
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
-from pyro_citevae.benchmark.features import features_of
+from pyro_citevae.benchmark.features import features_of, takes_features
 from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad
 from pyro_citevae.data.anndata_io import padded
 from pyro_citevae.data.layouts import Columns, resolve
@@ -465,7 +464,7 @@ def _fitted(
     found, part = registry.find_model(settings.model.name), settings.model
     known = features_of(features, train, plain=False)
     if known is not None:
-        if "features" not in inspect.signature(found.__init__).parameters:
+        if not takes_features(found):
             raise ModelError(f"--features {features}: {found.__name__} takes no features; fit CiteVAE.")
         part = config.Part(**{"name": part.name, **part.arguments, "features": known})
     model = config.make(found, part, train.schema)

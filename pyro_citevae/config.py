@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pyro_citevae.errors import ModelError
+from pyro_citevae.errors import ModelError, reason
 
 __all__ = ["Part", "Settings", "make", "read", "read_as"]
 
@@ -73,5 +73,6 @@ def make(found: type[Any], part: Part, first: Any) -> Any:
     try:
         return found(first, **part.arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{found.__name__} cannot be made from {part.arguments} ({reason}).") from None
+        raise ModelError(
+            f"{found.__name__} cannot be made from {part.arguments} ({reason(error)})."
+        ) from None

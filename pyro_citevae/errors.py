@@ -12,6 +12,7 @@ __all__ = [
     "ModelError",
     "RunError",
     "ScheduleError",
+    "reason",
 ]
 
 
@@ -55,3 +56,13 @@ class RunError(CiteVAEError):
 
 class CiteVAEWarning(UserWarning):
     """What the user should know although it stops nothing; the command line prints it on one line."""
+
+
+def reason(error: Exception) -> str:
+    r"""The first line of another library's error, for our sentence; its class where it says nothing.
+
+    Example:
+        >>> reason(OSError("no such device\nand more")), reason(KeyError())
+        ('no such device', 'KeyError')
+    """
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from pyro_citevae.errors import ModelError
+from pyro_citevae.errors import ModelError, reason
 
 if TYPE_CHECKING:
     from pyro_citevae.data.trajectories import Batch
@@ -90,10 +90,10 @@ class Hooks:
         try:
             return method(*given)
         except (RuntimeError, IndexError, TypeError, AttributeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            why = reason(error).rstrip(".")
             handed = _shapes(dict(zip(inspect.signature(method).parameters, given, strict=False)))
             raise ModelError(
-                f"{self._name(hook)} failed{_place(error)}: {reason}{handed and f'; it was given {handed}'}."
+                f"{self._name(hook)} failed{_place(error)}: {why}{handed and f'; it was given {handed}'}."
             ) from error
 
     def _mechanism(self, hook: str, *given: Any) -> Mechanism:

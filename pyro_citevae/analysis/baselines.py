@@ -11,12 +11,17 @@ from jaxtyping import Float
 from scipy import sparse
 
 from pyro_citevae.analysis.effect_table import EffectTable
-from pyro_citevae.data.anndata_io import predictions
 from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.pseudobulk import profile
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.infer.prediction import Effect, require_controls, schedules_of, times_of
+from pyro_citevae.infer.prediction import (
+    Effect,
+    PredictedCells,
+    require_controls,
+    schedules_of,
+    times_of,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -188,15 +193,8 @@ class Baseline(ABC):
                         parts[name].append(value)
         made = {name: np.concatenate(blocks).astype(np.float32) for name, blocks in parts.items()}
         grid = np.indices((len(wanted), len(times), cells.n_cells)).reshape(3, -1)
-        labels = np.array([one.label(self.schema.control) for one in wanted], dtype=object)
-        obs = {
-            "perturbation": labels[grid[0]],
-            "time": np.array(times)[grid[1]],
-            "source_cell": cells.names[grid[2]].astype(str),
-        }
-        uns = {"draws": draws, "seed": seed, "time_unit": self.schema.time_unit}
         draw = sparse.csr_matrix(made.pop("draw"))
-        return predictions(draw, made, obs, self.schema.genes, uns)
+        return PredictedCells(draw, made, *grid).to_anndata(wanted, times, cells, draws=draws, seed=seed)
 
     def _blocks(
         self,
@@ -305,8 +303,7 @@ class EffectRule(Baseline):
             for i, smaller in self.trials(schedule, time)
         ]
         if not tried:
-            variance = max(len(schedule.doses), 1) * table.variance.mean(0)
-            return np.diag(np.sqrt(len(variance) * variance))
+            return independent(max(len(schedule.doses), 1) * table.variance.mean(0))
         rows = np.array([i for i, _ in tried])
         return without_noise(np.array([r for _, r in tried]), table.variance[rows], ~table.own[rows])
 
@@ -342,6 +339,16 @@ class NoChange(AcrossPerturbations):
     def rule(self, table: EffectTable, schedule: Schedule, time: float) -> Float[np.ndarray, " gene"]:
         """Zero."""
         return np.zeros(self.schema.n_genes)
+
+
+def independent(variance: Float[np.ndarray, " gene"]) -> Float[np.ndarray, "residual gene"]:
+    """Residuals with these variances and no covariance between genes: one a gene.
+
+    Example:
+        >>> independent(np.array([2.0, 8.0])).tolist()
+        [[2.0, 0.0], [0.0, 4.0]]
+    """
+    return np.diag(np.sqrt(len(variance) * variance))
 
 
 def without_noise(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from pyro_citevae.data import pseudobulk
 from pyro_citevae.data.interventions import Schedule
@@ -95,8 +95,8 @@ class EffectTable:
         genes = np.array(self.schema.genes)
         return np.array([np.isin(genes, list(one.tokens)) for one in self.schedules])
 
-    def rows(self, chosen: Bool[np.ndarray, " row"]) -> EffectTable:
-        """The chosen rows."""
+    def rows(self, chosen: Shaped[np.ndarray, " chosen"]) -> EffectTable:
+        """The rows of a mask, or those at some positions in their order."""
         return replace(
             self,
             schedules=tuple(np.array(self.schedules, dtype=object)[chosen].tolist()),
@@ -127,15 +127,4 @@ class EffectTable:
     def past(self, label: str, time: float) -> EffectTable:
         """The rows of one label before a time, in the order of time."""
         own = self.rows(self.named(label) & (self.times < time))
-        order = np.argsort(own.times)
-        return own if own.n_rows < 2 else own._ordered(order)
-
-    def _ordered(self, order: np.ndarray) -> EffectTable:
-        return replace(
-            self,
-            schedules=tuple(self.schedules[i] for i in order),
-            times=self.times[order],
-            delta=self.delta[order],
-            variance=self.variance[order],
-            reference=self.reference[order],
-        )
+        return own.rows(np.argsort(own.times))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pyro_citevae.analysis.baselines import Baseline, without_noise
+from pyro_citevae.analysis.baselines import Baseline, independent, without_noise
 from pyro_citevae.analysis.baselines_on_features import Features
 from pyro_citevae.analysis.effect_table import EffectTable
 from pyro_citevae.data.interventions import Schedule
@@ -85,8 +85,7 @@ class LatentAdditive(Baseline):
         labels = np.array(sorted(set(table.labels)), dtype=object)
         folds = min(self.folds, len(labels))
         if folds < 2:
-            variance = table.variance.mean(0)
-            return np.diag(np.sqrt(len(variance) * variance))
+            return independent(table.variance.mean(0))
         of = np.random.default_rng(self.seed).permutation(len(labels)) % folds
         found = np.zeros_like(table.delta)
         for fold in range(folds):

@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Float
 
-from pyro_citevae.analysis.baselines import Baseline
+from pyro_citevae.analysis.baselines import Baseline, independent
 from pyro_citevae.analysis.effect_table import EffectTable
 from pyro_citevae.data import pseudobulk
 from pyro_citevae.data.interventions import Schedule
@@ -47,8 +47,8 @@ class Duplicate(Baseline):
 
     def residuals(self, schedule: Schedule, time: float) -> Float[np.ndarray, "residual gene"]:
         """The half's own sampling variance, by the jackknife, genes taken as independent."""
-        variance = sum(pseudobulk.jackknife_variance(one) for one in self._groups(schedule, time))
-        return np.diag(np.sqrt(self.schema.n_genes * variance))
+        group, control = self._groups(schedule, time)
+        return independent(pseudobulk.jackknife_variance(group) + pseudobulk.jackknife_variance(control))
 
     def measured(self, schedule: Schedule, time: float) -> Float[np.ndarray, " gene"]:
         """The effect in the half that predicts."""

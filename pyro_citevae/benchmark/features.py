@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 from pyro_citevae.data import Trajectories
 from pyro_citevae.data.features import GeneFeatures, coexpression, from_table, gene_ontology
+from pyro_citevae.program import LatentDynamics
 
-__all__ = ["features_of"]
+__all__ = ["features_of", "takes_features"]
 
 
 def features_of(source: str, train: Trajectories, *, plain: bool) -> GeneFeatures | None:
@@ -33,3 +36,8 @@ def features_of(source: str, train: Trajectories, *, plain: bool) -> GeneFeature
     if source == "coexpression":
         return coexpression(train, tokens)
     return from_table(source, tokens)
+
+
+def takes_features(model: type[LatentDynamics]) -> bool:
+    """Whether a model's class has an argument for features of genes."""
+    return "features" in inspect.signature(model.__init__).parameters

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from pyro_citevae.analysis.evaluation import (
 )
 from pyro_citevae.analysis.technical_duplicate import TechnicalDuplicate
 from pyro_citevae.benchmark.ablation import ablated
-from pyro_citevae.benchmark.features import features_of
+from pyro_citevae.benchmark.features import features_of, takes_features
 from pyro_citevae.benchmark.fold import Fold
 from pyro_citevae.benchmark.protocols import PROTOCOLS, Protocol
 from pyro_citevae.benchmark.settings import Settings, Variant
@@ -325,12 +324,12 @@ class _Bench:
         train = piece.fold.train
         found = registry.find_model(model_part.name)
         knows = features_of(self.settings.features, train, plain=False)
-        if knows is not None and "features" in inspect.signature(found.__init__).parameters:
+        if knows is not None and takes_features(found):
             model_part = Part(**{"features": knows, "name": model_part.name, **model_part.arguments})
         model = config.make(found, model_part, train.schema)
         guide = config.make(registry.find_guide(guide_part.name), guide_part, model)
         chosen = settings_of({**options, "seed": _number(piece.seed)})
-        return fit(model, guide, train, progress=False, **_as_arguments(chosen))
+        return fit(model, guide, train, progress=False, **asdict(chosen))
 
     def _loaded(self, piece: _Piece, seed: int) -> Posterior:
         """A seed's posterior, fitted again if its piece was made without one."""
@@ -352,7 +351,7 @@ class _Bench:
         said: dict[str, Any] = {
             "protocol": self.protocol.name,
             "split": piece.fold.split.digest,
-            "data": self._data_digest(piece.fold),
+            "data": piece.fold.whole.digest,
             "name": piece.name,
             "seed": piece.seed,
             "draws": self.settings.draws,
@@ -376,17 +375,9 @@ class _Bench:
     def _key(self, piece: _Piece) -> str:
         return hashlib.sha256(json.dumps(self._said(piece), sort_keys=True, default=str).encode()).hexdigest()
 
-    @staticmethod
-    def _data_digest(fold: Fold) -> str:
-        return fold.whole.digest
-
 
 def _number(seed: int | str) -> int:
     return seed if isinstance(seed, int) else 0
-
-
-def _as_arguments(settings: Any) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
 
 
 def _versions(settings: Settings) -> dict[str, str]:

@@ -32,7 +32,7 @@ from pyro_citevae.analysis import (
 )
 from pyro_citevae.analysis.baselines_on_features import Features
 from pyro_citevae.benchmark.fold import Fold
-from pyro_citevae.data import Criterion, Schedule, Split, Trajectories
+from pyro_citevae.data import Criterion, Schedule, Split, Trajectories, members_seen
 from pyro_citevae.errors import DataError
 
 __all__ = ["PROTOCOLS", "Protocol"]
@@ -183,12 +183,13 @@ class UnseenCombination(Protocol):
 
     def stratified(self, fold: Fold) -> Fold:
         """Strata by how many of the members were seen alone."""
-        seen = set(fold.train.perturbations())
+        control = fold.train.schema.control
+        training = [Schedule.parse(one, control) for one in fold.train.perturbations()]
         strata: dict[str, list[str]] = {}
         for label in fold.labels:
-            tokens = Schedule.parse(label, fold.train.schema.control).tokens
-            known = sum(token in seen for token in tokens)
-            name = _SEEN[2] if known == len(tokens) else _SEEN[min(known, 1)]
+            combination = Schedule.parse(label, control)
+            known = members_seen(combination, training)
+            name = _SEEN[2] if known == len(combination.tokens) else _SEEN[min(known, 1)]
             strata.setdefault(name, []).append(label)
         return replace(fold, strata={name: tuple(labels) for name, labels in strata.items()})
 

@@ -20,7 +20,7 @@ from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.layouts import LAYOUTS, Columns, resolve
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import CiteVAEWarning, DataError
+from pyro_citevae.errors import CiteVAEWarning, DataError, reason
 
 __all__ = ["joined", "open_h5ad", "padded", "predictions", "read"]
 
@@ -41,8 +41,7 @@ def open_h5ad(path: str | Path) -> AnnData:
             warnings.filterwarnings("ignore", message=".*names are not unique")
             return anndata.read_h5ad(path)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"'{path}' cannot be read as h5ad ({reason}); it may be truncated.") from error
+        raise DataError(f"'{path}' cannot be read as h5ad ({reason(error)}); it may be truncated.") from error
 
 
 def read(

@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 
 from pyro_citevae.data import ontology
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import DataError, reason
 
 __all__ = ["GeneFeatures", "coexpression", "concatenate", "from_table", "gene_ontology"]
 
@@ -347,8 +347,7 @@ def _frame(table: Any, key: str | None) -> pd.DataFrame:
         else:
             frame = pd.read_csv(path, sep=None, engine="python", index_col=0)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"'{path}' cannot be read as a table of gene features ({reason}).") from error
+        raise DataError(f"'{path}' cannot be read as a table of gene features ({reason(error)}).") from error
     return frame.set_axis(frame.index.astype(str))
 
 

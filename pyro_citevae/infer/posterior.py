@@ -22,7 +22,7 @@ from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.splits import Split
 from pyro_citevae.data.storage import aside
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import ModelError, RunError
+from pyro_citevae.errors import ModelError, RunError, reason
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.bounds import Objective, negative_bound
 from pyro_citevae.infer.prediction import Substitute, global_draws
@@ -257,8 +257,7 @@ class Posterior(Predictive):
                 module.load_state_dict(part)
             history = pd.read_parquet(folder / "history.parquet")
         except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RunError(f"'{folder}' is damaged or from another version ({reason}).") from error
+            raise RunError(f"'{folder}' is damaged or from another version ({reason(error)}).") from error
         split = folder / "split.json"
         if record["split"] is not None and not split.is_file():
             raise RunError(f"'{folder}' is damaged (split.json is missing); fit it again.")

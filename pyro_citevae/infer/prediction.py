@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyro
@@ -18,6 +18,7 @@ from scipy import sparse
 from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.data.anndata_io import predictions
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.pseudobulk import level, profile
 from pyro_citevae.data.schema import Schema
@@ -26,6 +27,9 @@ from pyro_citevae.errors import CiteVAEWarning, DataError
 from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics, Rollout
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 __all__ = [
     "Abduction",
@@ -102,6 +106,19 @@ class PredictedCells:
     schedule: np.ndarray
     time: np.ndarray
     cell: np.ndarray
+
+    def to_anndata(
+        self, schedules: Sequence[Schedule], times: Sequence[float], cells: Trajectories, **uns: Any
+    ) -> AnnData:
+        """The cells under their labels, times and the names of their source cells."""
+        schema = cells.schema
+        labels = np.array([one.label(schema.control) for one in schedules], dtype=object)
+        obs = {
+            "perturbation": labels[self.schedule],
+            "time": np.array(times)[self.time],
+            "source_cell": cells.names[self.cell].astype(str),
+        }
+        return predictions(self.draw, self.layers, obs, schema.genes, uns | {"time_unit": schema.time_unit})
 
 
 class Substitute(Messenger):

@@ -10,7 +10,6 @@ import numpy as np
 import xarray as xr
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.data.anndata_io import predictions
 from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
@@ -84,14 +83,7 @@ class Predictive(ABC):
         require_controls(cells, self.schema)
         wanted, times = schedules_of(schedules), times_of(time, self.schema)
         made = RollOut(self.members, wanted, times, draws, seed).cells(cells)
-        labels = np.array([one.label(self.schema.control) for one in wanted], dtype=object)
-        obs = {
-            "perturbation": labels[made.schedule],
-            "time": np.array(times)[made.time],
-            "source_cell": cells.names[made.cell].astype(str),
-        }
-        uns = {"draws": draws, "seed": seed, "time_unit": self.schema.time_unit}
-        return predictions(made.draw, made.layers, obs, self.schema.genes, uns)
+        return made.to_anndata(wanted, times, cells, draws=draws, seed=seed)
 
     def effect(
         self,

@@ -99,19 +99,25 @@ class LinearChain:
 
 
 def derivative(
-    mean: Callable[[Float[Tensor, "input ... n"]], Float[Tensor, "... m"]], at: Float[Tensor, "input ... n"]
-) -> tuple[Float[Tensor, "... m"], Float[Tensor, "input ... m n"]]:
-    """``mean(at)`` and its derivative by each input, for a function that acts on each row apart.
+    mean: Callable[[Float[Tensor, "input ... n"]], Float[Tensor, "... m"]],
+    at: Float[Tensor, "input ... n"],
+    value: Float[Tensor, "... m"],
+) -> Float[Tensor, "input ... m n"]:
+    """The derivative by each input of a function that acts on each row apart.
 
     All ``input * n`` directions lie beside each other on a new axis at the left, so that one call has them.
 
+    Args:
+        mean: The function.
+        at: Where.
+        value: ``mean(at)``, which the caller has.
+
     Example:
         >>> import torch
-        >>> _, J = derivative(lambda x: x[0] * x[1], torch.tensor([[[2.0, 3.0]], [[5.0, 7.0]]]))
-        >>> J[0].tolist()
+        >>> at = torch.tensor([[[2.0, 3.0]], [[5.0, 7.0]]])
+        >>> derivative(lambda x: x[0] * x[1], at, at[0] * at[1])[0].tolist()
         [[[5.0, 0.0], [0.0, 7.0]]]
     """
-    value = mean(at)
     n_inputs, n = len(at), at.shape[-1]
     lead = (1,) * (value.dim() - at.dim() + 1)
     wide = (n_inputs * n, n_inputs, *lead, *at.shape[1:])
@@ -124,7 +130,7 @@ def derivative(
     point = at.reshape(n_inputs, *lead, *at.shape[1:]).expand(wide).contiguous()
     tangents = unit.expand(wide).contiguous()
     columns: Tensor = torch.func.jvp(by_direction, (point,), (tangents,))[1]
-    return value, columns.unflatten(0, (n_inputs, n)).movedim(1, -1)
+    return columns.unflatten(0, (n_inputs, n)).movedim(1, -1)
 
 
 def times(matrix: Float[Tensor, "... m n"], vector: Float[Tensor, "... n"]) -> Float[Tensor, "... m"]:
