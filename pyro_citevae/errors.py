@@ -12,7 +12,6 @@ __all__ = [
     "ModelError",
     "RunError",
     "ScheduleError",
-    "reason",
 ]
 
 
