@@ -32,17 +32,19 @@ class CiteVAE(LatentDynamics):
         m_pk   ~ RelaxedBernoulli(0.5)                             which programs a token targets
         a_pk   ~ N(mu_a, s_a)             b_pk  ~ N(0, 0.1)        shift and log-scale change of a token
         c_p    ~ N(m_c, 0.5)              d_pg  ~ N(0, s_d)        own transcript, and single genes
-        e_tpg  ~ N(0, s_p)                                         what a group shows at one time only
-        kappa_p ~ LogNormal(m_kappa, 0.5)                          rate at which c, d and e set in
+        e_tpg  ~ N(0, s_p)                                         what a group takes on at one time
+        kappa_p ~ LogNormal(m_kappa, 0.5)                          rate at which a token sets in
         v_pr   ~ N(0, 1)                  w_rk  ~ N(0, 0.3)        what two tokens shift together (pairs)
 
         s_n      ~ N(0, I)                                         invariant state
         z_{n,0}  ~ N(0, I)
-        z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + u_t (m a) + pairs(u_t)
-                     - (sum_p u_tp - max_p u_tp) mu_a,  sigma exp(u_t (m b)))
-        pairs(u) = sum_{p < q} u_p u_q sum_r v_pr v_qr w_r = ((u v)^2 - u^2 v^2) w / 2
-        r_{n,t}  = 1 - exp(-kappa sum_{t' <= t} u_{t'})            response to the exposure so far
-        x_{n,t}  ~ NB(library_n softmax(f(z_t, s_n) + batch_n + r_t (c + d + e_t)), theta_g)
+        r_{n,t}  = 1 - exp(-kappa sum_{t' <= t} u_{t'})            share that the exposure has set in
+        h_{n,t}  = u_t r_t                                         dose that acts
+        E_t      = e_1 + ... + e_t                                 deviation of the groups by now
+        z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + h_t (m a) + pairs(h_t)
+                     - (sum_p h_tp - max_p h_tp) mu_a,  sigma exp(h_t (m b)))
+        pairs(h) = sum_{p < q} h_p h_q sum_r v_pr v_qr w_r = ((h v)^2 - h^2 v^2) w / 2
+        x_{n,t}  ~ NB(library_n softmax(f(z_t, s_n) + batch_n + r_t (c + d + E_t)), theta_g)
 
     ================  ============================================  ==================
     symbol            meaning                                       shape
@@ -51,8 +53,8 @@ class CiteVAE(LatentDynamics):
     m, a, b           target mask, shift and log-scale change       (token, program)
     c                 change of the token's own transcript (log)    (token, 1)
     d                 direct change of single genes (log)           (token, gene)
-    e                 deviation of one group at one step (log)      (step, token, gene)
-    kappa             rate of the direct response, a step           (token,)
+    e                 deviation that a group takes on (log)         (step, token, gene)
+    kappa             rate at which a token sets in, a step         (token,)
     v, w              pair loadings of a token, shift by a factor   (token, rank), (rank, program)
     sigma             noise scale of the transition                 (program,)
     theta             inverse dispersion                            (gene,)
@@ -64,11 +66,12 @@ class CiteVAE(LatentDynamics):
 
     What all tokens shift alike, mu_a, counts once in a combination: it is mostly the sampling error of
     the controls, which a sum over the tokens would repeat. The decoder f sees neither dose nor time. A
-    knocked-out gene's protein decays, so direct changes set in with exposure. The deviation e is to a
-    forecast what a group's own scatter is to a mean: its scale s_p is learnt from the observed times, and
-    at a time without data e is drawn from it, which widens the interval. The scales s_a and s_d are
-    given, since maximising the bound over them shrinks strong effects. Where the library size counts
-    unmeasured genes too, the softmax has one more class for them.
+    knocked-out gene's protein decays, so that its loss sets in with exposure; programs sum up what acts on
+    them, and follow later than single genes do. The deviation E is to a forecast what a group's own
+    scatter is to a mean: the scale s_p of its changes is learnt from the observed times, and what it does
+    at a time without data is drawn, which widens the interval. The scales s_a and s_d are given, since
+    maximising the bound over them shrinks strong effects. Where the library size counts unmeasured genes
+    too, the softmax has one more class for them.
 
     Args:
         schema: Names and sizes of the screen's axes.
@@ -77,8 +80,10 @@ class CiteVAE(LatentDynamics):
         n_lags: Number L of lags.
         hidden: Width of the decoder's hidden layers; 0 makes it linear.
         emission: Family of :class:`Emission`; None for NB, or N(f + ..., scale) where values are real.
-        time: Let a state remember the past (W), and direct changes set in gradually (kappa); off,
-            ``z_t ~ N(u_t (m a), sigma exp(u_t (m b)))`` and ``r_t = min(1, sum u)``.
+        time: Let a state remember the past (W), and a token set in; off, ``z_t ~ N(u_t (m a),
+            sigma exp(u_t (m b)))``.
+        onset: Let a token set in gradually (kappa), where there is time; off, ``h_t = u_t`` and
+            ``r_t = min(1, sum u)``.
         edges: Gate the lag graph (A); off, every edge is open.
         mask: Gate the targets (m); off, a token may shift every program.
         scale: Let tokens change the noise scale (b).
@@ -138,6 +143,7 @@ class CiteVAE(LatentDynamics):
         hidden: int = 64,
         emission: str | None = None,
         time: bool = True,
+        onset: bool = True,
         edges: bool = True,
         mask: bool = False,
         scale: bool = True,
@@ -152,7 +158,8 @@ class CiteVAE(LatentDynamics):
         informed: Sequence[str] = ("a", "d"),
     ) -> None:
         super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant, n_lags=n_lags)
-        self.time, self.edges, self.mask, self.scale = time, edges, mask, scale
+        self.time, self.onset, self.edges = time, time and onset, edges
+        self.mask, self.scale = mask, scale
         self.own_transcript, self.direct, self.group = own_transcript, direct, group
         K, G = n_programs, schema.n_genes
         self.decoder = Decoder(K + n_invariant, schema.n_shares, hidden)
@@ -166,7 +173,7 @@ class CiteVAE(LatentDynamics):
         self.pairs = pairs
         if own_transcript:
             self.m_c = torch.nn.Parameter(torch.zeros(()))
-        if time:
+        if self.onset:
             self.m_kappa = torch.nn.Parameter(torch.tensor(-1.2))
         self.rows = self._token_rows(features, informed)
         self.dims = {**type(self).dims, **self.rows.axes(type(self).dims)}
@@ -226,16 +233,21 @@ class CiteVAE(LatentDynamics):
             v = pyro.sample("v", normal(zero, 1.0, P, self.pairs))
             w = pyro.sample("w", normal(zero, 0.3, self.pairs, K))
         kappa = None
-        if self.time:
+        if self.onset:
             m_kappa = from_seen(self.m_kappa.expand(P, 1), self.seen)[:, 0]
             kappa = pyro.sample("kappa", dist.LogNormal(m_kappa, 0.5).to_event(1))
         T = self.schema.n_steps + 2
         e = pyro.sample("e", normal(zero, self._group_scale(), T, P, G)) if self.group else None
-        return Mechanism(W=W, a=a, b=b, kappa=kappa, direct=direct, e=e, v=v, w=w)
+        exposure = zero.expand(P)
+        return Mechanism(W=W, a=a, b=b, kappa=kappa, exposure=exposure, direct=direct, e=e, v=v, w=w)
 
     def initial(self, mechanism: Mechanism) -> Distribution:
         """Standard normal: the same state before every perturbation."""
         return dist.Normal(torch.zeros_like(self.mu_a), 1.0).to_event(1)
+
+    def regime(self, mechanism: Mechanism, t: int, u: Float[Tensor, "cell token"]) -> Mechanism:
+        """Sums up the exposure to each token, this step's dose included."""
+        return mechanism.updated(exposure=mechanism.exposure + u)
 
     def transition(
         self,
@@ -243,16 +255,26 @@ class CiteVAE(LatentDynamics):
         history: Sequence[Float[Tensor, "... cell program"]],
         u: Float[Tensor, "cell token"],
     ) -> Distribution:
-        """A lagged step with decay, shifted and rescaled by the dose."""
-        loc = u @ mechanism.a
+        """A lagged step with decay, shifted and rescaled by the dose that acts."""
+        h = u * self._response(mechanism, mechanism.exposure) if self.onset else u
+        loc = h @ mechanism.a
         if not self.mask:
-            repeated = (u.sum(-1, keepdim=True) - u.amax(-1, keepdim=True)).clamp(min=0.0)
+            repeated = (h.sum(-1, keepdim=True) - h.amax(-1, keepdim=True)).clamp(min=0.0)
             loc = loc - repeated * self.mu_a
         if self.pairs:
-            loc = loc + ((u @ mechanism.v).square() - u.square() @ mechanism.v.square()) @ mechanism.w / 2
+            loc = loc + ((h @ mechanism.v).square() - h.square() @ mechanism.v.square()) @ mechanism.w / 2
         if self.time:
             loc = (1 - self.decay) * history[-1] + saturating(mechanism.W, history) + loc
-        return dist.Normal(loc, self.sigma * torch.exp(u @ mechanism.b)).to_event(1)
+        return dist.Normal(loc, self.sigma * torch.exp(h @ mechanism.b)).to_event(1)
+
+    def _response(
+        self, mechanism: Mechanism, exposure: Float[Tensor, "... cell token"]
+    ) -> Float[Tensor, "... cell token"]:
+        """Which share of each token has set in."""
+        if not self.onset:
+            return exposure.clamp(max=1.0)
+        response: Tensor = 1 - torch.exp(-mechanism.kappa * exposure)
+        return response
 
     def observation(
         self,
@@ -262,11 +284,12 @@ class CiteVAE(LatentDynamics):
         technical: Int[Tensor, " cell"],
     ) -> Mechanism:
         """Adds what exposure and batches change outside the decoder."""
-        response = 1 - torch.exp(-mechanism.kappa * exposure) if self.time else exposure.clamp(max=1.0)
+        response = self._response(mechanism, exposure)
         offset = self.batch_effect[technical] + response @ mechanism.direct
         if self.group:
             late = self.schema.n_steps + 1
-            at = torch.nn.functional.one_hot(step.clamp(max=late), late + 1).to(response.dtype)
+            steps = torch.arange(late + 1, device=step.device)
+            at = ((steps > 0) & (steps <= step.clamp(max=late)[..., None])).to(response.dtype)
             design = (at[..., :, None] * response[..., None, :]).flatten(-2)
             offset = offset + design @ mechanism.e.flatten(-3, -2)
         return mechanism.updated(offset=offset)

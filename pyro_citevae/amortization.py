@@ -87,7 +87,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         self.conditional = conditional and bool(mechanism_posterior.event_dims)
         if self.conditional:
             n_foreseen = schema.n_steps * model.n_programs
-            self.foresees = type(model).regime is LatentDynamics.regime
+            self.foresees = not model.enumerated
             if self.foresees:
                 n_seen = self.n_summary + schema.n_tokens
                 self.reference_head = Perceptron(n_seen, n_foreseen, self.correction)
@@ -166,6 +166,8 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             states = reference.unflatten(-1, (-1, K)).unbind(-2)
             for t in range(1, len(states) + 1):
                 dose = batch.u[min(t, batch.n_steps)]
+                with poutine.block():
+                    mechanism = self.model.regime(mechanism, t, dose)
                 means.append(self.model.transition(mechanism, states[max(t - L, 0) : t], dose).mean)
         return joined(*means)
 

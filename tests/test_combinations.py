@@ -141,12 +141,13 @@ def test_without_interactions_a_screen_is_what_it_was() -> None:
 @pytest.fixture(scope="module")
 def paired() -> CiteVAE:
     torch.manual_seed(0)
-    return CiteVAE(course().schema, n_programs=4, pairs=3)
+    return CiteVAE(course().schema, n_programs=4, pairs=3, onset=False)
 
 
 def drift(model: CiteVAE, u: list[float], values: dict[str, torch.Tensor]) -> torch.Tensor:
-    mechanism = model.mechanism_at(values)
-    return model.transition(mechanism, [torch.zeros(1, 4)], torch.tensor([u])).mean[0]
+    dose = torch.tensor([u])
+    mechanism = model.regime(model.mechanism_at(values), 1, dose)
+    return model.transition(mechanism, [torch.zeros(1, 4)], dose).mean[0]
 
 
 def drawn(model: CiteVAE) -> dict[str, torch.Tensor]:
@@ -188,7 +189,7 @@ def test_the_pair_term_is_symmetric(paired: CiteVAE) -> None:
     ],
 )
 def test_what_all_tokens_share_counts_once_in_a_combination(u: list[float], times: float) -> None:
-    model = CiteVAE(course().schema, n_programs=4)
+    model = CiteVAE(course().schema, n_programs=4, onset=False)
     with torch.no_grad():
         model.mu_a.copy_(torch.tensor([1.0, -2.0, 0.5, 0.0]))
     values = drawn(model) | {"a": model.mu_a.detach().expand(3, 4)}

@@ -46,6 +46,7 @@ def require_predictions(posterior: cv.Posterior, data: cv.Trajectories) -> None:
 
 SWITCHES = {
     "time": (False, {"A", "W", "kappa"}),
+    "onset": (False, {"kappa"}),
     "edges": (False, {"A"}),
     "mask": (False, {"m"}),
     "scale": (False, {"b"}),
@@ -100,8 +101,50 @@ def test_without_time_the_past_does_not_matter() -> None:
     torch.testing.assert_close(law.mean, u @ mechanism.a)
     assert not torch.autograd.grad(law.mean.sum(), history, allow_unused=True)[0]
     remembered = whole(data)
-    law = remembered.transition(remembered.mechanism(), history, u)
+    law = remembered.transition(remembered.regime(remembered.mechanism(), 1, u), history, u)
     assert torch.autograd.grad(law.mean.sum(), history)[0].abs().min() > 0
+
+
+def test_a_token_sets_in_with_its_exposure() -> None:
+    """Shift and spread in step t by hand, under doses that stop."""
+    data = screen()
+    model = whole(data, scale=True, mask=False, pairs=0)
+    mechanism = model.mechanism()
+    doses = torch.tensor([[0.0, 0.0, 0.5], [0.0, 2.0, 0.5], [0.0, 0.0, 0.5]])
+    still = [torch.zeros(1, 2)]
+    walked = mechanism
+    for t in range(1, 4):
+        u = doses[t - 1][None]
+        walked = model.regime(walked, t, u)
+        law = model.transition(walked, still, u).base_dist
+        h = u[0] * (1 - torch.exp(-mechanism.kappa * doses[:t].sum(0)))
+        repeated = h.sum() - h.max()
+        torch.testing.assert_close(law.loc[0], h @ mechanism.a - repeated * model.mu_a)
+        torch.testing.assert_close(law.scale[0], model.sigma * torch.exp(h @ mechanism.b))
+    at_once = whole(data, onset=False, mask=False, pairs=0)
+    law = at_once.transition(at_once.mechanism_at(drawn_sites(at_once)), still, doses[:1])
+    a = drawn_sites(at_once)["a"]
+    torch.testing.assert_close(law.mean[0], doses[0] @ a)
+
+
+def test_a_groups_deviation_is_the_sum_of_its_changes() -> None:
+    """Offsets of one observation at every step, beside the random walk; past the last step it stands."""
+    data = screen()
+    model = whole(data, direct=False, own_transcript=False, time=False)
+    mechanism = model.mechanism()
+    exposure = torch.zeros(1, 1, 3)
+    exposure[..., 1] = 1.0
+    E = torch.zeros(data.schema.n_genes)
+    for t in range(1, data.schema.n_steps + 4):
+        E = E + (mechanism.e[t, 1] if t < len(mechanism.e) else 0.0)
+        seen = model.observation(mechanism, exposure, torch.tensor([[t]]), torch.zeros(1, dtype=torch.int64))
+        torch.testing.assert_close(seen.offset[0, 0], E)
+
+
+def drawn_sites(model: cv.LatentDynamics) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    trace = poutine.trace(model.mechanism).get_trace()
+    return {name: site["value"] for name, site in trace.iter_stochastic_nodes()}
 
 
 @pytest.mark.parametrize(("exposure", "share"), [(0.0, 0.0), (0.3, 0.3), (1.0, 1.0), (5.0, 1.0)])

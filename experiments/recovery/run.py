@@ -88,6 +88,7 @@ def program(simulation: Any, dispersion: float, emission: str, seed: int) -> Cit
         n_invariant=0,
         n_lags=L,
         hidden=0,
+        onset=False,
         own_transcript=False,
         direct=False,
         group=False,
