@@ -39,7 +39,7 @@ class CiteVAE(LatentDynamics):
         s_n      ~ N(0, I)                                         invariant state
         z_{n,0}  ~ N(0, I)
         r_{n,t}  = 1 - exp(-kappa sum_{t' <= t} u_{t'})            share that the exposure has set in
-        h_{n,t}  = u_t r_t                                         dose that acts
+        h_{n,t}  = u_t r_t / mean_{t' <= T} (1 - exp(-kappa t'))   dose that acts, T units in all T steps
         E_t      = e_1 + ... + e_t                                 deviation of the groups by now
         z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + h_t (m a) + pairs(h_t)
                      - (sum_p h_tp - max_p h_tp) mu_a,  sigma exp(h_t (m b)))
@@ -232,14 +232,17 @@ class CiteVAE(LatentDynamics):
         if self.pairs:
             v = pyro.sample("v", normal(zero, 1.0, P, self.pairs))
             w = pyro.sample("w", normal(zero, 0.3, self.pairs, K))
-        kappa = None
+        kappa = typical = None
         if self.onset:
             m_kappa = from_seen(self.m_kappa.expand(P, 1), self.seen)[:, 0]
             kappa = pyro.sample("kappa", dist.LogNormal(m_kappa, 0.5).to_event(1))
+            steps = torch.arange(1, self.schema.n_steps + 1, device=kappa.device)
+            typical = (1 - torch.exp(-kappa[..., None] * steps)).mean(-1)
         T = self.schema.n_steps + 2
         e = pyro.sample("e", normal(zero, self._group_scale(), T, P, G)) if self.group else None
         exposure = zero.expand(P)
-        return Mechanism(W=W, a=a, b=b, kappa=kappa, exposure=exposure, direct=direct, e=e, v=v, w=w)
+        timed = {"kappa": kappa, "typical": typical, "exposure": exposure}
+        return Mechanism(W=W, a=a, b=b, direct=direct, e=e, v=v, w=w, **timed)
 
     def initial(self, mechanism: Mechanism) -> Distribution:
         """Standard normal: the same state before every perturbation."""
@@ -256,7 +259,7 @@ class CiteVAE(LatentDynamics):
         u: Float[Tensor, "cell token"],
     ) -> Distribution:
         """A lagged step with decay, shifted and rescaled by the dose that acts."""
-        h = u * self._response(mechanism, mechanism.exposure) if self.onset else u
+        h = u * self._response(mechanism, mechanism.exposure) / mechanism.typical if self.onset else u
         loc = h @ mechanism.a
         if not self.mask:
             repeated = (h.sum(-1, keepdim=True) - h.amax(-1, keepdim=True)).clamp(min=0.0)

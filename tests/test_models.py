@@ -106,7 +106,7 @@ def test_without_time_the_past_does_not_matter() -> None:
 
 
 def test_a_token_sets_in_with_its_exposure() -> None:
-    """Shift and spread in step t by hand, under doses that stop."""
+    """Shift and spread in step t by hand, under doses that stop; all steps of a constant one add up to T."""
     data = screen()
     model = whole(data, scale=True, mask=False, pairs=0)
     mechanism = model.mechanism()
@@ -117,7 +117,7 @@ def test_a_token_sets_in_with_its_exposure() -> None:
         u = doses[t - 1][None]
         walked = model.regime(walked, t, u)
         law = model.transition(walked, still, u).base_dist
-        h = u[0] * (1 - torch.exp(-mechanism.kappa * doses[:t].sum(0)))
+        h = u[0] * (1 - torch.exp(-mechanism.kappa * doses[:t].sum(0))) / whole_course(mechanism.kappa)
         repeated = h.sum() - h.max()
         torch.testing.assert_close(law.loc[0], h @ mechanism.a - repeated * model.mu_a)
         torch.testing.assert_close(law.scale[0], model.sigma * torch.exp(h @ mechanism.b))
@@ -125,6 +125,11 @@ def test_a_token_sets_in_with_its_exposure() -> None:
     law = at_once.transition(at_once.mechanism_at(drawn_sites(at_once)), still, doses[:1])
     a = drawn_sites(at_once)["a"]
     torch.testing.assert_close(law.mean[0], doses[0] @ a)
+
+
+def whole_course(kappa: torch.Tensor) -> torch.Tensor:
+    """Mean over the three steps of the share that a constant unit dose has set in."""
+    return sum(1 - torch.exp(-kappa * t) for t in (1, 2, 3)) / 3
 
 
 def test_a_groups_deviation_is_the_sum_of_its_changes() -> None:
