@@ -202,6 +202,21 @@ class CiteVAE(LatentDynamics):
         """Tokens that have features."""
         return super().informed if self.rows.F is None else self.rows.F.any(-1)
 
+    @property
+    def _populations(self) -> dict[str, tuple[Tensor, float]]:
+        """Mean and scale of the rows of each site."""
+        zero = torch.zeros_like(self.mu_a[0])
+        m_c = self.m_c if self.own_transcript else zero
+        return {"a": (self.mu_a, self.s_a), "b": (zero, 0.1), "c": (m_c, 0.5), "d": (zero, self.s_d)}
+
+    def unseen(self, values: Mapping[str, Tensor], donor: Int[Tensor, "draw token"]) -> Mapping[str, Tensor]:
+        """Rows that features move, by kriging from the seen ones."""
+        populations = self._populations
+        return {
+            site: self.rows.unseen(site, values, *populations[site], self.seen, donor)
+            for site in self.rows.m_rho
+        }
+
     def _group_scale(self) -> Float[Tensor, "token 1"]:
         """Scale of each token's group deviations; for one without cells, that of a middling token."""
         typical = self.s_e[self.seen].log().mean().exp().detach()
@@ -210,12 +225,12 @@ class CiteVAE(LatentDynamics):
     def mechanism(self) -> Mechanism:
         """Samples the lag graph, the tokens' effects and their direct changes."""
         P, K, G, L = self.schema.n_tokens, self.n_programs, self.schema.n_genes, self.n_lags
-        zero = torch.zeros_like(self.mu_a[0])
+        zero, rows = torch.zeros_like(self.mu_a[0]), self._populations
         W: Any = pyro.sample("W", normal(zero, 0.3, L, K, K)) if self.time else None
-        a = pyro.sample("a", self.rows("a", self.mu_a, self.s_a, K, self.seen))
+        a = pyro.sample("a", self.rows("a", *rows["a"], K, self.seen))
         b = torch.zeros_like(a)
         if self.scale:
-            b = pyro.sample("b", self.rows("b", zero, 0.1, K, self.seen))
+            b = pyro.sample("b", self.rows("b", *rows["b"], K, self.seen))
         if self.time and self.edges:
             W = W * pyro.sample("A", gate(zero + 0.2, L, K, K))
         if self.mask:
@@ -223,10 +238,10 @@ class CiteVAE(LatentDynamics):
             a, b = m * a, m * b
         direct = zero.expand(P, G)
         if self.direct:
-            direct = pyro.sample("d", self.rows("d", zero, self.s_d, G, self.seen))
+            direct = pyro.sample("d", self.rows("d", *rows["d"], G, self.seen))
         if self.own_transcript:
             # (token, 1), so that it lines up with d under a plate of draws
-            c = pyro.sample("c", self.rows("c", self.m_c, 0.5, 1, self.seen))
+            c = pyro.sample("c", self.rows("c", *rows["c"], 1, self.seen))
             direct = direct + c * self.own
         v = w = None
         if self.pairs:

@@ -144,6 +144,18 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         """Tokens that features say something of; none, unless a model has features."""
         return torch.zeros_like(self.seen)
 
+    def unseen(self, values: Mapping[str, Tensor], donor: Int[Tensor, "draw token"]) -> Mapping[str, Tensor]:
+        """Draws of sites whose rows of tokens without cells follow from the other rows; none by default.
+
+        For the other sites with rows of tokens, a token without cells is one more of the seen ones. A model
+        with features says here what they tell of it.
+
+        Args:
+            values: Draws of the global sites, each of shape (draw, 1, 1) + event shape.
+            donor: For each draw and token, the seen token that it deviates like, or -1 for none.
+        """
+        return {}
+
     @abstractmethod
     def mechanism(self) -> Mechanism:
         """Samples the global sites and returns them by their symbols."""

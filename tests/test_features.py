@@ -392,26 +392,34 @@ def donated(deviation: np.ndarray, unseen: int, seen: list[int]) -> tuple[np.nda
 SCALES = {"a": 0.5, "b": 0.1, "c": 0.5, "d": 0.15}
 
 
-def test_an_unseen_token_deviates_from_its_prior_mean_like_a_seen_one() -> None:
+def test_an_unseen_token_misses_what_features_say_as_a_seen_one_does() -> None:
     """Two of three donors are seen tokens, the same for all of its rows; the third is the prior itself."""
     data = screen()
     features = tokens_features(data)
     train, _ = data.hold_out(perturbations=["gene_1"])
     posterior = fitted(small(train, features=features, informed=EVERY_SITE), train, max_epochs=4)
     value, model = global_values(posterior), posterior.model
-    design = np.hstack([np.ones((3, 1)), features.values])
+    design, seen = np.hstack([np.ones((3, 1)), features.values]), [0, 2]
     donors = []
     for site, scale in SCALES.items():
-        mean = design @ value[f"B_{site}"]
-        donor, none = donated(value[site] - mean, 1, [0, 2])
-        donors.append(np.where(none, -1, donor))
+        own = np.square(value[f"rho_{site}"][:, seen]).mean(1)[:, None, None] * np.eye(3)
+        K = scale**2 * (design * np.square(value[f"tau_{site}"])[:, None] @ design.T + own)
         population = {"a": model.mu_a, "c": model.m_c}.get(site, torch.zeros(()))
-        deviation = value[site] - mean - population.detach().double().numpy()
-        own = (deviation / (scale * value[f"rho_{site}"][..., None]))[none, 1, 0]
-        require_standard_normal(own)
-        require_standard_normal(
-            ((np.log(value[f"rho_{site}"]) - model.rows.m_rho[site].item()) / 0.3)[none, 1]
+        row = value[site] - population.detach().double().numpy()
+        forecast = (K[:, [1]][:, :, seen] @ np.linalg.inv(K[:, seen][:, :, seen]) @ row[:, seen])[:, 0]
+        v = (
+            K[:, 1, 1]
+            - (K[:, [1]][:, :, seen] @ np.linalg.solve(K[:, seen][:, :, seen], K[:, seen, 1:2]))[:, 0, 0]
         )
+        standard = (row[:, 1] - forecast) / np.sqrt(v)[:, None]
+        missed = []
+        for q, other in ((0, 2), (2, 0)):
+            ratio = K[:, q, other] / K[:, other, other]
+            left = np.sqrt(K[:, q, q] - ratio * K[:, q, other])
+            missed.append((row[:, q] - ratio[:, None] * row[:, other]) / left[:, None])
+        donor, none = donated(np.stack([missed[0], standard, missed[1]], axis=1), 1, seen)
+        donors.append(np.where(none, -1, donor))
+        require_standard_normal(standard[none, 0])
     # a row of one value may fall upon another's by chance
     assert (np.array(donors) == donors[-1]).mean(1).min() > 0.98
     share = [(donors[-1] == one).mean() for one in (0, 2, -1)]

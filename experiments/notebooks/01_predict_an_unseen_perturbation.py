@@ -96,11 +96,11 @@ cells
 
 # %% [markdown]
 # `effect` is the change of the pseudobulk profile, drawn from the posterior. Against `do()`, the default, it is the
-# difference of two predictions. Against the measured controls, as here, it forecasts what an experiment with these very
-# controls would report. The genes that move most, and their 80 % intervals:
+# difference of two predictions. Against the measured screen, as here, it forecasts what an experiment with the screen's
+# own controls would report. The genes that move most, and their 80 % intervals:
 
 # %%
-effect = posterior.effect(cv.do("IFNGR2"), versus=train.controls())
+effect = posterior.effect(cv.do("IFNGR2"), versus=train)
 strongest = abs(effect.mean(("chain", "draw"))).squeeze().to_series().nlargest(8).index
 effect.interval(0.8).squeeze().sel(gene=strongest).to_pandas().T.round(2)
 

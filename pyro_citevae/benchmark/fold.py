@@ -133,7 +133,7 @@ class Fold:
         cells: int,
         seed: int = 0,
         challenge: bool = False,
-        measured_controls: bool = False,
+        measured_controls: bool = True,
     ) -> pd.DataFrame:
         """Tidy rows of one predictor, perturbation by perturbation, without the means.
 
@@ -144,7 +144,7 @@ class Fold:
             cells: Control cells of the training data to predict from; 0 leaves out scores of cells.
             seed: Seed of the draws.
             challenge: Whether cell-eval2 scores the cells too.
-            measured_controls: Whether a model's effects are against the training controls of these times.
+            measured_controls: Whether a model's effects are forecast as measured against training's controls.
         """
         truth, controls, both = self.truth, self.whole, self.duplicated
         measurements, others = self.measurements, self.others
@@ -156,8 +156,7 @@ class Fold:
             schedules = [Schedule.parse(label, truth.schema.control) for label in labels]
             asked = [one for one in measurements if one.time in times]
             if measured_controls and isinstance(predictor, Predictive) and self._has_controls(times):
-                known = self.train.controls()
-                effects = predictor.effect(schedules, known, time=times, draws=draws, seed=seed)
+                effects = predictor.effect(schedules, self.train, time=times, draws=draws, seed=seed)
             else:
                 effects = predictor.effect(schedules, time=times, draws=draws, seed=seed)
             frame = evaluate({name: effects}, asked, headline=(), protocol="", dataset="", others=others)

@@ -40,8 +40,8 @@ class Settings(config.Settings):
         ensemble: Whether the seeds' ensemble is a predictor beside the single seeds.
         draws: Draws of effects.
         cells: Control cells to predict from, for scores of distributions; 0 leaves these out.
-        measured_controls: Whether a model forecasts effects against the measured controls of training, where
-            these are of the scored time: the truth is taken against the same cells, as are all baselines.
+        measured_controls: Whether a model forecasts effects as measured against the controls in training,
+            where these are of the scored time: the truth and all baselines are taken against these cells.
         challenge: Whether cell-eval2 scores the predicted cells too.
         features: What models and baselines know of genes: ``"none"``, ``"gene-ontology"``,
             ``"coexpression"``, or the path of a table.
@@ -62,7 +62,7 @@ class Settings(config.Settings):
     ensemble: bool = True
     draws: int = Field(default=200, ge=2)
     cells: int = Field(default=200, ge=0)
-    measured_controls: bool = False
+    measured_controls: bool = True
     challenge: bool = False
     features: str = "none"
     baselines: bool = True

@@ -46,7 +46,8 @@ class Exchangeable(Messenger):
     their prior means say, and this is Polya's urn on their standardised deviations. A normal in its place
     would lose what matters most: few perturbations of a screen do anything, and those share directions. So
     where nothing is known of it, the expected effect of an unseen token is the mean effect of the seen ones,
-    and its spread is theirs.
+    and its spread is theirs. Of sites that features inform, the model itself says what the rows are, given
+    the donors, by :meth:`~pyro_citevae.LatentDynamics.unseen`.
 
     Args:
         model: The model, whose ``dims`` say which sites have rows of tokens and whose ``seen`` which of these
@@ -60,6 +61,7 @@ class Exchangeable(Messenger):
         super().__init__()
         self.model, self.values = model, dict(draws)
         self.donor = self._donors(len(next(iter(draws.values()))) if draws else 0)
+        self.told = model.unseen(draws, self.donor)
 
     def _donors(self, n_draws: int) -> Int[Tensor, "draw token"]:
         """Whose deviation each token has: its own if it was seen, that of a seen one, or -1 for none."""
@@ -76,7 +78,9 @@ class Exchangeable(Messenger):
         if name not in self.values:
             return
         dims = self.model.dims.get(name, ())
-        if "token" in dims:
+        if name in self.told:
+            self.values[name] = self.told[name]
+        elif "token" in dims:
             self.values[name] = self._exchanged(message["fn"], self.values[name], dims)
         message["value"], message["done"] = self.values[name], True
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.anndata_io import predictions
-from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.pseudobulk import level, profile
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Batch, Trajectories
@@ -38,10 +38,11 @@ __all__ = [
     "RollOut",
     "Substitute",
     "global_draws",
-    "measured_profile",
+    "control_error",
 ]
 
 _MOST_VALUES = 20_000_000
+_MOST_GROUPS = 50  # that show the error of the controls
 _POPULATION = 256
 _CHAINS_APART = 1_000_003  # between the seeds of two members
 
@@ -329,17 +330,49 @@ class RollOut:
         return {name: value.detach().cpu().numpy() for name, value in parts.items()}
 
 
-def measured_profile(cells: Trajectories, times: Sequence[float]) -> Float[np.ndarray, "time gene"]:
-    """What measured cells show at each time: the log pseudobulk profile, or the mean of real values.
+def control_error(
+    roll: RollOut, measured: Trajectories, cells: Trajectories | None
+) -> Float[np.ndarray, "time gene"]:
+    r"""How far measured controls lie from where all measured groups of their time put them.
+
+    ::
+
+        L = sum_g n_g (b_g - delta_g) / sum_g n_g        error = b_control - L
+
+    over the groups g of n_g cells, the control with delta = 0 among them, where b is measured and delta the
+    mean of the modelled effect. Every effect that is measured against these controls has their sampling error
+    in it, with the opposite sign; one group tells it from its own, many groups together do.
+
+    Args:
+        roll: Members, times and draws of the effects that are forecast.
+        measured: Cells of the model's training, controls of these times among them.
+        cells: Control cells to act on, or None for a population.
 
     Raises:
-        DataError: No cell was measured at a time.
+        DataError: The cells are of another panel, or there is no control of a time.
     """
-    groups = [cells.select(time=time) for time in times]
-    for time, group in zip(times, groups, strict=True):
-        if group.n_observations == 0:
-            raise DataError(f"effect(versus=...) has no cell at time {time:g}; give cells of that time.")
-    return np.stack([level(group) for group in groups])
+    schema, control = roll.schema, roll.schema.control
+    if measured.schema.genes != schema.genes or measured.schema.tokens != schema.tokens:
+        raise DataError("effect(versus=...) has other genes or tokens than the model; read it with schema=.")
+    asked = np.isin(measured.row_times, roll.times) & (measured.row_labels != control)
+    labels, counts = np.unique(measured.row_labels[asked].astype(str), return_counts=True)
+    labels = labels[np.argsort(-counts, kind="stable")][:_MOST_GROUPS]
+    acted = [Schedule.parse(label, control) for label in labels.tolist()]
+    made = replace(roll, schedules=[*acted, do()]).pseudobulk(cells).mean((1, 2))
+    error = np.zeros(made.shape[1:])
+    for k, time in enumerate(roll.times):
+        now = measured.select(time=time)
+        controls = now.select(control)
+        if controls.n_observations == 0:
+            raise DataError(f"effect(versus=...) has no control at time {time:g}; give some of that time.")
+        b, n = level(controls), controls.n_observations
+        for label, delta in zip(labels.tolist(), made[:-1, k] - made[-1, k], strict=True):
+            group = now.select(label)
+            if group.n_observations:
+                error[k] -= group.n_observations * (level(group) - b - delta)
+                n += group.n_observations
+        error[k] /= n
+    return error
 
 
 def _quantiles(x: Tensor) -> Tensor:

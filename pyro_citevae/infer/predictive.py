@@ -17,7 +17,7 @@ from pyro_citevae.infer import idata
 from pyro_citevae.infer.prediction import (
     Effect,
     RollOut,
-    measured_profile,
+    control_error,
     require_controls,
     schedules_of,
     times_of,
@@ -103,9 +103,10 @@ class Predictive(ABC):
 
         Args:
             schedules: One ``do(...)`` or several.
-            versus: Reference schedule; None for ``do()``. Or measured control cells, such as
-                ``train.controls()``: b(versus) is then their own profile. That forecasts an effect which is
-                measured against these same cells, since their sampling noise is in both.
+            versus: Reference schedule; None for ``do()``. Or the measured cells that the model was trained
+                on, with controls of these times: the effect is then forecast as it will be measured against
+                these very controls, whose sampling error all measured groups together show
+                (:func:`~pyro_citevae.infer.prediction.control_error`).
             cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
             draws: Number of draws, of each member of an ensemble.
             time: Time or times, in the data's unit; None for the last one of the data.
@@ -116,18 +117,16 @@ class Predictive(ABC):
 
         Raises:
             ScheduleError: A perturbation is unknown.
-            DataError: A cell was perturbed, or a time is off the grid.
+            DataError: A cell to act on was perturbed, a time is off the grid, or versus lacks controls of it.
         """
         if cells is not None:
             require_controls(cells, self.schema)
         wanted, times = schedules_of(schedules), times_of(time, self.schema)
-        if isinstance(versus, Trajectories):
-            rolled = RollOut(self.members, wanted, times, draws, seed).pseudobulk(cells)
-            delta = rolled - measured_profile(require_controls(versus, self.schema), times)
-            return Effect.of(np.moveaxis(delta, 0, 2), wanted, times, self.schema, do())
-        reference = do() if versus is None else versus
-        rolled = RollOut(self.members, [*wanted, reference], times, draws, seed).pseudobulk(cells)
-        delta = np.moveaxis(rolled[:-1] - rolled[-1:], 0, 2)
+        reference = versus if isinstance(versus, Schedule) else do()
+        roll = RollOut(self.members, [*wanted, reference], times, draws, seed)
+        error = control_error(roll, versus, cells) if isinstance(versus, Trajectories) else 0.0
+        rolled = roll.pseudobulk(cells)
+        delta = np.moveaxis(rolled[:-1] - rolled[-1:], 0, 2) - error
         return Effect.of(delta, wanted, times, self.schema, reference)
 
     def rank(

@@ -8,9 +8,11 @@ from typing import Any, final
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
+
+from pyro_citevae.nn.kriging import kriged
 
 __all__ = ["TokenRows", "from_seen", "gate", "normal"]
 
@@ -89,7 +91,8 @@ class TokenRows(nn.Module):
     With B integrated out, rows are a Gaussian process over tokens with kernel
     ``s^2 (tau_0^2 + F diag(tau^2) F^T + diag(rho^2))``. A useless feature shrinks its tau, and leaves the
     population's mean row. Most perturbations of a screen do little and a few do much, hence a rho for each
-    token: the few do not decide for all. A row of a token without cells teaches mu, B and m_rho nothing.
+    token: the few do not decide for all. A row of a token without cells teaches mu, B and m_rho nothing; it
+    follows from the seen rows by :func:`~pyro_citevae.nn.kriging.kriged` under that kernel.
 
     Args:
         features: Features of each token, a row of zeros where nothing is known; None for no features.
@@ -139,6 +142,37 @@ class TokenRows(nn.Module):
             own = scale * rho[..., None]
         return normal(from_seen(mean, seen), own, len(seen), width)
 
+    def unseen(
+        self,
+        site: str,
+        values: Mapping[str, Tensor],
+        population: Float[Tensor, ...],
+        scale: float,
+        seen: Bool[Tensor, " token"],
+        donor: Int[Tensor, "draw token"],
+    ) -> Float[Tensor, "draw ... token width"]:
+        """Draws of a site's rows, those of unseen tokens by the kernel of the drawn tau and one rho.
+
+        Each token's own rho would say that what a strong perturbation does is no guide to the others. The one
+        in their place is the root of the seen tokens' mean square.
+
+        Args:
+            site: Name of an informed site.
+            values: Draws of the global sites, of shape (draw, ..) + event shape.
+            population: As in :meth:`forward`.
+            scale: As in :meth:`forward`.
+            seen: Which tokens have training cells.
+            donor: Whose residual an unseen token has in each draw, or -1.
+        """
+        rows = values[site]
+        tau = values[f"tau_{site}"].reshape(len(rows), 1, -1)
+        rho = values[f"rho_{site}"].reshape(len(rows), 1, -1)[..., seen]
+        own = rho.square().mean(-1, keepdim=True) * torch.eye(len(seen), device=rows.device)
+        covariance = scale**2 * ((self._design * tau.square()) @ self._design.mT + own)
+        centred = rows.reshape(len(rows), *rows.shape[-2:]) - population
+        made = (kriged(centred, covariance, seen, donor) + population).reshape(rows.shape)
+        return torch.where(seen[:, None], rows, made)
+
     def axes(self, axes: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         """Names of the axes of the sites that this adds, from those of the rows."""
         added: dict[str, tuple[str, ...]] = {}
@@ -147,10 +181,15 @@ class TokenRows(nn.Module):
             added[f"rho_{site}"] = ("token",)
         return added
 
+    @property
+    def _design(self) -> Float[Tensor, "token feature"]:
+        """A column of ones for the population, then the features."""
+        return torch.cat([self.F.new_ones(len(self.F), 1), self.F], dim=-1)
+
     def _mean(self, site: str, scale: float, width: int) -> Float[Tensor, "... token width"]:
         """``B_0 + F_p B``."""
-        design = torch.cat([self.F.new_ones(len(self.F), 1), self.F], dim=-1)
-        zero = self.F.new_zeros(design.shape[1])
+        design = self._design
+        zero = design.new_zeros(design.shape[1])
         tau = pyro.sample(f"tau_{site}", dist.LogNormal(zero, 1.0).to_event(1))
         B = pyro.sample(f"B_{site}", normal(zero[:, None], scale * tau[..., None], len(zero), width))
         mean: Tensor = design @ B
