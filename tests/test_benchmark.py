@@ -331,6 +331,23 @@ def test_the_report_says_what_was_run(tmp_path: Path) -> None:
         assert said in text
 
 
+@pytest.mark.filterwarnings("ignore:do")
+def test_the_report_shows_the_last_time_and_every_fold(tmp_path: Path) -> None:
+    found = benchmark.run("unseen-gene", settings(limit=None, seeds=2, ensemble=False), tmp_path)
+    text = benchmark.report(found, "x")
+    frame = found.scores[found.scores.score == "relative_l2"]
+    last = frame[(frame.perturbation == "ALL") & (frame.time == frame.time.max())]
+    model = last[last.predictor == "CiteVAE/BackwardSmoother"]["value"]
+    at_last = text.split("The same at time 2 alone:")[-1].split("\n\n")[1]
+    assert f"{model.mean():.3f} ({model.min():.3f}-{model.max():.3f})" in at_last
+    single = frame[(frame.fold == 1) & ~frame.perturbation.isin(["ALL", "REPRODUCIBLE"])]
+    wide = single.pivot_table(index=["perturbation", "time"], columns=["predictor", "seed"], values="value")
+    rule = wide["mean of others"][0]
+    apart = wide["CiteVAE/BackwardSmoother"].sub(rule, axis=0).stack()
+    row = f"| {rule.mean():.3f} | {apart.mean():+.3f} ({apart.sem():.3f}) |"
+    assert row in text.split("fold by fold")[1]
+
+
 @pytest.mark.slow
 def test_the_challenge_is_scored_and_its_version_kept(tmp_path: Path) -> None:
     pytest.importorskip("cell_eval2")

@@ -38,6 +38,9 @@ def report(results: Results, command: str) -> str:
         rows = frame[frame.perturbation == over]
         if len(rows[rows.score.isin(_SHOWN)]):
             parts.append(f"{_said(over, results)}\n\n{_table(rows, order)}\n")
+        last = rows.time.max()
+        if over in (REPRODUCIBLE, ALL) and (rows.time < last).any():
+            parts.append(f"The same at time {last:g} alone:\n\n{_table(rows[rows.time == last], order)}\n")
     scaled = frame[frame.score.isin(["scaled_pearson_delta_control", "scaled_relative_l2"])]
     scaled = scaled[scaled.perturbation == (REPRODUCIBLE if results.headline else ALL)]
     if len(scaled):
@@ -46,6 +49,8 @@ def report(results: Results, command: str) -> str:
             "Scaled, so that the reference baseline is 0 and a perfect prediction of noisy truth is 1:\n\n"
             f"{_table(scaled, order, titles)}\n"
         )
+    if len(results.splits) > 1:
+        parts.append(_fold_by_fold(frame, order, frame.attrs["settings"]["reference"]))
     parts.append(_conditions(results))
     return "\n".join(parts)
 
@@ -79,6 +84,29 @@ def _spread(values: pd.Series) -> str:
     if len(values) == 1:
         return f"{values.iloc[0]:.3f}"
     return f"{values.mean():.3f} ({values.min():.3f}-{values.max():.3f})"
+
+
+def _fold_by_fold(frame: pd.DataFrame, order: Sequence[str], reference: str) -> str:
+    """Relative L2 of each fold: that of the reference, and by how much each model differs."""
+    scored = frame[(frame.score == "relative_l2") & (frame.fold >= 0) & frame.time.notna()]
+    scored = scored[~scored.perturbation.isin(frame[frame.fold < 0].perturbation)]
+    known = scored[scored.predictor == reference].set_index(["fold", "perturbation", "time"]).value
+    models = [name for name in order if name in set(frame[frame.score == "seconds"].predictor)]
+    if known.empty:
+        return ""
+    lines = [
+        f"Relative L2 fold by fold: that of '{reference}', and the models' mean difference from it with its "
+        "standard error over perturbations, times and seeds:\n",
+        f"| held out | {reference} | " + " | ".join(models) + " |",
+        "|---" * (len(models) + 2) + "|",
+    ]
+    for _, rows in scored[scored.predictor.isin(models)].groupby("fold"):
+        keys = pd.MultiIndex.from_frame(rows[["fold", "perturbation", "time"]])
+        apart = rows.assign(value=rows.value - known.loc[keys].to_numpy()).groupby("predictor").value
+        cells = [f"{apart.mean()[name]:+.3f} ({apart.sem()[name]:.3f})" for name in models]
+        held_out = ", ".join(dict.fromkeys(rows.perturbation))
+        lines.append(f"| {held_out} | {known.loc[keys].mean():.3f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _conditions(results: Results) -> str:
