@@ -356,7 +356,9 @@ def test_the_challenge_is_scored_and_its_version_kept(tmp_path: Path) -> None:
     found = benchmark.run("held-out-time", chosen, tmp_path)
     model = found.scores[found.scores.predictor == "CiteVAE/BackwardSmoother"]
     assert {"cell_eval2_pds_cosine", "cell_eval2_de_wilcoxon_sig_jaccard"} <= set(model.score)
-    assert found.versions["cell-eval2"] in benchmark.report(found, "x")
+    text = benchmark.report(found, "x")
+    assert found.versions["cell-eval2"] in text
+    assert "pds_cosine" in text.split("by cell-eval2")[1]
 
 
 # refusals

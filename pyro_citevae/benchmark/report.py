@@ -22,6 +22,8 @@ _SHOWN = {
     "de_overlap": "DE overlap",
 }
 
+_CHALLENGE = "cell_eval2_"
+
 
 def report(results: Results, command: str) -> str:
     """Markdown: a row a predictor and a mean, over folds, times and seeds, with the range over seeds.
@@ -49,6 +51,10 @@ def report(results: Results, command: str) -> str:
             "Scaled, so that the reference baseline is 0 and a perfect prediction of noisy truth is 1:\n\n"
             f"{_table(scaled, order, titles)}\n"
         )
+    challenge = frame[frame.score.str.startswith(_CHALLENGE) & (frame.perturbation == ALL)]
+    if len(challenge):
+        titles = {score: score.removeprefix(_CHALLENGE) for score in dict.fromkeys(challenge.score)}
+        parts.append(f"Predicted cells by cell-eval2, mean over all:\n\n{_table(challenge, order, titles)}\n")
     if len(results.splits) > 1:
         parts.append(_fold_by_fold(frame, order, frame.attrs["settings"]["reference"]))
     parts.append(_conditions(results))
