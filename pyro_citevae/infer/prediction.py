@@ -43,6 +43,7 @@ __all__ = [
 
 _MOST_VALUES = 20_000_000
 _MOST_GROUPS = 50  # that show the error of the controls
+_ENOUGH_DRAWS = 50  # for the mean of their effects, whose own spread is small beside the groups' noise
 _POPULATION = 256
 _CHAINS_APART = 1_000_003  # between the seeds of two members
 
@@ -358,7 +359,8 @@ def control_error(
     labels, counts = np.unique(measured.row_labels[asked].astype(str), return_counts=True)
     labels = labels[np.argsort(-counts, kind="stable")][:_MOST_GROUPS]
     acted = [Schedule.parse(label, control) for label in labels.tolist()]
-    made = replace(roll, schedules=[*acted, do()]).pseudobulk(cells).mean((1, 2))
+    fewer = replace(roll, schedules=[*acted, do()], n_draws=min(roll.n_draws, _ENOUGH_DRAWS))
+    made = fewer.pseudobulk(cells).mean((1, 2))
     error = np.zeros(made.shape[1:])
     for k, time in enumerate(roll.times):
         now = measured.select(time=time)
