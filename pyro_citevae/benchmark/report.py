@@ -109,7 +109,11 @@ def _fold_by_fold(frame: pd.DataFrame, order: Sequence[str], reference: str) -> 
     for _, rows in scored[scored.predictor.isin(models)].groupby("fold"):
         keys = pd.MultiIndex.from_frame(rows[["fold", "perturbation", "time"]])
         apart = rows.assign(value=rows.value - known.loc[keys].to_numpy()).groupby("predictor").value
-        cells = [f"{apart.mean()[name]:+.3f} ({apart.sem()[name]:.3f})" for name in models]
+        mean, error = apart.mean(), apart.sem()  # of a single value there is no error
+        cells = [
+            f"{mean[name]:+.3f}" + ("" if pd.isna(error[name]) else f" ({error[name]:.3f})")
+            for name in models
+        ]
         held_out = ", ".join(dict.fromkeys(rows.perturbation))
         lines.append(f"| {held_out} | {known.loc[keys].mean():.3f} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
