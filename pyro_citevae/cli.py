@@ -591,14 +591,15 @@ def _report_licences(
             folder.mkdir()
             (folder / "licence.txt").write_text(text + "\n")
             _write_licences(folder, found)
-        _say(f"Saved in {out}/: licence.txt, licence.csv, licence.png.")
+        _say(f"Saved in {out}/: licence.txt, licence.csv and a picture of each fit's checks.")
 
 
 def _write_licences(folder: Path, found: list[Licence]) -> None:
-    tables = pd.concat({fit: one.table() for fit, one in enumerate(found)}, names=["fit"])
+    """A table of all fits, and a picture of each."""
+    tables = pd.concat({member: one.table() for member, one in enumerate(found)}, names=["member"])
     tables.to_csv(folder / "licence.csv")
-    for fit, one in enumerate(found):
-        name = "licence.png" if len(found) == 1 else f"licence_{fit}.png"
+    for member, one in enumerate(found):
+        name = "licence.png" if len(found) == 1 else f"licence_{member}.png"
         plots.licence(one).savefig(folder / name, dpi=130)
 
 

@@ -1,4 +1,4 @@
-"""The licence report: up to which changes a fitted model's conditions would let its latent states be known."""
+"""The licence report: up to which changes a fit's conditions would let its latent states be known."""
 
 from __future__ import annotations
 
@@ -190,8 +190,8 @@ def licence(
         DataError: The data has another schema than the model, or no cell.
 
     Source: I. Khemakhem et al., Variational Autoencoders and Nonlinear ICA (2020), for (1) and the affine
-    class; S. Lachapelle et al., Disentanglement via Mechanism Sparsity Regularization (2022), for (2); W. Yao,
-    G. Chen, K. Zhang, Temporally Disentangled Representation Learning (2022), for (3); Y. Liu et al.,
+    class; S. Lachapelle et al., Disentanglement via Mechanism Sparsity Regularization (2022), for (2);
+    W. Yao, G. Chen, K. Zhang, Temporally Disentangled Representation Learning (2022), for (3); Y. Liu et al.,
     Identifying Weight-Variant Latent Causal Models (2022), for (4); J. von Kügelgen et al., Self-Supervised
     Learning with Data Augmentations Provably Isolates Content from Style (2021), for blocks.
 

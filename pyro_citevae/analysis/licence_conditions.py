@@ -55,7 +55,7 @@ class Finding:
 
 
 def natural_parameters(points: Points) -> Finding:
-    """``lambda = (loc / scale^2, -1 / (2 scale^2))`` of each condition less the reference's spans 2K directions.
+    """``lambda = (loc / scale^2, -1 / (2 scale^2))`` of the conditions, less the reference's, has rank 2K.
 
     States are measured in the reference's mean and scale, which changes no rank. A direction counts that
     exceeds 0.1 % of the largest one and the posterior's own spread: by Weyl's inequality, a matrix of rank r
@@ -84,7 +84,7 @@ def natural_parameters(points: Points) -> Finding:
 
 
 def mask_support(points: Points) -> Finding:
-    """For each program, the tokens that hit it have that program alone in common, and there is one at least."""
+    """For each program there are tokens that hit it, and they have that program alone in common."""
     quantity, K, tokens = "share of programs told apart by the masks", points.model.n_programs, points.tokens
     if not tokens:
         return Finding.none(quantity, "cannot be tried, since no token has training cells")
@@ -191,8 +191,8 @@ def shift_rank(points: Points) -> Finding:
     floor = _floor(singular, spread)
     outside = _outside(shift, floor).median(0).values
     told = (
-        f"singular values {_few(singular.median(0).values)}, of which {int(_rank(singular).median())} are not "
-        f"zero; the posterior's spread is {spread:.2g}; of a left-out token's shift a share of "
+        f"singular values {_few(singular.median(0).values)}, of which {int(_rank(singular).median())} are "
+        f"not zero; the posterior's spread is {spread:.2g}; of a left-out token's shift a share of "
         f"{outside.median():.2f} lies outside the span of the others in the median, and "
         f"{outside.max():.2f} for {tokens[int(outside.argmax())]}"
     )
@@ -200,7 +200,7 @@ def shift_rank(points: Points) -> Finding:
 
 
 def decoder_rank(points: Points) -> Finding:
-    """The Jacobian of the emission's mean by (z, s), in its standard deviations, has full column rank K + S."""
+    """The Jacobian of the emission's mean by (z, s), in standard deviations, has full column rank K + S."""
     model, n = points.model, points.model.n_programs + points.model.n_invariant
     values = points.n_draws * model.schema.n_genes * n * points.batch.step.shape[0]
     most = min(points.batch.n_cells, max(1, _MOST_VALUES // values))
@@ -226,8 +226,8 @@ def decoder_rank(points: Points) -> Finding:
     singular = _roots(gram)
     ratio, smallest = singular[..., -1] / singular[..., 0].clamp(min=1e-300), singular[..., -1].amin(-1)
     told = (
-        f"the smallest singular value is {smallest.median():.3g}, that of the worst of {_many(most, 'cell')}; "
-        f"a median cell tells its least visible direction to a standard error of "
+        f"the smallest singular value is {smallest.median():.3g}, that of the worst of {_many(most, 'cell')}"
+        f"; a median cell tells its least visible direction to a standard error of "
         f"{1 / singular[..., -1].median().clamp(min=1e-300):.2g}"
     )
     return _at_least("smallest singular value of the decoder by its largest", ratio.amin(-1), _RELATIVE, told)
