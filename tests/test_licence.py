@@ -69,12 +69,12 @@ class Step(cv.LatentDynamics):
 
 
 class Told(MeanField):  # type: ignore[misc]
-    """States from a standard normal, or drawn to s; s from one that the perturbation may move or widen."""
+    """States from a standard normal, or drawn to s; the p-th token may move and widen s, p times as much."""
 
     leak, widening, tie = 0.0, 0.0, 0.0
 
     def forward(self, batch: cv.data.Batch) -> None:
-        self.perturbed = batch.u[-1].sum(-1, keepdim=True)
+        self.perturbed = batch.u[-1] @ torch.arange(1.0, 5.0)[:, None]
         super().forward(batch)
 
     def invariant(self, summary: torch.Tensor) -> cv.program.Distribution:
@@ -264,7 +264,7 @@ def test_an_invariant_state_that_is_noise_is_invariant() -> None:
     assert abs(found.number - 0.5) < 0.05
 
 
-@pytest.mark.parametrize("weights", [{"leak": 3.0}, {"widening": 5.0}, {"tie": 1.0}])
+@pytest.mark.parametrize("weights", [{"leak": 1.0}, {"widening": 3.0}, {"tie": 1.0}])
 def test_an_invariant_state_that_leaks_licenses_nothing(weights: dict[str, float]) -> None:
     found = report(Step(MANY.schema, n_invariant=1, b=SCALES), MANY, **weights)
     invariance = check(found, "invariance of s")
@@ -355,14 +355,18 @@ def test_every_model_is_asked_what_applies_to_it(kind: type[cv.LatentDynamics]) 
 def test_equal_calls_give_equal_reports() -> None:
     posterior = known({"a": torch.tensor(MIXED)}, scale=0.3)
     data = screen(values="counts")
-    assert licence(posterior, data, draws=3) == licence(posterior, data, draws=3)
+    first = licence(posterior, data, draws=3)
+    torch.manual_seed(7)
+    again = licence(posterior, data, draws=3)
+    assert first.report() == again.report()
+    pd.testing.assert_frame_equal(first.table(), again.table())
 
 
 def test_independent_sets_are_not_called_dependent() -> None:
     rng = np.random.default_rng(0)
     pvalues = [dependence(*rng.normal(size=(2, 60, 2)), seed=i).pvalue for i in range(40)]
     assert np.mean(np.array(pvalues) <= 0.1) < 0.1 + 3 * np.sqrt(0.1 * 0.9 / 40)
-    scores = [auc(rng.normal(size=(60, 2)), np.repeat(["a", "b", "c"], 20)) for _ in range(40)]
+    scores = [auc(rng.normal(size=(60, 2)), np.repeat(["a", "b", "c"], 20)) for _ in range(20)]
     assert abs(np.mean([one.value for one in scores]) - 0.5) < 0.05
     assert np.mean([one.value > 0.5 + 3 * one.chance_error for one in scores]) <= 0.05
 

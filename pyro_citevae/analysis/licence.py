@@ -15,6 +15,7 @@ from pyro_citevae.analysis.posterior_points import Points
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError, ModelError
 from pyro_citevae.infer.posterior import Posterior
+from pyro_citevae.infer.seeding import seeded
 
 __all__ = ["Check", "Licence", "licence"]
 
@@ -207,9 +208,10 @@ def licence(
     """
     _require(posterior, data, draws, most_cells, share)
     points = Points.of(posterior, data, draws, most_cells, seed)
-    checks = tuple(Check.of(name, condition(points), share) for name, condition in CONDITIONS.items())
-    passed = {one.name: one.passed for one in checks}
-    equivalence, why = _licensed(passed, same_scales(points))
+    with seeded(seed):  # a regime of the cell is drawn
+        checks = tuple(Check.of(name, condition(points), share) for name, condition in CONDITIONS.items())
+        same = same_scales(points)
+    equivalence, why = _licensed({one.name: one.passed for one in checks}, same)
     return Licence(equivalence, why, checks, draws, points.batch.n_cells)
 
 
