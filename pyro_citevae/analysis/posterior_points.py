@@ -150,4 +150,4 @@ class Points:
 def components(law: Distribution) -> Any:
     """The law of each component apart, or None where components depend on each other within a step."""
     independent = isinstance(law, torch.distributions.Independent)
-    return law.base_dist if independent and not law.base_dist.event_shape else None  # type: ignore[attr-defined]
+    return law.base_dist if independent and not law.base_dist.event_shape else None
