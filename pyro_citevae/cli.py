@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import typer
 from rich import box
 from rich.console import Console
@@ -22,7 +23,7 @@ from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
 from pyro_citevae import benchmark, config, conformance, registry
-from pyro_citevae.analysis import markdown, plots, summary
+from pyro_citevae.analysis import Licence, licence, markdown, plots, summary
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
 from pyro_citevae.benchmark.features import features_of, takes_features
 from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad
@@ -289,6 +290,10 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for scores and pictures.")] = None,
     draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
+    licence_: Annotated[
+        bool,
+        typer.Option("--licence", help="Say what the fit would license of its latent states; score nothing."),
+    ] = False,
     model: _OwnModel = None,
     guide: _OwnGuide = None,
     overwrite: _Overwrite = False,
@@ -298,6 +303,9 @@ def evaluate(
         require_free(out, overwrite)
     posterior = _loaded(run, model, guide)
     train, held_out = _divided(posterior)
+    if licence_:
+        _report_licences(posterior, train, out, overwrite)
+        return
     if held_out is None:
         raise RunError(f"'{run}' held nothing out; fit it again with --hold-out, such as --hold-out time=5.")
     source = _source(posterior)
@@ -567,6 +575,32 @@ def _controls(posterior: Posterior | Ensemble, cells: Path | None) -> Trajectori
         return _divided(posterior)[0].controls()
     given = _read(str(cells), _source(posterior)["columns"], posterior)
     return require_controls(given, posterior.schema)
+
+
+def _report_licences(
+    posterior: Posterior | Ensemble, train: Trajectories, out: Path | None, overwrite: bool
+) -> None:
+    """Prints the licence report, one for each fit of an ensemble, and writes it if there is a folder."""
+    fits = posterior.posteriors if isinstance(posterior, Ensemble) else (posterior,)
+    with _console.status("looking at the posterior ..."):
+        found = [licence(one, train) for one in fits]
+    text = "\n\n".join(one.report() for one in found)
+    _say(text)
+    if out is not None:
+        with aside(out, overwrite=overwrite) as folder:
+            folder.mkdir()
+            (folder / "licence.txt").write_text(text + "\n")
+            _write_licences(folder, found)
+        _say(f"Saved in {out}/: licence.txt, licence.csv and a picture of each fit's checks.")
+
+
+def _write_licences(folder: Path, found: list[Licence]) -> None:
+    """A table of all fits, and a picture of each."""
+    tables = pd.concat({member: one.table() for member, one in enumerate(found)}, names=["member"])
+    tables.to_csv(folder / "licence.csv")
+    for member, one in enumerate(found):
+        name = "licence.png" if len(found) == 1 else f"licence_{member}.png"
+        plots.licence(one).savefig(folder / name, dpi=130)
 
 
 def _show_scores(found: Forecast) -> None:

@@ -316,6 +316,16 @@ def test_evaluate_prints_and_writes_the_scores(places: dict[str, Path], tmp_path
     assert all((out / f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in ("effects", "trajectories"))
 
 
+def test_evaluate_reports_the_licence(places: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "licence"
+    text = citevae("evaluate {run} --licence -o {out}", out=out, **places)
+    assert text.startswith("Licence: ")
+    assert "no proof about the data" in text
+    assert names(out) == {"licence.txt", "licence.csv", "licence.png"}
+    assert (out / "licence.txt").read_text() in text
+    assert len(pd.read_csv(out / "licence.csv")) == 8
+
+
 def test_evaluate_takes_a_file_of_held_out_cells(places: dict[str, Path]) -> None:
     apart = citevae("evaluate {run} --truth {later} --draws 5", **places)
     assert apart == citevae("evaluate {run} --draws 5", **places)

@@ -39,6 +39,7 @@ from pyro_citevae.analysis.held_out_time import Forecast, forecast
 from pyro_citevae.analysis.identifiability import Matching, match, recovery
 from pyro_citevae.analysis.importance_sampling import held_out_bound, pareto_k
 from pyro_citevae.analysis.latent_additive import LatentAdditive
+from pyro_citevae.analysis.licence import Check, Licence, licence
 from pyro_citevae.analysis.simulation_based_calibration import quantities, simulation_based_calibration
 from pyro_citevae.analysis.technical_duplicate import InterpolatedDuplicate, TechnicalDuplicate
 from pyro_citevae.analysis.uniformity import ecdf_band, uniform
@@ -47,11 +48,13 @@ from pyro_citevae.analysis.virtual_cell_challenge import challenge_scores
 __all__ = [
     "Additive",
     "Baseline",
+    "Check",
     "DampedExtrapolation",
     "EffectTable",
     "Forecast",
     "InterpolatedDuplicate",
     "LatentAdditive",
+    "Licence",
     "LinearExtrapolation",
     "LinearModel",
     "Matching",
@@ -76,6 +79,7 @@ __all__ = [
     "evaluate",
     "forecast",
     "held_out_bound",
+    "licence",
     "markdown",
     "match",
     "measure",

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_citevae.analysis.evaluation import Measurement, pearson
+from pyro_citevae.analysis.licence import Licence
 from pyro_citevae.infer.prediction import Effect
 from pyro_citevae.infer.ranking import Ranking
 
-__all__ = ["COLOURS", "bare", "effects", "ranking", "trajectories"]
+__all__ = ["COLOURS", "bare", "effects", "licence", "ranking", "trajectories"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
@@ -143,6 +144,28 @@ def ranking(found: Ranking, *, most: int = 20) -> Figure:
     if (table["unseen"] != "").any():
         right.scatter([], [], c=COLOURS[1], s=22, label="no training cells")
         right.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def licence(found: Licence) -> Figure:
+    """The share of the draws that pass each check, with the number and what it is compared with.
+
+    Args:
+        found: What :func:`~pyro_citevae.analysis.licence` returned.
+    """
+    place = np.arange(len(found.checks))[::-1]
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axis = figure.subplots()
+    colours = [COLOURS[2] if one.passed else COLOURS[1] for one in found.checks]
+    axis.barh(place, [0.0 if one.passed is None else one.share for one in found.checks], color=colours)
+    for where, one in zip(place, found.checks, strict=True):
+        sign = "\N{GREATER-THAN OR EQUAL TO}" if one.at_least else "\N{LESS-THAN OR EQUAL TO}"
+        text = "not tried" if one.passed is None else f"{one.number:.3g} ({sign} {one.threshold:.3g})"
+        axis.text(1.02, where, text, va="center", fontsize=8)
+    axis.set_yticks(place, [f"{i}. {one.name}" for i, one in enumerate(found.checks, 1)], fontsize=8)
+    axis.set_xlim(0, 1.3)
+    axis.set_xticks([0, 0.5, 1])
+    bare(axis, f"licence: {found.equivalence}", "share of the draws that pass")
     return figure
 
 
