@@ -1,6 +1,6 @@
 """From AnnData to tensors: schemas, trajectories, schedules, splits, and the shipped screens."""
 
-from pyro_citevae.data import datasets, features, pseudobulk
+from pyro_citevae.data import causal3dident_dynamics, datasets, features, image_sequences, pseudobulk
 from pyro_citevae.data.anndata_io import open_h5ad
 from pyro_citevae.data.features import GeneFeatures
 from pyro_citevae.data.interventions import Dose, Schedule, do
@@ -21,9 +21,11 @@ __all__ = [
     "Split",
     "Trajectories",
     "Truth",
+    "causal3dident_dynamics",
     "datasets",
     "do",
     "features",
+    "image_sequences",
     "members_seen",
     "open_h5ad",
     "pseudobulk",

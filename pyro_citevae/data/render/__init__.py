@@ -3,13 +3,12 @@
 from pyro_citevae.data.render.backends import BACKENDS, open_renderer
 from pyro_citevae.data.render.contact_sheet import contact_sheet
 from pyro_citevae.data.render.mesh import Mesh, read_mesh
-from pyro_citevae.data.render.objects import PLACES, meshes
+from pyro_citevae.data.render.objects import meshes
 from pyro_citevae.data.render.renderer import NumpyRenderer, Renderer
 from pyro_citevae.data.render.scene import SCENE_VERSION
 
 __all__ = [
     "BACKENDS",
-    "PLACES",
     "SCENE_VERSION",
     "Mesh",
     "NumpyRenderer",

@@ -192,6 +192,6 @@ def _context() -> Any:
         return moderngl.create_context(standalone=True, backend="egl")
     except Exception as error:  # moderngl raises a bare Exception
         raise DataError(
-            f"the backend 'egl' finds no EGL ({reason(error).rstrip('.')}); install a driver (Debian: libegl1 "
+            f"the backend 'egl' finds no EGL ({reason(error).rstrip('.')}); install it (Debian: libegl1 "
             "and libgl1-mesa-dri), or take the backend 'numpy'."
         ) from error

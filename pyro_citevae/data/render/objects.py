@@ -5,13 +5,12 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
+from pyro_citevae.data.causal3dident_dynamics import SHAPES
 from pyro_citevae.data.render.mesh import SUFFIXES, Mesh, read_mesh
 from pyro_citevae.data.render.solids import SOLIDS
 from pyro_citevae.errors import DataError
 
-__all__ = ["PLACES", "meshes"]
-
-PLACES = ("teapot", "armadillo", "hare", "cow", "dragon", "head", "horse")  # of the published layout
+__all__ = ["meshes"]
 
 
 def meshes(folder: str | Path | None = None) -> tuple[Mesh, ...]:
@@ -31,9 +30,9 @@ def meshes(folder: str | Path | None = None) -> tuple[Mesh, ...]:
     found = {} if folder is None else _named(Path(folder))
     shipped = resources.files("pyro_citevae.data") / "files" / "teapot.npz"
     with resources.as_file(shipped) as path:
-        standing = [read_mesh(found.pop(PLACES[0], path))]
-    for place, solid in zip(PLACES[1:], SOLIDS.values(), strict=True):
-        standing.append(read_mesh(found[place]) if place in found else solid())
+        standing = [read_mesh(found.pop(SHAPES[0], path))]
+    for shape, solid in zip(SHAPES[1:], SOLIDS.values(), strict=True):
+        standing.append(read_mesh(found[shape]) if shape in found else solid())
     return tuple(standing)
 
 
@@ -45,10 +44,10 @@ def _named(folder: Path) -> dict[str, Path]:
             f"--mesh-dir '{folder}' holds no mesh; put .npz or .obj files there, such as cow.obj."
         )
     for path in files:
-        if path.stem not in PLACES:
+        if path.stem not in SHAPES:
             raise DataError(
                 f"the mesh '{path}' is named after no shape; name it after the one it stands for: "
-                f"{', '.join(PLACES)}."
+                f"{', '.join(SHAPES)}."
             )
     found = {path.stem: path for path in files}
     if len(found) < len(files):
