@@ -153,7 +153,8 @@ class ImageSequences:
         """Sequences made out of these images: at each step the one nearest to what is wanted.
 
         It shows the wanted shape. Distances are Euclidean with each factor's range as the unit, and leave out
-        ``rot-gamma``, which the dynamics keep constant. The truth is what the images show, not what was wanted.
+        ``rot-gamma``, which the dynamics keep constant. The truth is what the images show, not what was
+        wanted: compare the two to see how densely the images lie.
 
         Args:
             wanted: Sequences to follow.
@@ -171,7 +172,7 @@ class ImageSequences:
         used = [i for i, name in enumerate(FACTORS[:10]) if name != "rot-gamma"]
         unit = (_HIGH - _LOW)[used]
         asked, goals = wanted.shapes[..., 0].ravel(), wanted.latents.reshape(-1, 10)[:, used] / unit
-        found = np.zeros(len(asked), dtype=np.int64)
+        nearest = np.zeros(len(asked), dtype=np.int64)
         for shape in np.unique(asked):
             candidates = (shapes[:, 0] == shape).nonzero()[0]
             if not len(candidates):
@@ -180,8 +181,8 @@ class ImageSequences:
                 )
             search = NearestNeighbors(n_neighbors=1).fit(latents[candidates][:, used] / unit)
             rows = asked == shape
-            found[rows] = candidates[search.kneighbors(goals[rows], return_distance=False)[:, 0]]
-        found = found.reshape(wanted.shapes.shape[:2])
+            nearest[rows] = candidates[search.kneighbors(goals[rows], return_distance=False)[:, 0]]
+        found = nearest.reshape(wanted.shapes.shape[:2])
         return ImageSequences(
             self.images,
             latents[found],
@@ -198,9 +199,9 @@ class ImageSequences:
         """Opens a part of Temporal-Causal3DIdent or of Causal3DIdent.
 
         Temporal-Causal3DIdent: ``{part}.npz`` with ``imgs``, ``raw_latents``, ``shape_latents`` and
-        ``interventions``, of which row t is the step t -> t + 1. It is one long sequence (see :meth:`windows`),
-        or sequences of ``n_steps`` where :func:`write` noted them; independent scenes (``val_indep``) are
-        sequences of one step.
+        ``interventions``, of which row t is the step t -> t + 1. It is one long sequence (see
+        :meth:`windows`), or sequences of ``n_steps`` where :func:`write` noted them; independent scenes
+        (``val_indep``) are sequences of one step.
 
         Causal3DIdent: ``trainset`` or ``testset`` with ``images_{c}/*.png`` and ``raw_latents_{c}.npy``. Each
         image is a sequence of one step (see :meth:`nearest`).

@@ -86,7 +86,7 @@ def render_parts(
     """Renders every frame and writes a folder with one ``.npz`` a part.
 
     Finished chunks lie in ``.NAME-chunks`` beside the folder until the folder is whole, so that a second call
-    goes on where a first one stopped. A chunk's name says seed, scene and backend, and a hash its latents and meshes.
+    goes on where a first one stopped. A chunk is found by seed, scene, backend, latents and meshes.
 
     Args:
         folder: The folder to make.
@@ -176,7 +176,7 @@ def _shown(images: UInt8[np.ndarray, "frame 64 64 3"], part: _Part) -> ImageSequ
 def _renderers(
     backend: str, meshes: tuple[Mesh, ...], jobs: int
 ) -> Iterator[Callable[[list[_Chunk]], Iterator[int]]]:
-    """A function that renders chunks in no order, in processes of its own if more than one, and counts them."""
+    """A function that renders chunks, in no order and in ``jobs`` processes, and counts them."""
     if jobs <= 1:
         renderer = open_renderer(backend, meshes)
         yield lambda chunks: (_save(renderer, *chunk) for chunk in chunks)
