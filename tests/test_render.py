@@ -268,7 +268,7 @@ def test_frames_without_an_image_are_refused(
 
 
 def own_distances(mesh: Mesh) -> list[float]:
-    """How far the farthest part of a turned mesh is from the mesh, in its lengths, for a grid of rotations."""
+    """The farthest that a part of the turned mesh is from the mesh, in its lengths, for each rotation."""
     rng = np.random.default_rng(0)
     area = _area(mesh)
     face = rng.choice(len(area), 40_000, p=area / area.sum())

@@ -189,7 +189,8 @@ def _context() -> Any:
             "the backend 'egl' needs moderngl; pip install 'pyro-citevae[egl]', or take the backend 'numpy'."
         ) from error
     try:
-        return moderngl.create_context(standalone=True, backend="egl")
+        settings: dict[str, Any] = {"backend": "egl"}  # its annotation asks for what it refuses
+        return moderngl.create_context(standalone=True, **settings)
     except Exception as error:  # moderngl raises a bare Exception
         raise DataError(
             f"the backend 'egl' finds no EGL ({reason(error).rstrip('.')}); install it (Debian: libegl1 "
