@@ -132,7 +132,7 @@ def test_the_command_renders(tmp_path: Path) -> None:
 def test_the_command_draws_a_contact_sheet(tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     assert ran("simulate", "c3d-sheet", "-o", path).exit_code == 0
-    assert matplotlib.image.imread(path).shape[:2] == (7 * 128, 8 * 128)
+    assert matplotlib.image.imread(path).shape[:2] == (7 * 64, 8 * 64)
 
 
 @pytest.mark.parametrize(
