@@ -1,5 +1,6 @@
 """Image sequences: the two published layouts, written small; the writer; images found for wanted latents."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def test_images_are_mapped_and_converted_once(tmp_path: Path, monkeypatch: pytes
     def never(*_: Any) -> None:
         raise AssertionError("converted again")
 
-    monkeypatch.setattr("pyro_citevae.data.array_cache.shutil.copyfileobj", never)
+    monkeypatch.setattr(shutil, "copyfileobj", never)
     equal(ImageSequences.open(tmp_path), first)
     assert (tmp_path / "npy" / "train" / "imgs.npy").stat().st_mtime_ns == made.st_mtime_ns
 
@@ -278,7 +279,7 @@ def test_stills_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def never(*_: Any) -> None:
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr("pyro_citevae.data.causal3dident_stills.Image.open", never)
+    monkeypatch.setattr(Image, "open", never)
     equal(ImageSequences.open(tmp_path, pixels=SIDE), first)
 
 
