@@ -10,7 +10,9 @@ from pyro_citevae.data.render.renderer import Renderer
 __all__ = ["contact_sheet"]
 
 
-def contact_sheet(renderer: Renderer, *, columns: int = 8, seed: int = 0) -> UInt8[np.ndarray, "row column 3"]:
+def contact_sheet(
+    renderer: Renderer, *, columns: int = 8, seed: int = 0
+) -> UInt8[np.ndarray, "row column 3"]:
     """A row an object: first upright in the middle, from its side, then in scenes drawn uniformly.
 
     Args:
