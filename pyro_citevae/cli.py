@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
+from matplotlib.image import imsave
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -26,9 +27,11 @@ from pyro_citevae import benchmark, config, conformance, registry
 from pyro_citevae.analysis import Licence, licence, markdown, plots, summary
 from pyro_citevae.analysis.held_out_time import Forecast, forecast
 from pyro_citevae.benchmark.features import features_of, takes_features
-from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad
+from pyro_citevae.data import Schedule, Split, Trajectories, datasets, do, open_h5ad, render
 from pyro_citevae.data.anndata_io import padded
+from pyro_citevae.data.causal3dident_dynamics import SHAPES
 from pyro_citevae.data.layouts import Columns, resolve
+from pyro_citevae.data.rendered_sequences import c3d_parts, render_parts
 from pyro_citevae.data.storage import aside, require_free
 from pyro_citevae.errors import (
     CiteVAEError,
@@ -46,6 +49,8 @@ from pyro_citevae.program import LatentDynamics
 __all__ = ["app", "main"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_simulate = typer.Typer(no_args_is_help=True, help="Make data whose truth is known.")
+app.add_typer(_simulate, name="simulate")
 _console = Console()
 
 _Out = Annotated[Path, typer.Option("-o", "--out", help="What to write.")]
@@ -63,6 +68,11 @@ _Layout = Annotated[
 _MostGenes = Annotated[
     int | None, typer.Option(min=1, help="Keep the perturbed and the most variable genes; all if not given.")
 ]
+
+_MeshDir = Annotated[
+    Path | None, typer.Option(help="Folder of meshes in the places of shapes, such as cow.obj or hare.npz.")
+]
+_Backend = Annotated[str, typer.Option(help=f"{', '.join(render.BACKENDS)} or auto.")]
 
 _DEMO_CELLS = 100
 _ONLY_IN_FILES = ("damped extrapolation", "shrunken persistence")
@@ -443,6 +453,52 @@ def list_datasets() -> None:
         table.add_row(name, entry.what, entry.values, entry.origin, entry.licence)
     _console.print(table)
     _say("Next: citevae fit renge --hold-out time=5 -o runs/renge")
+
+
+@_simulate.command("c3d")
+def simulate_c3d(
+    out: _Out,
+    frames: Annotated[
+        int, typer.Option(help="Frames to train on; the six other parts have a tenth.")
+    ] = 20_000,
+    shapes: Annotated[str, typer.Option(help="one (the teapot) or all seven.")] = "all",
+    mesh_dir: _MeshDir = None,
+    backend: _Backend = "numpy",
+    jobs: Annotated[int | None, typer.Option(help="Processes; one a core if not given.")] = None,
+    seed: _Seed = 0,
+    overwrite: _Overwrite = False,
+    quiet: _Quiet = False,
+) -> None:
+    """Render C3D-Render, an object that moves by a known process; a second start goes on."""
+    if shapes not in ("one", "all"):
+        raise DataError(f"--shapes '{shapes}' is neither 'one' nor 'all'; give one of them.")
+    require_free(out, overwrite)
+    parts = c3d_parts(frames, SHAPES if shapes == "all" else SHAPES[:1], seed=seed)
+    meshes = render.meshes(mesh_dir)
+    with _progress(quiet) as advance:
+        render_parts(
+            out, parts, meshes, seed=seed, backend=backend, jobs=jobs, overwrite=overwrite, progress=advance
+        )
+    _say(
+        f"Rendered {sum(part.latents[..., 0].size for part in parts.values())} frames. Saved in {out}/: "
+        f"{', '.join(f'{name}.npz' for name in parts)}."
+    )
+
+
+@_simulate.command("c3d-sheet")
+def simulate_c3d_sheet(
+    out: _Out,
+    mesh_dir: _MeshDir = None,
+    backend: _Backend = "numpy",
+    seed: _Seed = 0,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Draw one picture (.png) with every object in several scenes of C3D-Render."""
+    require_free(out, overwrite)
+    sheet = render.contact_sheet(render.open_renderer(backend, render.meshes(mesh_dir)), seed=seed)
+    with aside(out, overwrite=overwrite) as file:
+        imsave(file, sheet, format="png")
+    _say(f"Saved {out}.")
 
 
 def _in_one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
