@@ -222,7 +222,7 @@ def _licensed(passed: Mapping[str, bool | None], same: bool) -> tuple[str, str]:
     if passed["invariance of s"] is False:
         return (
             "none",
-            "the invariant state depends on the perturbation or on the programs, which they assume not.",
+            "the invariant state depends on the perturbation or on the programs, as no class allows.",
         )
     premise = "the decoder has full rank" + (" and s is invariant" if passed["invariance of s"] else "")
     routes = {

@@ -77,8 +77,8 @@ def natural_parameters(points: Points) -> Finding:
     told = (
         f"{_many(n, 'environment')} of the {2 * K + 1} that are needed; singular values "
         f"{_few(singular.median(0).values)}, condition number {_condition(singular):.3g}; "
-        f"{int(_rank(singular).median())} of them are not zero, and {int(rank.median())} exceed the "
-        f"posterior's spread, {spread:.2g}"
+        f"{int(_rank(singular).median())} of them are not zero, and those count that exceed the posterior's "
+        f"spread, {spread:.2g}"
     )
     return _at_least(quantity, rank, 2 * K, told, also=n >= 2 * K + 1)
 
@@ -170,7 +170,7 @@ def reference_environment(points: Points) -> Finding:
     influence = (moved * points.unit).abs().amax((0, -2, -1))[:, 0]
     least, where = influence.min(-1)
     best = points.schedules[int(where.mode().values)].label(points.data.schema.control)
-    told = f"the past matters least under {best}, where a program's largest influence is {least.median():.3g}"
+    told = f"the past matters least under {best}"
     return _at_most("smallest influence of the past in any condition", least, _INFLUENCE, told)
 
 
@@ -192,8 +192,8 @@ def shift_rank(points: Points) -> Finding:
     outside = _outside(shift, floor).median(0).values
     told = (
         f"singular values {_few(singular.median(0).values)}, of which {int(_rank(singular).median())} are "
-        f"not zero; the posterior's spread is {spread:.2g}; of a left-out token's shift a share of "
-        f"{outside.median():.2f} lies outside the span of the others in the median, and "
+        f"not zero, and those count that exceed the posterior's spread, {spread:.2g}; of a left-out token's "
+        f"shift a share of {outside.median():.2f} lies outside the span of the others in the median, and "
         f"{outside.max():.2f} for {tokens[int(outside.argmax())]}"
     )
     return _at_least(quantity, _rank(singular, spread), K, told)
