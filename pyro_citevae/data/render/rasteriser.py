@@ -48,7 +48,7 @@ def rasterise(projected: Float[np.ndarray, "face corner 3"], size: int) -> Fragm
     Example:
         >>> triangle = np.array([[[0.0, 0.0, 1.0], [4.0, 0.0, 1.0], [0.0, 4.0, 1.0]]])
         >>> rasterise(triangle, 4).sample
-        array([ 0,  1,  2,  4,  5,  8])
+        array([ 0,  1,  2,  3,  4,  5,  6,  8,  9, 12])
     """
     nearest = np.zeros(size * size)
     face = np.full(size * size, -1)
