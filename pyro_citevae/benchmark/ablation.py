@@ -22,7 +22,7 @@ def ablated(settings: Settings) -> list[Variant]:
 
     Example:
         >>> [one.name for one in ablated(Settings())][:2]
-        ['CiteVAE/BackwardSmoother without time', 'CiteVAE/BackwardSmoother without edges']
+        ['CiteVAE/BackwardSmoother without time', 'CiteVAE/BackwardSmoother without onset']
     """
     whole = f"{settings.model.name}/{settings.guide.name}"
     found = []
