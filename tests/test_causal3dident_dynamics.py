@@ -276,6 +276,15 @@ def test_a_soft_shift_moves_its_target_and_only_what_follows(name: str, instanta
         assert differs[token].any() == within[COLUMN[other], COLUMN[name]], other
 
 
+@pytest.mark.parametrize("shift", [-20.0, 20.0])
+def test_a_shift_far_beyond_the_border_ends_at_the_border(shift: float) -> None:
+    effects = one_effect("pos-y", shift=shift)
+    drawn = latent_dynamics(200, 3, seed=16, interventions="soft", effects=effects)
+    reached = of(drawn, "pos-y", 2)[drawn.environments == 1]
+    # beyond the border by d the law decays as exp(-d x / sd^2) from it
+    np.testing.assert_allclose(reached, np.sign(shift) * 2, atol=0.01)
+
+
 @pytest.mark.parametrize("name", MOVING)
 def test_a_soft_change_of_scale_scales_the_noise_of_its_target_alone(name: str) -> None:
     options: Any = {"seed": 12, "interventions": "soft"}

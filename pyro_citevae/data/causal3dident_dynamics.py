@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import ndtr, ndtri
+from scipy.special import log_ndtr, ndtri, ndtri_exp
 
 from pyro_citevae.errors import DataError
 
@@ -439,8 +439,10 @@ def _move(
         moved = (current + arc / 2 + shift + sd * ndtri(noise)) % _TURN
         return np.where(moved < _TURN, moved, 0.0)  # -1e-17 % 2 pi is 2 pi
     centre = (current + goal) / 2 + shift
-    # the quantile of a normal given [-2, 2], mirrored so that the lower tail, where ndtr is exact, is used
+    # the quantile of a normal given [-2, 2], in logarithms and mirrored to the lower tail, so that it holds
+    # however far beyond the border the centre lies
     sign = np.where(centre < 0, -1.0, 1.0)
-    low, high = (ndtr((edge - abs(centre)) / sd) for edge in (-_REACH, _REACH))
-    moved = abs(centre) + sd * ndtri(low + (high - low) * np.where(centre < 0, 1 - noise, noise))
+    share = np.where(centre < 0, 1 - noise, noise)
+    low, high = (log_ndtr((edge - abs(centre)) / sd) for edge in (-_REACH, _REACH))
+    moved = abs(centre) + sd * ndtri_exp(np.logaddexp(low + np.log1p(-share), high + np.log(share)))
     return sign * np.clip(moved, -_REACH, _REACH)
