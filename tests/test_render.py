@@ -205,6 +205,35 @@ def test_a_hue_changes_the_pixels_of_what_it_colours(
     assert (of_spot > 20).sum() > 100
 
 
+def test_the_spotlight_goes_around_the_middle() -> None:
+    places = [Stage.of(row(theta=theta, x=1), ball()).spotlight for theta in (0, np.pi / 2)]
+    np.testing.assert_allclose(places, [[0, 4, 6 + OBJECT_SIZE], [4, 0, 6 + OBJECT_SIZE]], atol=1e-12)
+
+
+@pytest.mark.parametrize("theta", [0.6, 3.0])
+def test_the_spotlight_does_not_reach_ground_behind_the_ball(theta: float, balls: NumpyRenderer) -> None:
+    values = {"theta": theta, "z": 1.0}
+    stage, view = Stage.of(row(**values), ball()), camera()
+    changed = abs(image(balls, spot_hue=0, **values) - image(balls, spot_hue=2, **values)).max(axis=-1)
+    # around the point of the ground that the ball's centre hides from the light
+    aside = np.array([[0, 0], [0.8, 0], [-0.8, 0], [0, 0.8], [0, -0.8]])
+    share = (stage.spotlight[2] - GROUND_HEIGHT) / (stage.spotlight[2] - stage.centre[2])
+    middle = stage.spotlight + share * (stage.centre - stage.spotlight)
+    points = np.hstack([middle[:2] + aside, np.full((5, 1), GROUND_HEIGHT)])
+    columns, rows, _ = np.floor(view.project(points, 64)).astype(int).T
+    seen = np.all([(columns >= 0), (columns < 64), (rows >= 0), (rows < 64)], axis=0)
+    rows, columns = rows[seen], columns[seen]
+    ground = covered(ball(), **values)[rows, columns] == 0
+    assert ground.sum() > 2
+    assert not changed[rows, columns][ground].any()
+    assert (changed > 20).sum() > 100
+
+
+def test_ground_hides_what_is_below_it(balls: NumpyRenderer) -> None:
+    sunk = {"z": GROUND_HEIGHT - OBJECT_SIZE - 0.1}  # an object whose top is just below the ground
+    np.testing.assert_array_equal(image(balls, hue=0, **sunk), image(balls, hue=2, **sunk))
+
+
 def test_the_angle_of_the_spotlight_moves_its_light(objects: NumpyRenderer) -> None:
     moved = abs(image(objects, theta=0.5) - image(objects, theta=1.0)).max(axis=-1)
     assert (moved > 20).sum() > 100
