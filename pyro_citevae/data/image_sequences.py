@@ -314,8 +314,10 @@ def write(
 
 
 def _of_sequences(part: ImageSequences) -> dict[str, np.ndarray]:
+    frames = part.frames.ravel()
+    in_order = np.array_equal(frames, np.arange(len(part.images)))  # then what lies on disk stays there
     return {
-        "imgs": part.images[part.frames.ravel()],
+        "imgs": part.images if in_order else part.images[frames],
         "raw_latents": part.latents.reshape(-1, 10).astype(np.float32),
         "shape_latents": part.shapes.reshape(-1, 2).astype(np.uint8),
         # in the file, row t is the step t -> t + 1
