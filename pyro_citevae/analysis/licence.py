@@ -110,9 +110,7 @@ class Licence:
 
     def table(self) -> pd.DataFrame:
         """A row a check, by its name."""
-        columns = ("name", "quantity", "number", "threshold", "at_least", "share", "passed", "sentence")
-        rows = [{name: getattr(one, name) for name in columns} for one in self.checks]
-        return pd.DataFrame(rows).set_index("name")
+        return pd.DataFrame(self.checks).set_index("name")
 
     def report(self) -> str:
         """The class, why, and a sentence for each check."""

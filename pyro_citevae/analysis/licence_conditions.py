@@ -62,7 +62,7 @@ def natural_parameters(points: Points) -> Finding:
     plus a draw's deviation D has at most r singular values above the norm of D.
     """
     quantity, K = "rank of the natural-parameter matrix", points.model.n_programs
-    laws = _normal(points.law(points.schedules), len(points.schedules), points)
+    laws = _normal(points.under_schedules, len(points.schedules), points)
     if isinstance(laws, str):
         return Finding.none(quantity, laws)
     loc, scale = laws
@@ -88,7 +88,7 @@ def mask_support(points: Points) -> Finding:
     quantity, K, tokens = "share of programs told apart by the masks", points.model.n_programs, points.tokens
     if not tokens:
         return Finding.none(quantity, "cannot be tried, since no token has training cells")
-    laws = _normal(points.under_tokens(), len(tokens) + 1, points)
+    laws = _normal(points.under_tokens, len(tokens) + 1, points)
     if isinstance(laws, str):
         return Finding.none(quantity, laws)
     loc, scale = laws
@@ -184,7 +184,7 @@ def shift_rank(points: Points) -> Finding:
         return Finding.none(quantity, _ENUMERATED)
     if not tokens:
         return Finding.none(quantity, "cannot be tried, since no token has training cells")
-    law = points.under_tokens()
+    law = points.under_tokens
     mean, scale = (points.full(value, len(tokens) + 1) for value in (law.mean, law.stddev))
     shift = ((mean - mean[:, :1]) / scale[:, :1])[:, 1:]
     singular, spread = _singular(shift, K), _spread(shift)
@@ -292,7 +292,7 @@ CONDITIONS: Mapping[str, Callable[[Points], Finding]] = MappingProxyType(
 
 def same_scales(points: Points) -> bool:
     """Whether independent components keep their scales in every condition."""
-    laws = _normal(points.law(points.schedules), len(points.schedules), points)
+    laws = _normal(points.under_schedules, len(points.schedules), points)
     return not isinstance(laws, str) and bool(((laws[1] / laws[1][:, :1]).log().abs() < _RELATIVE).all())
 
 

@@ -138,6 +138,12 @@ class Points:
         u = self.doses(schedules)
         return self.model.transition(self.regime(u), self.common_history(len(schedules)), u[-1])
 
+    @cached_property
+    def under_schedules(self) -> Distribution:
+        """The law under each of the schedules."""
+        return self.law(self.schedules)
+
+    @cached_property
     def under_tokens(self) -> Distribution:
         """The law under the control, then under each token alone."""
         return self.law([do(), *(Schedule((Dose(token),)) for token in self.tokens)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,4 +63,5 @@ def read(archive: Path, cache: Path, leading: int) -> dict[str, np.ndarray]:
 def save(folder: Path, part: str, arrays: Mapping[str, np.ndarray], *, overwrite: bool) -> None:
     """Writes a part, whole or not at all."""
     with aside(folder / f"{part}.npz", overwrite=overwrite) as path:
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+        held: dict[str, Any] = dict(arrays)  # NumPy's stubs take every keyword for its newest option
+        np.savez_compressed(path, **held)

@@ -353,20 +353,22 @@ def control_error(
         DataError: The cells are of another panel, or there is no control of a time.
     """
     schema, control = roll.schema, roll.schema.control
-    if measured.schema.genes != schema.genes or measured.schema.tokens != schema.tokens:
-        raise DataError("effect(versus=...) has other genes or tokens than the model; read it with schema=.")
+    _require_panel(measured, schema, "effect(versus=...)")
+    groups = [measured.select(time=time) for time in roll.times]
+    references = [now.select(control) for now in groups]
+    for time, controls in zip(roll.times, references, strict=True):
+        if controls.n_observations == 0:
+            raise DataError(f"effect(versus=...) has no control at time {time:g}; give some of that time.")
     asked = np.isin(measured.row_times, roll.times) & (measured.row_labels != control)
     labels, counts = np.unique(measured.row_labels[asked].astype(str), return_counts=True)
     labels = labels[np.argsort(-counts, kind="stable")][:_MOST_GROUPS]
+    error = np.zeros((len(roll.times), schema.n_genes))
+    if not len(labels):
+        return error
     acted = [Schedule.parse(label, control) for label in labels.tolist()]
     fewer = replace(roll, schedules=[*acted, do()], n_draws=min(roll.n_draws, _ENOUGH_DRAWS))
     made = fewer.pseudobulk(cells).mean((1, 2))
-    error = np.zeros(made.shape[1:])
-    for k, time in enumerate(roll.times):
-        now = measured.select(time=time)
-        controls = now.select(control)
-        if controls.n_observations == 0:
-            raise DataError(f"effect(versus=...) has no control at time {time:g}; give some of that time.")
+    for k, (now, controls) in enumerate(zip(groups, references, strict=True)):
         b, n = level(controls), controls.n_observations
         for label, delta in zip(labels.tolist(), made[:-1, k] - made[-1, k], strict=True):
             group = now.select(label)
@@ -407,14 +409,19 @@ def times_of(given: float | Sequence[float] | None, schema: Schema) -> list[floa
     return times
 
 
+def _require_panel(cells: Trajectories, schema: Schema, said: str) -> None:
+    """Refuses cells of other genes or tokens; ``said`` is the public expression that gave them."""
+    if cells.schema.genes != schema.genes or cells.schema.tokens != schema.tokens:
+        raise DataError(f"{said} has other genes or tokens than the model; read it with schema=.")
+
+
 def require_controls(cells: Trajectories, schema: Schema) -> Trajectories:
     """Returns the cells if none was perturbed.
 
     Raises:
         DataError: A cell is perturbed, or the cells are of another panel.
     """
-    if cells.schema.genes != schema.genes or cells.schema.tokens != schema.tokens:
-        raise DataError("predict(cells=...) has other genes or tokens than the model; read it with schema=.")
+    _require_panel(cells, schema, "predict(cells=...)")
     if cells.n_cells == 0:
         raise DataError("predict(cells=...) is empty; give control cells.")
     wrong = cells.labels != schema.control
