@@ -169,6 +169,13 @@ def test_an_ablation_turns_every_switch_and_tries_every_guide() -> None:
     assert "CiteVAE/BackwardSmoother with time" in [one.name for one in ablated(off)]
 
 
+def test_an_ablation_tries_the_guides_that_are_named() -> None:
+    guides = [
+        one.guide["name"] for one in ablated(Settings(guides=["Flow", "BackwardSmoother"])) if one.guide
+    ]
+    assert guides == ["Flow"]
+
+
 def test_a_variant_changes_what_it_names_and_another_class_starts_anew() -> None:
     base = settings()
     model, guide, fit = base.merged(Variant(model={"time": False}, fit={"max_epochs": 2}))

@@ -1,4 +1,4 @@
-"""The variants of an ablation: every switch of a model turned, and every guide, one at a time."""
+"""The variants of an ablation: every switch of a model turned, and other guides, one at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ablated"]
 
 
 def ablated(settings: Settings) -> list[Variant]:
-    """One variant a switch of the model, and one a shipped guide, beside those that the settings name.
+    """One variant a switch of the model, and one a guide, beside those that the settings name.
 
     A switch is a boolean argument of the model: on, it is turned off, and off, it is turned on.
 
@@ -30,11 +30,8 @@ def ablated(settings: Settings) -> list[Variant]:
         on = settings.model.arguments.get(name, default)
         said = f"{whole} {'without' if on else 'with'} {name.replace('_', ' ')}"
         found.append(Variant(name=said, model={"name": settings.model.name, name: not on}))
-    others = [
-        name
-        for name in guides.__all__
-        if issubclass(getattr(guides, name), AmortizedGuide) and name != settings.guide.name
-    ]
+    shipped = [name for name in guides.__all__ if issubclass(getattr(guides, name), AmortizedGuide)]
+    others = [name for name in settings.guides or shipped if name != settings.guide.name]
     return [*found, *(Variant(name=f"{settings.model.name}/{one}", guide={"name": one}) for one in others)]
 
 

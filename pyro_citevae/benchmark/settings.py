@@ -30,6 +30,7 @@ class Settings(config.Settings):
 
     Attributes:
         protocol: Protocol that an ablation is run on.
+        guides: Guides that an ablation tries beside that of ``[guide]``; every shipped one if empty.
         dataset: A shipped data set's name, or an h5ad file, read with ``columns``.
         columns: Arguments of :meth:`Trajectories.from_anndata` for a file.
         simulate: Arguments of :func:`simulate`, in place of a data set.
@@ -52,6 +53,7 @@ class Settings(config.Settings):
     """
 
     protocol: str = "held-out-time"
+    guides: list[str] = Field(default_factory=list)
     dataset: str = "renge"
     columns: dict[str, Any] = Field(default_factory=dict)
     simulate: dict[str, Any] = Field(default_factory=dict)
