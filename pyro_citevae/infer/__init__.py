@@ -5,5 +5,6 @@ from pyro_citevae.infer.mcmc import nuts
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.prediction import Effect
 from pyro_citevae.infer.svi import FitSettings, fit
+from pyro_citevae.infer.unmixing import unmix
 
-__all__ = ["Effect", "Ensemble", "FitSettings", "Posterior", "fit", "nuts"]
+__all__ = ["Effect", "Ensemble", "FitSettings", "Posterior", "fit", "nuts", "unmix"]

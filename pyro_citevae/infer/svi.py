@@ -32,7 +32,7 @@ from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.sites import require_matching_sites
 from pyro_citevae.program import LatentDynamics
 
-__all__ = ["FitSettings", "fit", "settings_of"]
+__all__ = ["FitSettings", "fit", "optimised", "settings_of"]
 
 
 @dataclass(frozen=True)
@@ -168,17 +168,45 @@ def fit(
         learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
         for parameter in learnt:
             parameter.requires_grad_(learn_model)
-        training, validation = _partition(data, chosen)
-        module = _EvidenceLowerBound(model, guide, chosen, len(training), data.names)
+        bound = negative_bound(
+            model, guide, chosen.objective, alpha=chosen.alpha, particles=chosen.n_particles
+        )
         try:
-            _train(module, data, training, validation, progress)
-        except DivergenceError as error:
-            module.load_state_dict(module.good)
-            error.last_good = _posterior(module, data)
-            raise
+            return optimised(model, guide, bound, data, chosen, progress)
         finally:
             for parameter in learnt:
                 parameter.requires_grad_(True)
+
+
+def optimised(
+    model: LatentDynamics,
+    guide: AmortizedGuide,
+    bound: nn.Module,
+    data: Trajectories,
+    settings: FitSettings,
+    progress: bool,
+) -> Posterior:
+    """Trains a model and a guide in place.
+
+    Args:
+        model: The generative program.
+        guide: Its guide.
+        bound: What is minimised: the negative bound of the data that a minibatch stands for.
+        data: Training cells.
+        settings: How.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        DivergenceError: As for :func:`fit`.
+    """
+    training, validation = _partition(data, settings)
+    module = _EvidenceLowerBound(model, guide, bound, settings, len(training), data.names)
+    try:
+        _train(module, data, training, validation, progress)
+    except DivergenceError as error:
+        module.load_state_dict(module.good)
+        error.last_good = _posterior(module, data)
+        raise
     return _posterior(module, data)
 
 
@@ -234,15 +262,14 @@ class _EvidenceLowerBound(lightning.LightningModule):
         self,
         model: LatentDynamics,
         guide: AmortizedGuide,
+        bound: nn.Module,
         settings: FitSettings,
         n_training: int,
         names: np.ndarray,
     ) -> None:
         super().__init__()
         self.model, self.guide = model, guide
-        self.negative_bound = negative_bound(
-            model, guide, settings.objective, alpha=settings.alpha, particles=settings.n_particles
-        )
+        self.negative_bound = bound
         self.settings = settings
         self.names = names
         self.n_cells = len(names)
