@@ -381,6 +381,16 @@ def bad(**options: Any) -> Licence:
     return licence(told(Step(DATA.schema)), DATA, **options)
 
 
+def test_an_ensemble_is_refused_since_its_members_order_programs_as_they_like() -> None:
+    members = [told(Step(DATA.schema)) for _ in range(2)]
+    for one in members:
+        one.record["data"] = DATA.digest
+    with pytest.raises(
+        ModelError, match=r"licence\(posterior\) is an ensemble, whose programs have no common"
+    ):
+        licence(cv.Ensemble(members), DATA)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
