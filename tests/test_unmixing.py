@@ -159,7 +159,9 @@ def test_no_two_states_look_the_same() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"n_features": 2}, "n_features=2 is below the 3 programs"),
+        ({"n_features": 2}, r"mixed\(n_features=2\) is below the 3 programs"),
+        ({"width": 2}, r"mixed\(width=2\) is below the 3 programs"),
+        ({"width": 25}, r"mixed\(n_features=20\) is below width=25"),
         ({"n_layers": -1}, r"mixed\(n_layers=-1, slope=0.2, noise=0.05\) is out of range"),
         ({"slope": 0.0}, r"slope=0, noise=0.05\) is out of range"),
         ({"slope": 1.5}, "is out of range"),
@@ -169,6 +171,19 @@ def test_no_two_states_look_the_same() -> None:
 def test_a_mixture_that_cannot_be_made_is_refused(wrong: dict[str, float], said: str) -> None:
     with pytest.raises(DataError, match=said):
         mixed(sequences(n_cells=60), **wrong)
+
+
+def test_narrow_layers_bend_more_than_wide_ones() -> None:
+    simulation = sequences()
+
+    def linear_share(width: int | None) -> float:
+        seen = mixed(simulation, width=width, noise=0.0).data
+        z = simulation.truth.z[seen.row_step, seen.row_cell]
+        x = np.c_[seen.values.toarray(), np.ones(seen.n_observations)]
+        rest = z - x @ np.linalg.lstsq(x, z, rcond=None)[0]
+        return float(1 - rest.var() / z.var())
+
+    assert linear_share(20) > 0.95 > linear_share(None) + 0.05
 
 
 def test_what_was_done_to_the_cells_is_kept() -> None:

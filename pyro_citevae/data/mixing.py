@@ -19,6 +19,7 @@ def mixed(
     *,
     n_features: int = 20,
     n_layers: int = 2,
+    width: int | None = None,
     slope: float = 0.2,
     noise: float = 0.05,
     seed: int = 0,
@@ -29,13 +30,15 @@ def mixed(
 
         y = z,    y <- leaky(y Q_i)  for i = 1..n_layers,    x ~ N(standardised(y Q), noise)
 
-    with Q of orthonormal rows and ``leaky(y) = max(y, slope y)``, each layer rescaled to unit spread before.
-    Every layer is invertible on its image, so that the states can be had from x but for the noise.
+    with Q of orthonormal rows, and ``leaky(y) = max(y, slope y)``, rescaled to unit spread before each. Every
+    layer is invertible on its image, so that the states can be had from x but for the noise. Wide layers bend
+    each state often and each time a little, so that x remains nearly linear in the states.
 
     Args:
         simulation: Where the states come from.
-        n_features: Width of x and of the layers, at least the number of programs.
+        n_features: Width of x, at least the number of programs.
         n_layers: Number of layers that bend.
+        width: Width of these layers; None for the number of programs, and never less.
         slope: Slope of the rectifier below zero; 1 makes the network linear.
         noise: Standard deviation of the noise, where each feature has 1.
         seed: Seed of the network and of the noise.
@@ -45,7 +48,7 @@ def mixed(
         intercept have no meaning here.
 
     Raises:
-        DataError: There are fewer features than programs, or an argument is out of range.
+        DataError: Features or layers are fewer than programs, or an argument is out of range.
 
     Example:
         >>> from pyro_citevae import simulate
@@ -57,8 +60,13 @@ def mixed(
     Nonlinear ICA (2016), for such mixtures.
     """
     data, z = simulation.data, simulation.truth.z
-    if n_features < z.shape[-1]:
-        raise DataError(f"n_features={n_features} is below the {z.shape[-1]} programs; give as many or more.")
+    K = z.shape[-1]
+    width = K if width is None else width
+    for name, size in {"n_features": n_features, "width": width}.items():
+        if size < K:
+            raise DataError(f"mixed({name}={size}) is below the {K} programs; give as many or more.")
+    if n_features < width:
+        raise DataError(f"mixed(n_features={n_features}) is below width={width}; give as many or more.")
     if n_layers < 0 or not 0 < slope <= 1 or noise < 0:
         raise DataError(
             f"mixed(n_layers={n_layers}, slope={slope:g}, noise={noise:g}) is out of range; give a number "
@@ -68,7 +76,7 @@ def mixed(
     walked = data.schema.ends(data.schema.n_steps).astype(int)[data.row_step]
     y = z[walked, data.row_cell]
     for _ in range(n_layers):
-        y = y @ _rotation(y.shape[1], n_features, rng)
+        y = y @ _rotation(y.shape[1], width, rng)
         y = y / y.std()
         y = np.where(y > 0, y, slope * y)
     y = y @ _rotation(y.shape[1], n_features, rng)
