@@ -1,11 +1,12 @@
 """Recovery of programs from vectors: CITE-VAE beside programs that see less.
 
-python experiments/causal3dident/run.py
+python experiments/causal3dident/run.py goes on where it was cut off: folds/ keeps what a row's settings made.
 """
 
 from __future__ import annotations
 
-import re
+import hashlib
+import json
 import time
 import tomllib
 from dataclasses import replace
@@ -42,13 +43,13 @@ def main() -> None:
     store.mkdir(exist_ok=True)
     for row in settings["rows"]:
         for seed in range(row["seeds"]):
-            kept = store / f"{re.sub(r'[^A-Za-z0-9-]+', '_', row['name'])}_{seed}.parquet"
+            kept = store / f"{key(row, settings)}_{seed}.parquet"
             if not kept.is_file():
                 started = time.perf_counter()
                 found = scored(row, settings, seed)
-                found |= {"row": row["name"], "seed": seed, "seconds": time.perf_counter() - started}
+                found |= {"seed": seed, "seconds": time.perf_counter() - started}
                 pd.DataFrame([found]).to_parquet(kept)
-            records.append(pd.read_parquet(kept))
+            records.append(pd.read_parquet(kept).assign(row=row["name"]))
             print(records[-1][["row", "seed", "mcc", "f1", "seconds"]].to_string(header=False), flush=True)
     results = pd.concat(records, ignore_index=True)
     results.to_parquet(HERE / "results.parquet")
@@ -56,6 +57,17 @@ def main() -> None:
     (HERE / "results.md").write_text(table + "\n")
     draw(results, settings)
     print(table)
+
+
+def key(row: dict[str, Any], settings: dict[str, Any]) -> str:
+    """A digest of all settings that a row follows from; delete folds/ when the programs change."""
+    said = [
+        {name: value for name, value in row.items() if name not in ("name", "seeds")},
+        settings["process"],
+        settings["mixtures"][row["mixture"]],
+        settings["fit"],
+    ]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def scored(row: dict[str, Any], settings: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -133,7 +145,7 @@ def encoded(kind: str, data: cv.Trajectories, true: np.ndarray, seed: int) -> np
 
 def graph(W: np.ndarray, found: Matching, truth: Any) -> dict[str, Any]:
     """How well the lag graph is found, in units of the true programs."""
-    turned = W[found.order][:, found.order] * found.scale / found.scale[:, None]
+    turned = found.lag_graph(W)
     true, strength = truth.A[0].ravel(), abs(turned).ravel()
     return {
         "auroc": roc_auc_score(true, strength),

@@ -36,6 +36,17 @@ class Matching:
     scale: Float[np.ndarray, " program"]
     correlation: Float[np.ndarray, " program"]
 
+    def lag_graph(
+        self, W: Float[np.ndarray, "... program source"]
+    ) -> Float[np.ndarray, "... program source"]:
+        """Weights between fitted programs, in the order and the units of the true ones.
+
+        Args:
+            W: Weight of each fitted program on each.
+        """
+        ordered = W[..., self.order, :][..., self.order]
+        return np.asarray(ordered * self.scale / self.scale[:, None])
+
 
 def match(fitted: Float[np.ndarray, "state program"], true: Float[np.ndarray, "state program"]) -> Matching:
     """The matching of programs with the largest sum of absolute correlations (Hungarian method).
@@ -105,8 +116,7 @@ def recovery(
     z = np.stack([states[f"z_{t}"]["value"].numpy() for t in steps])
     K = z.shape[-1]
     found = match(z.reshape(-1, K), truth.z[ends[steps]].reshape(-1, K))
-    gated = sites["W"] * sites.get("A", 1.0)
-    W = gated[..., found.order, :][..., found.order] * found.scale / found.scale[:, None]
+    W = found.lag_graph(sites["W"] * sites.get("A", 1.0))
     a = (sites["a"] * sites.get("m", 1.0))[..., found.order] / found.scale
     parameters = {"shift": (a, truth.a), "edge": (W, truth.W)}
     laws = {"shift": ("a", sites["a"]), "edge": ("W", sites["W"])}

@@ -78,25 +78,25 @@ def unmixing(z: Float[np.ndarray, "step cell program"], condition: Int[np.ndarra
         >>> abs(np.corrcoef(unmixed.T, z.reshape(-1, 2).T)[:2, 2:]).max(1).round(2)
         array([1., 1.])
     """
-    from pyriemann.geometry.ajd import ajd_pham  # half a second, for those who need it
-
     if len(z) < 2:
         raise FitError(f"unmixing(z) has {len(z)} step, and a program's noise shows between two; give more.")
+    from pyriemann.geometry.ajd import ajd_pham  # half a second, for those who need it
+
     _, label = np.unique(condition, return_inverse=True)
     before, after = z[:-1].reshape(-1, z.shape[-1]), z[1:].reshape(-1, z.shape[-1])
     e = np.tile(label, len(z) - 1)
-    design = np.hstack([before, np.tanh(before), np.eye(label.max() + 1)[e]])
+    n = np.bincount(e)
+    design = np.hstack([before, np.tanh(before), np.eye(len(n))[e]])
     r = after - design @ np.linalg.lstsq(design, after, rcond=None)[0]
-    S = np.array([np.cov(r[e == one].T) for one in range(label.max() + 1)])
-    S = S.reshape(len(S), z.shape[-1], -1)
-    M, _ = ajd_pham(S, n_iter_max=200, sample_weight=np.bincount(e).astype(float))
+    S = np.array([np.cov(r[e == one].T) for one in range(len(n))]).reshape(len(n), z.shape[-1], -1)
+    M, _ = ajd_pham(S, n_iter_max=200, sample_weight=n.astype(float))
     scales = np.einsum("kj,eji,ki->ek", M, S, M)
-    unit = np.average(scales, axis=0, weights=np.bincount(e))
+    unit = np.average(scales, axis=0, weights=n)
     M, scales = M / np.sqrt(unit)[:, None], scales / unit
     ratio = np.log(scales)[:, :, None] - np.log(scales)[:, None]
     # the logarithm of a variance of n values of kurtosis c has the sampling variance (c - 1) / n
     excess = ((r @ M.T / np.sqrt(scales[e])) ** 4).mean(0) - 1
-    noise = (excess[:, None] + excess) / np.bincount(e)[:, None, None]
+    noise = (excess[:, None] + excess) / n[:, None, None]
     distinct = (ratio - ratio.mean(0)) ** 2 / noise
     return Unmixing(M, scales, distinct.sum(0) / max(len(S) - 1, 1))
 
