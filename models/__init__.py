@@ -5,6 +5,7 @@ if __name__ != "pyro_citevae.models":
 
 from pyro_citevae.models.citevae import CiteVAE
 from pyro_citevae.models.continuous_time import ContinuousTime
+from pyro_citevae.models.image_sequence import ImageSequence
 from pyro_citevae.models.instantaneous import Instantaneous
 from pyro_citevae.models.linear_gaussian import LinearGaussian
 from pyro_citevae.models.static_shift import StaticShift
@@ -14,6 +15,7 @@ from pyro_citevae.models.targeted_lag import TargetedLag
 __all__ = [
     "CiteVAE",
     "ContinuousTime",
+    "ImageSequence",
     "Instantaneous",
     "LinearGaussian",
     "StaticShift",

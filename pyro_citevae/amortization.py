@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from pyro_citevae.data.trajectories import Batch
-from pyro_citevae.nn.networks import Perceptron, joined
+from pyro_citevae.nn.networks import ImageEncoder, Perceptron, joined
 from pyro_citevae.program import Distribution, LatentDynamics, Recorded
 
 __all__ = ["AmortizedGuide", "GlobalGuide", "loc_scale", "normal", "normal_size"]
@@ -82,7 +82,11 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         self.n_outputs = normal_size(model.n_programs, correlated)
         schema = model.schema
         self.globals = mechanism_posterior
-        self.encoder = Perceptron(schema.n_genes + schema.n_batches, hidden, self.correction)
+        self.encoder = (
+            ImageEncoder(schema.image, schema.n_batches, hidden)
+            if schema.image
+            else Perceptron(schema.n_genes + schema.n_batches, hidden, self.correction)
+        )
         self.n_summary = hidden * schema.n_slots
         self.conditional = conditional and bool(mechanism_posterior.event_dims)
         if self.conditional:

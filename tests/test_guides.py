@@ -30,7 +30,7 @@ from pyro_citevae.guides import (
     MeanField,
     MechanismPosterior,
 )
-from pyro_citevae.models import CiteVAE, LinearGaussian
+from pyro_citevae.models import CiteVAE, ImageSequence, LinearGaussian
 from pyro_citevae.nn.flow import InverseAutoregressiveFlow
 from pyro_citevae.nn.networks import BackwardRecurrence
 
@@ -284,7 +284,9 @@ def test_a_run_saves_and_loads_with_equal_draws(guide: str, family: str, tmp_pat
 def test_every_model_takes_every_guide(
     model: type[cv.LatentDynamics], kind: Callable[..., cv.AmortizedGuide]
 ) -> None:
-    data = screen(values="real" if model is LinearGaussian else "counts")
+    data = screen(values="real" if model in (LinearGaussian, ImageSequence) else "counts")
+    if model is ImageSequence:
+        data = replace(data, schema=replace(data.schema, image=(1, data.schema.n_genes, 1)))
     program = model(data.schema, n_programs=2)
     if kind is KalmanSmoother and program.enumerated:
         with pytest.raises(ModelError, match="sums over the regimes of a cell; use BackwardSmoother"):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias, cast, final, get_args
@@ -16,8 +17,8 @@ from torch import Tensor
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.conformance.run import Run
 from pyro_citevae.data import Batch, Schema, Trajectories, simulate
+from pyro_citevae.data.observations import Observations, SparseObservations
 from pyro_citevae.data.schema import Layout, Values
-from pyro_citevae.data.trajectories import Observations
 from pyro_citevae.errors import ConformanceError, ModelError
 from pyro_citevae.infer import Posterior, fit
 from pyro_citevae.infer.bounds import negative_bound
@@ -27,6 +28,7 @@ from pyro_citevae.program import LatentDynamics
 __all__ = ["Case", "MakeGuide", "MakeModel", "Pair", "dense", "of_cells", "sparse"]
 
 _SHAKE = 0.03
+_KINDS: Sequence[tuple[Values, tuple[int, ...]]] = (("counts", ()), ("real", ()), ("real", (1, 2, 3)))
 
 MakeModel: TypeAlias = Callable[[Schema], LatentDynamics]
 MakeGuide: TypeAlias = Callable[[LatentDynamics], AmortizedGuide]
@@ -115,11 +117,12 @@ class Pair:
 
     @cached_property
     def cases(self) -> list[Case]:
-        """A case for each layout; of real values, if the model refuses counts."""
-        try:
-            return [self._case(_screen(layout, "counts")) for layout in get_args(Layout)]
-        except ModelError:
-            return [self._case(_screen(layout, "real")) for layout in get_args(Layout)]
+        """A case for each layout: of counts, of real values if the model refuses these, or else of images."""
+        *first, last = _KINDS
+        for kind in first:
+            with suppress(ModelError):
+                return [self._case(_screen(layout, *kind)) for layout in get_args(Layout)]
+        return [self._case(_screen(layout, *last)) for layout in get_args(Layout)]
 
     @property
     def subject(self) -> str:
@@ -177,11 +180,14 @@ def sparse(values: Float[Tensor, "slot cell gene"]) -> Observations:
     slots, cells, genes = values.shape
     rows = values.reshape(slots * cells, genes)
     row, gene = rows.nonzero(as_tuple=True)
-    return Observations(row, gene, rows[row, gene], (slots, cells, genes))
+    return SparseObservations(row, gene, rows[row, gene], (slots, cells, genes))
 
 
-def _screen(layout: Layout, values: Values) -> Trajectories:
-    """Two dozen cells in two technical batches; a sequence lacks some of its times."""
+def _screen(layout: Layout, values: Values, image: tuple[int, ...]) -> Trajectories:
+    """Two dozen cells in two technical batches; a sequence lacks some of its times.
+
+    With an image, the six genes are the values of two pixels.
+    """
     data = simulate(
         n_cells=24,
         n_genes=6,
@@ -192,7 +198,7 @@ def _screen(layout: Layout, values: Values) -> Trajectories:
         layout=layout,
         values=values,
     ).data
-    schema = replace(data.schema, batches=("one", "two"))
+    schema = replace(data.schema, batches=("one", "two"), image=image)
     data = replace(data, schema=schema, technical=np.arange(data.n_cells) % 2)
     return data.rows((data.row_cell % 3 > 0) | (data.row_step != 2) | (layout != "sequences"))
 

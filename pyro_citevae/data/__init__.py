@@ -4,10 +4,11 @@ from pyro_citevae.data import causal3dident_dynamics, datasets, features, image_
 from pyro_citevae.data.anndata_io import open_h5ad
 from pyro_citevae.data.features import GeneFeatures
 from pyro_citevae.data.interventions import Dose, Schedule, do
+from pyro_citevae.data.observations import Observations
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.simulate import Simulation, Truth, simulate
 from pyro_citevae.data.splits import Criterion, Split, members_seen
-from pyro_citevae.data.trajectories import Batch, Observations, Trajectories
+from pyro_citevae.data.trajectories import Batch, Trajectories
 
 __all__ = [
     "Batch",

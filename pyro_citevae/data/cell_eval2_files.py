@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,7 @@ def write_pair(
     made = sparse.vstack([sparse.csr_matrix(predicted.X)[rows], controls.values]).tocsr()
     paths = Path(folder) / "predicted.h5ad", Path(folder) / "measured.h5ad"
     _cells(made, np.concatenate([labels[rows], base]), schema.genes).write_h5ad(paths[0])
-    _cells(truth.values, truth.row_labels, schema.genes).write_h5ad(paths[1])
+    _cells(cast(sparse.csr_matrix, truth.values), truth.row_labels, schema.genes).write_h5ad(paths[1])
     return paths
 
 

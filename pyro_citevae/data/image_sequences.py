@@ -15,6 +15,10 @@ from sklearn.neighbors import NearestNeighbors
 from pyro_citevae.data import causal3dident_stills as stills
 from pyro_citevae.data import temporal_causal3dident as temporal
 from pyro_citevae.data.causal3dident_dynamics import FACTORS, SHAPES, LatentSequences, LatentTriplets
+from pyro_citevae.data.interventions import do
+from pyro_citevae.data.pixels import Pixels
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 
 __all__ = ["ImageSequences", "ImageTriplets", "write"]
@@ -138,6 +142,49 @@ class ImageSequences:
             cut(self.interventions),
             np.repeat(self.environments, n_windows),
             cut(self.frames),
+        )
+
+    def trajectories(self) -> Trajectories:
+        """The sequences as a model of images takes them: environments as perturbation tokens.
+
+        Step t is time t. The first image is the state before every perturbation, and environment e is
+        ``do("environment_e")`` from time 0 on; 0 is the control. No truth is passed on.
+
+        Raises:
+            DataError: The sequences have one step alone.
+
+        Example:
+            >>> from pyro_citevae.data.causal3dident_dynamics import latent_dynamics
+            >>> drawn = latent_dynamics(4, 3, seed=0, interventions="soft")
+            >>> grey = np.full((12, 8, 8, 3), 128, dtype=np.uint8)
+            >>> made = ImageSequences(grey, *vars(drawn).values()).trajectories()
+            >>> made.perturbations(), made.schema.image
+            (('environment_1', 'environment_2', 'environment_3'), (8, 8, 3))
+        """
+        if self.n_steps < 2:
+            raise DataError("trajectories() of one step show no dynamics; give sequences of two or more.")
+        present, condition = np.unique(np.append(0, self.environments), return_inverse=True)
+        tokens = tuple(f"environment_{e}" for e in present[1:].tolist())
+        n = self.n_sequences
+        height, width, channels = image = self.images.shape[1:]
+        schema = Schema(
+            genes=tuple(f"{y}:{x}:{c}" for y in range(height) for x in range(width) for c in range(channels)),
+            tokens=tokens,
+            times=tuple(map(float, range(self.n_steps))),
+            layout="sequences",
+            values="real",
+            image=image,
+        )
+        return Trajectories(
+            schema=schema,
+            values=Pixels(self.images, self.frames.ravel()),
+            library=np.ones(n * self.n_steps, dtype=np.float32),
+            row_cell=np.repeat(np.arange(n), self.n_steps),
+            row_step=np.tile(np.arange(self.n_steps), n),
+            conditions=(do(), *(do(token) for token in tokens)),
+            condition=condition[1:],
+            technical=np.zeros(n, dtype=np.int64),
+            names=np.array([f"sequence_{i}" for i in range(n)], dtype=object),
         )
 
     def ranges(self) -> pd.DataFrame:

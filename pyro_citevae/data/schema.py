@@ -43,9 +43,10 @@ class Schema:
         total: Median library size: the common total of normalised expression.
         panel_share: Mean share of the library size that the measured genes hold; 1 when they are all of it.
         grid: Times at which the latent steps 1, 2, ... end, when they are not equally long.
+        image: Height, width and channels, where what is observed is an image and a gene a value of a pixel.
 
     Raises:
-        DataError: The grid does not increase from above 0.
+        DataError: The grid does not increase from above 0, or the image has other values than genes.
 
     Example:
         >>> schema = Schema(("g",), ("A",), times=(6.0, 24.0), grid=(6.0, 24.0, 72.0), step=24.0)
@@ -65,6 +66,7 @@ class Schema:
     total: float = 1.0
     panel_share: float = 1.0
     grid: tuple[float, ...] = ()
+    image: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         known = (0.0, *self.grid)
@@ -72,6 +74,11 @@ class Schema:
             raise DataError(
                 f"the grid {self._grid_name} does not increase from above 0; give the times at which the "
                 "latent steps end."
+            )
+        if self.image and (len(self.image) != 3 or math.prod(self.image) != len(self.genes)):
+            raise DataError(
+                f"Schema(image={self.image}) does not have {len(self.genes)} values, one a gene; give "
+                "height, width and channels."
             )
 
     @property
@@ -187,8 +194,9 @@ class Schema:
         return u
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that :meth:`from_json` reads back; one without a grid is as it was before grids."""
-        return {name: value for name, value in asdict(self).items() if name != "grid" or value}
+        """A JSON object that :meth:`from_json` reads back; what came later is left out where it is empty."""
+        later = ("grid", "image")
+        return {name: value for name, value in asdict(self).items() if name not in later or value}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Schema:

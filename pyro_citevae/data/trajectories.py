@@ -1,4 +1,4 @@
-"""The data set (Trajectories) and one minibatch of it (Batch); counts stay sparse in both."""
+"""The data set (Trajectories) and one minibatch of it (Batch); values stay as they are stored in both."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy import sparse
 from torch import Tensor
 
 from pyro_citevae.data.interventions import Dose, Schedule
 from pyro_citevae.data.layouts import Columns
+from pyro_citevae.data.observations import Observations, Stored, arrays_of, observations_of
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.splits import Criterion, Split
 from pyro_citevae.errors import DataError
@@ -23,41 +24,7 @@ from pyro_citevae.errors import DataError
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Batch", "Observations", "Trajectories"]
-
-
-@dataclass(frozen=True)
-class Observations:
-    """Sparse values of one minibatch: CSR over rows (slot, cell), densified once where it is needed.
-
-    Attributes:
-        row: Row of each stored value.
-        gene: Gene of each stored value.
-        value: The stored values.
-        shape: (slot, cell, gene).
-    """
-
-    row: Int[Tensor, " stored"]
-    gene: Int[Tensor, " stored"]
-    value: Float[Tensor, " stored"]
-    shape: tuple[int, int, int]
-
-    @cached_property
-    def dense(self) -> Float[Tensor, "slot cell gene"]:
-        """The values with their zeros."""
-        slots, cells, genes = self.shape
-        flat = self.value.new_zeros(slots * cells * genes)
-        flat[self.row * genes + self.gene] = self.value
-        return flat.view(slots, cells, genes)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Observations:
-        """Copies to a device."""
-        return Observations(
-            self.row.to(device, non_blocking=non_blocking),
-            self.gene.to(device, non_blocking=non_blocking),
-            self.value.to(device, non_blocking=non_blocking),
-            self.shape,
-        )
+__all__ = ["Batch", "Trajectories"]
 
 
 @dataclass(frozen=True)
@@ -131,7 +98,8 @@ class Trajectories:
 
     Attributes:
         schema: Names and sizes of the axes.
-        values: Observed values, CSR of shape (observation, gene).
+        values: Observed values of shape (observation, gene): CSR, or images, where a gene is a
+            value of a pixel.
         library: Library size of each observation.
         row_cell: Cell of each observation, not decreasing.
         row_step: Latent step of each observation.
@@ -143,7 +111,7 @@ class Trajectories:
     """
 
     schema: Schema
-    values: sparse.csr_matrix
+    values: Stored
     library: Float[np.ndarray, " observation"]
     row_cell: Int[np.ndarray, " observation"]
     row_step: Int[np.ndarray, " observation"]
@@ -405,8 +373,6 @@ class Trajectories:
         cells = np.arange(self.n_cells) if index is None else np.asarray(index)
         rows = self._slot_rows[cells].T
         observed = rows >= 0
-        stored = self.values[rows[observed]].tocoo()
-        position = np.flatnonzero(observed)[stored.row]
         steps = np.where(observed, self.row_step[rows], self._slot_steps[:, None])
         library = np.where(observed, self.library[rows], self.schema.total)
         return Batch(
@@ -417,11 +383,10 @@ class Trajectories:
             observed=torch.from_numpy(observed),
             library=torch.from_numpy(library.astype(np.float32)),
             technical=torch.from_numpy(self.technical[cells]),
-            x=Observations(
-                torch.from_numpy(position),
-                torch.from_numpy(stored.col.astype(np.int64)),
-                torch.from_numpy(stored.data.astype(np.float32)),
-                (rows.shape[0], len(cells), self.schema.n_genes),
+            x=observations_of(
+                self.values[rows[observed]],
+                np.flatnonzero(observed),
+                (*rows.shape, self.schema.n_genes),
             ),
         )
 
@@ -437,7 +402,7 @@ class Trajectories:
     def digest(self) -> str:
         """SHA-256 of the schema, the observations and their labels."""
         digest = hashlib.sha256(self.schema.digest.encode())
-        for array in (self.values.indptr, self.values.indices, self.values.data, self.library, self.row_cell):
+        for array in chain(arrays_of(self.values), (self.library, self.row_cell)):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(np.ascontiguousarray(self.row_step).tobytes())
         digest.update(np.ascontiguousarray(self.technical).tobytes())

@@ -6,11 +6,25 @@ what it lacks, and starts at zero so that training leaves the linear solution on
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-__all__ = ["BackwardRecurrence", "Decoder", "Perceptron", "SteppedPerceptron", "joined"]
+__all__ = [
+    "BackwardRecurrence",
+    "Decoder",
+    "ImageDecoder",
+    "ImageEncoder",
+    "Perceptron",
+    "SteppedPerceptron",
+    "joined",
+]
+
+_SMALLEST = 4  # side at which convolutions stop halving an image
+_CHANNELS = (32, 32, 64, 64)  # of the layers, from the image on; the last for all that follow
 
 
 def joined(*parts: Float[Tensor, "... _"]) -> Float[Tensor, "... _"]:
@@ -100,6 +114,83 @@ class Decoder(nn.Module):
         """Evaluates the decoder."""
         y: Tensor = self.map(z)
         return y
+
+
+class ImageEncoder(nn.Module):
+    """Flattened images, and what stands beside them, to ``n_out`` numbers: strided convolutions, then a map.
+
+    Each layer halves an image of even sides, down to a side of four.
+
+    Args:
+        image: Height, width and channels.
+        n_beside: How many numbers follow the pixels in a row.
+        n_out: Size of the output.
+
+    Source: I. Higgins et al., beta-VAE (2017), for networks of this kind on images of 64 x 64.
+    """
+
+    def __init__(self, image: Sequence[int], n_beside: int, n_out: int) -> None:
+        super().__init__()
+        self.image = tuple(image)
+        height, width, channels = image
+        layers: list[nn.Module] = []
+        for n_channels in _halvings(height, width):
+            layers += [nn.Conv2d(channels, n_channels, 4, stride=2, padding=1), nn.ReLU()]
+            height, width, channels = height // 2, width // 2, n_channels
+        self.convolutions = nn.Sequential(*layers, nn.Flatten())
+        self.head = nn.Linear(height * width * channels + n_beside, n_out)
+
+    def forward(self, x: Float[Tensor, "... _"]) -> Float[Tensor, "... _"]:
+        """Evaluates the network."""
+        n_pixels = math.prod(self.image)
+        shown = x[..., :n_pixels].reshape(-1, *self.image).movedim(-1, 1)
+        features = self.convolutions(shown).reshape(*x.shape[:-1], -1)
+        encoded: Tensor = self.head(joined(features, x[..., n_pixels:]))
+        return encoded
+
+
+class ImageDecoder(nn.Module):
+    """Latent states to the values of a flattened image, through transposed convolutions and a logistic map.
+
+    Args:
+        n_latent: Size of the latent state.
+        image: Height, width and channels.
+        hidden: Width of the layer between the state and the smallest image.
+
+    Source: as for :class:`ImageEncoder`.
+    """
+
+    def __init__(self, n_latent: int, image: Sequence[int], hidden: int) -> None:
+        super().__init__()
+        height, width, channels = image
+        widths = _halvings(height, width)
+        scale = 2 ** len(widths)
+        n_channels = widths[-1] if widths else channels
+        shape = (n_channels, height // scale, width // scale)
+        layers: list[nn.Module] = [
+            nn.Linear(n_latent, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, math.prod(shape)),
+            nn.Unflatten(-1, shape),
+        ]
+        back = widths[::-1]
+        for before, after in zip(back, [*back[1:], channels], strict=False):
+            layers += [nn.ReLU(), nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Float[Tensor, "... latent"]) -> Float[Tensor, "... gene"]:
+        """Evaluates the decoder."""
+        shown = self.layers(z.reshape(-1, z.shape[-1])).movedim(1, -1).flatten(1)
+        return torch.sigmoid(shown).reshape(*z.shape[:-1], -1)
+
+
+def _halvings(height: int, width: int) -> list[int]:
+    """Channels of the layers that halve an image, as many as its sides allow."""
+    found: list[int] = []
+    while min(height, width) > _SMALLEST and height % 2 == 0 and width % 2 == 0:
+        found.append(_CHANNELS[min(len(found), len(_CHANNELS) - 1)])
+        height, width = height // 2, width // 2
+    return found
 
 
 class _ZeroLinear(nn.Linear):

@@ -1,0 +1,143 @@
+"""What is observed in a minibatch: stored as it came, and dense once where it is needed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from scipy import sparse
+from torch import Tensor
+
+from pyro_citevae.data.pixels import Pixels
+
+__all__ = [
+    "ImageObservations",
+    "Observations",
+    "SparseObservations",
+    "Stored",
+    "arrays_of",
+    "observations_of",
+]
+
+Stored: TypeAlias = sparse.csr_matrix | Pixels
+
+
+class Observations(ABC):
+    """Values of one minibatch, densified once where they are needed.
+
+    Attributes:
+        shape: (slot, cell, gene).
+    """
+
+    shape: tuple[int, int, int]
+
+    @property
+    @abstractmethod
+    def dense(self) -> Float[Tensor, "slot cell gene"]:
+        """The values with their zeros."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Observations:
+        """Copies to a device."""
+
+
+@final
+@dataclass(frozen=True)
+class SparseObservations(Observations):
+    """Sparse values: CSR over rows (slot, cell).
+
+    Attributes:
+        row: Row of each stored value.
+        gene: Gene of each stored value.
+        value: The stored values.
+        shape: (slot, cell, gene).
+    """
+
+    row: Int[Tensor, " stored"]
+    gene: Int[Tensor, " stored"]
+    value: Float[Tensor, " stored"]
+    shape: tuple[int, int, int]
+
+    @cached_property
+    def dense(self) -> Float[Tensor, "slot cell gene"]:
+        """The values with their zeros."""
+        slots, cells, genes = self.shape
+        flat = self.value.new_zeros(slots * cells * genes)
+        flat[self.row * genes + self.gene] = self.value
+        return flat.view(slots, cells, genes)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseObservations:
+        """Copies to a device."""
+        return SparseObservations(
+            self.row.to(device, non_blocking=non_blocking),
+            self.gene.to(device, non_blocking=non_blocking),
+            self.value.to(device, non_blocking=non_blocking),
+            self.shape,
+        )
+
+
+@final
+@dataclass(frozen=True)
+class ImageObservations(Observations):
+    """Images: a byte a value until they are used, on the device that uses them.
+
+    Attributes:
+        row: Row (slot, cell) of each image.
+        value: The images, 0..255.
+        shape: (slot, cell, gene), where a gene is a value of a pixel.
+    """
+
+    row: Int[Tensor, " image"]
+    value: UInt8[Tensor, "image gene"]
+    shape: tuple[int, int, int]
+
+    @cached_property
+    def dense(self) -> Float[Tensor, "slot cell gene"]:
+        """The values in [0, 1], zero where no image is."""
+        slots, cells, genes = self.shape
+        rows = torch.zeros(slots * cells, genes, device=self.value.device)
+        rows[self.row] = self.value.float() / 255
+        return rows.view(slots, cells, genes)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageObservations:
+        """Copies to a device."""
+        return ImageObservations(
+            self.row.to(device, non_blocking=non_blocking),
+            self.value.to(device, non_blocking=non_blocking),
+            self.shape,
+        )
+
+
+def observations_of(
+    values: Stored, row: Int[np.ndarray, " chosen"], shape: tuple[int, int, int]
+) -> Observations:
+    """Stored rows as a minibatch has them.
+
+    Args:
+        values: The rows.
+        row: Where each of them stands among the minibatch's rows (slot, cell).
+        shape: (slot, cell, gene).
+    """
+    if isinstance(values, Pixels):
+        return ImageObservations(torch.from_numpy(row), torch.from_numpy(values.stored()), shape)
+    stored: Any = values.tocoo()
+    return SparseObservations(
+        torch.from_numpy(row[stored.row]),
+        torch.from_numpy(stored.col.astype(np.int64)),
+        torch.from_numpy(stored.data.astype(np.float32)),
+        shape,
+    )
+
+
+def arrays_of(values: Stored) -> Iterator[np.ndarray]:
+    """The arrays that hold the rows, for a digest."""
+    if isinstance(values, Pixels):
+        yield from (block.stored() for block in values.blocks())
+    else:
+        yield from (values.indptr, values.indices, values.data)
