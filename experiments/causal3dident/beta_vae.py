@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import torch
 
 import pyro_citevae as cv
-from pyro_citevae.nn.networks import Decoder
+from pyro_citevae.nn.networks import Decoder, ImageDecoder
 
 
 class BetaVAE(cv.LatentDynamics):
@@ -29,7 +29,11 @@ class BetaVAE(cv.LatentDynamics):
         self, schema: cv.Schema, *, n_programs: int = 4, hidden: int = 64, spread: float = 0.3
     ) -> None:
         super().__init__(schema, n_programs=n_programs)
-        self.f = Decoder(n_programs, schema.n_genes, hidden)
+        self.f = (
+            ImageDecoder(n_programs, schema.image, hidden)
+            if schema.image
+            else Decoder(n_programs, schema.n_genes, hidden)
+        )
         self.spread = spread
 
     def mechanism(self) -> cv.Mechanism:

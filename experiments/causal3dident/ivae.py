@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 
 import pyro_citevae as cv
-from pyro_citevae.nn.networks import Decoder
+from pyro_citevae.nn.networks import Decoder, ImageDecoder
 from pyro_citevae.nn.priors import normal
 
 
@@ -30,7 +30,11 @@ class IdentifiableVAE(cv.LatentDynamics):
 
     def __init__(self, schema: cv.Schema, *, n_programs: int = 4, hidden: int = 64) -> None:
         super().__init__(schema, n_programs=n_programs)
-        self.f = Decoder(n_programs, schema.n_genes, hidden)
+        self.f = (
+            ImageDecoder(n_programs, schema.image, hidden)
+            if schema.image
+            else Decoder(n_programs, schema.n_genes, hidden)
+        )
         self.log_scale = torch.nn.Parameter(torch.zeros(schema.n_genes))
 
     def mechanism(self) -> cv.Mechanism:
