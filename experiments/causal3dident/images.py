@@ -5,8 +5,6 @@ python experiments/causal3dident/images.py goes on where it was cut off: frames 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 import tomllib
 from dataclasses import replace
@@ -19,6 +17,7 @@ import pandas as pd
 import torch
 from beta_vae import BetaVAE
 from ivae import IdentifiableVAE
+from run import key
 from slow_vae import SlowVAE
 from torch import nn
 
@@ -36,6 +35,7 @@ from pyro_citevae.nn.networks import ImageEncoder
 
 HERE = Path(__file__).parent
 SCORED = [name for name in FACTORS[:10] if name != "rot-gamma"]
+COLUMNS = [FACTORS.index(name) for name in SCORED]
 ANGLES = [name for name in SCORED if name not in COARSE["pos"]]
 K = 16  # programs: an angle takes two, a position one
 
@@ -47,7 +47,7 @@ def main() -> None:
     records = []
     for row in settings["rows"]:
         for seed in range(row["seeds"]):
-            kept = store / f"{key(row, settings)}_{seed}.parquet"
+            kept = store / f"{key(row, settings['frames'], settings['fit'])}_{seed}.parquet"
             if not kept.is_file():
                 sequences = rendered(settings["frames"], store, seed)
                 started = time.perf_counter()
@@ -60,16 +60,6 @@ def main() -> None:
     results.to_parquet(HERE / "images.parquet")
     (HERE / "images.md").write_text(tabulate(results) + "\n")
     draw(results)
-
-
-def key(row: dict[str, Any], settings: dict[str, Any]) -> str:
-    """A digest of all settings that a row follows from; delete folds/ when the programs change."""
-    said = [
-        {name: value for name, value in row.items() if name not in ("name", "seeds")},
-        settings["frames"],
-        settings["fit"],
-    ]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def rendered(frames: dict[str, Any], store: Path, seed: int) -> ImageSequences:
@@ -88,8 +78,7 @@ def scored(row: dict[str, Any], fit: dict[str, Any], sequences: ImageSequences, 
         z = encoded(row["program"], sequences, seed)
     else:
         z = states(row, fit, sequences, seed)
-    columns = [FACTORS.index(name) for name in SCORED]
-    factors = sequences.latents[:, 1:, columns].reshape(-1, len(SCORED))
+    factors = sequences.latents[:, 1:, COLUMNS].reshape(-1, len(SCORED))
     return factor_recovery(z.reshape(len(factors), -1), factors, SCORED, angles=ANGLES, seed=seed)
 
 
@@ -112,10 +101,9 @@ def states(row: dict[str, Any], fit: dict[str, Any], sequences: ImageSequences, 
 def encoded(kind: str, sequences: ImageSequences, seed: int) -> np.ndarray:
     """Outputs of a network of random weights, or of one that learns the factors from the first half."""
     data = sequences.trajectories()
-    columns = [FACTORS.index(name) for name in SCORED]
     parts = [
         (np.sin(column), np.cos(column)) if name in ANGLES else (column / 2,)
-        for name, column in zip(SCORED, np.moveaxis(sequences.latents[..., columns], -1, 0), strict=True)
+        for name, column in zip(SCORED, np.moveaxis(sequences.latents[..., COLUMNS], -1, 0), strict=True)
     ]
     target = torch.tensor(np.stack([one for part in parts for one in part], -1), dtype=torch.float32)
     network = ImageEncoder(data.schema.image, 0, 256 if kind == "oracle" else K)

@@ -43,7 +43,8 @@ def main() -> None:
     store.mkdir(exist_ok=True)
     for row in settings["rows"]:
         for seed in range(row["seeds"]):
-            kept = store / f"{key(row, settings)}_{seed}.parquet"
+            mixture = settings["mixtures"][row["mixture"]]
+            kept = store / f"{key(row, settings['process'], mixture, settings['fit'])}_{seed}.parquet"
             if not kept.is_file():
                 started = time.perf_counter()
                 found = scored(row, settings, seed)
@@ -59,14 +60,9 @@ def main() -> None:
     print(table)
 
 
-def key(row: dict[str, Any], settings: dict[str, Any]) -> str:
+def key(row: dict[str, Any], *shared: dict[str, Any]) -> str:
     """A digest of all settings that a row follows from; delete folds/ when the programs change."""
-    said = [
-        {name: value for name, value in row.items() if name not in ("name", "seeds")},
-        settings["process"],
-        settings["mixtures"][row["mixture"]],
-        settings["fit"],
-    ]
+    said = [{name: value for name, value in row.items() if name not in ("name", "seeds")}, *shared]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
