@@ -89,6 +89,8 @@ def states(row: dict[str, Any], fit: dict[str, Any], sequences: ImageSequences, 
         data = replace(data, condition=np.zeros_like(data.condition))
     kinds = {"citevae": ImageSequence, "ivae": IdentifiableVAE, "slow_vae": SlowVAE, "beta_vae": BetaVAE}
     options = {name: row[name] for name in ("time", "n_invariant") if name in row}
+    if row.get("known_targets"):
+        options["targets"] = targets(sequences)
     if row["program"] == "beta_vae":
         options["spread"] = 0.1
     model = kinds[row["program"]](data.schema, n_programs=K, hidden=256, **options)
@@ -96,6 +98,15 @@ def states(row: dict[str, Any], fit: dict[str, Any], sequences: ImageSequences, 
     if row.get("rounds"):
         posterior = unmix(posterior, data, rounds=row["rounds"], progress=False)
     return smoothed_states(posterior, data).swapaxes(0, 1)
+
+
+def targets(sequences: ImageSequences) -> list[list[int]]:
+    """Which programs each environment may change where its factors are known: an angle has two, a position one."""
+    factor = [name for name in SCORED for _ in range(1 + (name in ANGLES))]
+    columns = [FACTORS.index(name) for name in factor]
+    spare = [0] * (K - len(factor))
+    changed = {e: sequences.interventions[sequences.environments == e].any((0, 1)) for e in sequences.environments}
+    return [[*changed[e][columns].astype(int).tolist(), *spare] for e in sorted(changed) if e]
 
 
 def encoded(kind: str, sequences: ImageSequences, seed: int) -> np.ndarray:
