@@ -159,7 +159,7 @@ def test_an_encoder_sees_an_image_as_it_is_flattened() -> None:
 
 
 def test_networks_see_small_objects_before_they_give_up() -> None:
-    """One object on a plain ground is 3 % of the pixels: without standardised channels, 300 steps see none."""
+    """One object on a plain ground is 3 % of the pixels: with plain channels, 300 steps see none."""
     torch.manual_seed(0)
     side, image = 32, (32, 32, 3)
     x = torch.full((256, *image), 0.35)

@@ -101,12 +101,13 @@ def states(row: dict[str, Any], fit: dict[str, Any], sequences: ImageSequences, 
 
 
 def targets(sequences: ImageSequences) -> list[list[int]]:
-    """Which programs each environment may change where its factors are known: an angle has two, a position one."""
+    """The programs of the factors that each environment changes: an angle has two, a position one."""
     factor = [name for name in SCORED for _ in range(1 + (name in ANGLES))]
     columns = [FACTORS.index(name) for name in factor]
     spare = [0] * (K - len(factor))
-    changed = {e: sequences.interventions[sequences.environments == e].any((0, 1)) for e in sequences.environments}
-    return [[*changed[e][columns].astype(int).tolist(), *spare] for e in sorted(changed) if e]
+    tokens = np.unique(sequences.environments)[1:]  # the first is the control
+    changed = [sequences.interventions[sequences.environments == e].any((0, 1)) for e in tokens]
+    return [[*one[columns].astype(int).tolist(), *spare] for one in changed]
 
 
 def encoded(kind: str, sequences: ImageSequences, seed: int) -> np.ndarray:
