@@ -160,9 +160,9 @@ def test_groups_hold_every_label_once_and_do_not_depend_on_their_order(number: i
 
 def test_an_ablation_turns_every_switch_and_tries_every_guide() -> None:
     names = [one.name for one in ablated(Settings())]
-    switches = ("time", "edges", "scale", "own transcript", "direct", "group")
-    assert {f"CiteVAE/BackwardSmoother without {name}" for name in switches} <= set(names)
-    assert "CiteVAE/BackwardSmoother with mask" in names
+    on, off_by_default = ("time", "onset", "scale", "own transcript", "group"), ("edges", "mask", "direct")
+    assert {f"CiteVAE/BackwardSmoother without {name}" for name in on} <= set(names)
+    assert {f"CiteVAE/BackwardSmoother with {name}" for name in off_by_default} <= set(names)
     assert {"CiteVAE/MeanField", "CiteVAE/ForwardFilter", "CiteVAE/Flow"} <= set(names)
     assert not any("MechanismPosterior" in name for name in names)
     off = Settings.model_validate({"model": {"name": "CiteVAE", "time": False}})

@@ -286,7 +286,9 @@ def tokens_features(data: cv.Trajectories, seed: int = 0) -> cv.GeneFeatures:
 
 
 def small(data: cv.Trajectories, **options: object) -> CiteVAE:
-    return CiteVAE(data.schema, **({"n_programs": 2, "n_invariant": 1, "hidden": 4} | options))
+    return CiteVAE(
+        data.schema, **({"n_programs": 2, "n_invariant": 1, "hidden": 4, "direct": True} | options)
+    )
 
 
 def fitted(model: cv.LatentDynamics, train: cv.Trajectories, **options: object) -> cv.Posterior:
@@ -336,7 +338,7 @@ def test_rows_are_moved_by_the_features_and_spread_by_what_a_token_has_alone() -
 
 def test_informed_sites_have_their_axes_named() -> None:
     data = screen()
-    model = small(data, mask=True, pairs=1, features=tokens_features(data), informed=EVERY_SITE)
+    model = small(data, edges=True, mask=True, pairs=1, features=tokens_features(data), informed=EVERY_SITE)
     tree = fitted(model, data).to_datatree(draws=2)["posterior"].to_dataset()
     assert dict(tree["B_d"].sizes) == {"chain": 1, "draw": 2, "feature": 3, "gene": 7}
     assert tree["B_a"]["feature"].values.tolist() == ["population", "mine_0", "mine_1"]
@@ -347,9 +349,8 @@ def test_a_model_with_features_keeps_every_law() -> None:
     def make(schema: cv.Schema) -> CiteVAE:
         values = np.random.default_rng(0).normal(size=(schema.n_tokens, 2))
         features = cv.GeneFeatures(schema.tokens, values, ("mine_0", "mine_1"))
-        return CiteVAE(
-            schema, n_programs=2, n_invariant=1, hidden=4, mask=True, features=features, informed=EVERY_SITE
-        )
+        on = {"edges": True, "mask": True, "direct": True, "informed": EVERY_SITE}
+        return CiteVAE(schema, n_programs=2, n_invariant=1, hidden=4, features=features, **on)
 
     cv.check_model(make)
 
@@ -430,7 +431,8 @@ def test_an_unseen_token_misses_what_features_say_as_a_seen_one_does() -> None:
 def test_without_features_an_unseen_token_is_one_more_of_the_seen(kind: type[cv.LatentDynamics]) -> None:
     data = screen()
     train, _ = data.hold_out(perturbations=["gene_1"])
-    posterior = fitted(kind(train.schema, n_programs=2, hidden=4), train)
+    direct = {"direct": True} if kind is CiteVAE else {}
+    posterior = fitted(kind(train.schema, n_programs=2, hidden=4, **direct), train)
     value = global_values(posterior)
     donor, none = donated(value["a"], 1, [0, 2])
     assert none.mean() == pytest.approx(1 / 3, abs=0.05)

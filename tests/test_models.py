@@ -59,7 +59,8 @@ SWITCHES = {
 
 
 def whole(data: cv.Trajectories, **options: object) -> CiteVAE:
-    settings = {"n_programs": 2, "n_invariant": 1, "hidden": 4, "mask": True, "pairs": 2}
+    on = {name: True for name in SWITCHES if name not in ("n_invariant", "pairs")}
+    settings = {**on, "n_programs": 2, "n_invariant": 1, "hidden": 4, "pairs": 2}
     return CiteVAE(data.schema, **(settings | options))
 
 
@@ -187,7 +188,7 @@ def test_the_axes_named_in_dims_are_those_of_the_sites(kind: type[cv.LatentDynam
     sizes = {"gene": 7, "token": 3, "program": 4, "source": 4, "lag": 2, "own": 1, "step": 5}
     sizes |= {"regime": 2, "previous": 2, "edge": 6}
     trace = poutine.trace(model.mechanism).get_trace()
-    off = {"m", "v", "w"} if kind is CiteVAE else set()
+    off = {"A", "m", "d", "v", "w"} if kind is CiteVAE else set()
     assert set(trace.stochastic_nodes) | off == set(model.dims)
     for name in trace.stochastic_nodes:
         assert tuple(sizes[dim] for dim in model.dims[name]) == trace.nodes[name]["fn"].event_shape, name

@@ -26,7 +26,7 @@ def simulated(seed: int = 0, **options: object) -> Trajectories:
 
 
 def fitted(data: Trajectories, seed: int = 0, **options: object) -> cv.Posterior:
-    model = CiteVAE(data.schema, n_programs=2, n_invariant=2, hidden=8)
+    model = CiteVAE(data.schema, n_programs=2, n_invariant=2, hidden=8, direct=True)
     return cv.fit(model, BackwardSmoother(model, hidden=16), data, seed=seed, **{**QUICK, **options})
 
 
