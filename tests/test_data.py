@@ -522,6 +522,15 @@ def test_a_minibatch_is_a_part_of_the_whole_batch() -> None:
         assert torch.equal(getattr(part, name), getattr(whole, name)[:, [2, 0]])
 
 
+def test_chunks_are_all_cells_in_their_order() -> None:
+    data = read_sequences()
+    chunks = list(data.chunks(2))
+    assert [chunk.n_cells for chunk in chunks] == [2, 1]
+    whole = data.batch()
+    assert torch.equal(torch.cat([chunk.index for chunk in chunks]), whole.index)
+    assert torch.equal(torch.cat([chunk.x.dense for chunk in chunks], dim=1), whole.x.dense)
+
+
 def test_an_unobserved_batch_keeps_the_cells_and_forgets_the_counts() -> None:
     batch = read_sequences().batch()
     blind = batch.unobserved()

@@ -102,6 +102,18 @@ def test_a_fit_goes_on_from_programs_that_are_told_apart() -> None:
     assert second.record["settings"] == first.record["settings"]
 
 
+def test_states_are_the_same_in_chunks_but_for_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = sequences()
+    posterior = fitted(simulation, epochs=1)
+    whole = smoothed_states(posterior, simulation.data)
+    monkeypatch.setattr("pyro_citevae.infer.unmixing._MOST_VALUES", 10_000)
+    chunked = smoothed_states(posterior, simulation.data)
+    again = smoothed_states(posterior, simulation.data, seed=1)
+    assert chunked.shape == whole.shape
+    # two means of eight draws: as far apart as means from two seeds are
+    assert (chunked - whole).std() == pytest.approx((again - chunked).std(), rel=0.05)
+
+
 def test_cells_have_to_be_followed_over_all_steps() -> None:
     simulation = cv.simulate(n_cells=60, seed=1)  # a time course: each cell is seen once
     model = CiteVAE(simulation.data.schema, n_programs=2, hidden=0)

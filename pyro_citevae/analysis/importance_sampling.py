@@ -145,12 +145,9 @@ def held_out_bound(
     return found.assign(cell_bound=cells).assign_attrs(particles=particles)
 
 
-def _chunks(data: Trajectories, passes: int) -> Iterator[tuple[slice, Batch]]:
+def _chunks(data: Trajectories, passes: int) -> Iterator[Batch]:
     """Minibatches of consecutive cells, such that so many passes at once fit in memory."""
-    size = max(1, _MOST_VALUES // (passes * data.schema.n_slots * data.schema.n_genes))
-    for first in range(0, data.n_cells, size):
-        chosen = slice(first, min(first + size, data.n_cells))
-        yield chosen, data.batch(np.arange(chosen.start, chosen.stop))
+    return data.chunks(max(1, _MOST_VALUES // (passes * data.schema.n_slots * data.schema.n_genes)))
 
 
 def _cell_weights(
@@ -158,11 +155,11 @@ def _cell_weights(
 ) -> Float[np.ndarray, "draw cell"]:
     """Log weights of the cells' states, given the global values."""
     weights = np.empty((draws, data.n_cells))
-    for chosen, batch in _chunks(data, draws):
+    for batch in _chunks(data, draws):
         one = log_weights(
             posterior.model, posterior.guide, batch.to(posterior.model._like.device), draws, mechanism
         )
-        weights[:, chosen] = one.cells.cpu().numpy()
+        weights[:, batch.index.numpy()] = one.cells.cpu().numpy()
     return weights
 
 
@@ -174,12 +171,13 @@ def _mechanism(
     prior, mechanism = _weighed_mechanism(posterior, draws)
     evidence = np.zeros((2, draws))  # of each half of the particles
     total = np.zeros(draws)
-    for chosen, batch in _chunks(data, particles):
+    for batch in _chunks(data, particles):
+        first = int(batch.index[0])
         batch = batch.to(model._like.device)
         # draw by draw, so that every draw gets the same random numbers: their noise is common, and cancels
         for i in range(draws):
             values = {name: value[i, 0, 0] for name, value in mechanism.items()}
-            with seeded(seed + chosen.start):
+            with seeded(seed + first):
                 one = log_weights(model, guide, batch, particles, values)
             halves = one.cells.double().view(2, particles // 2, -1).logsumexp(1) - math.log(particles // 2)
             evidence[:, i] += halves.sum(1).cpu().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -389,6 +389,11 @@ class Trajectories:
                 (*rows.shape, self.schema.n_genes),
             ),
         )
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """All cells in minibatches of consecutive ones, so many at most."""
+        for first in range(0, self.n_cells, size):
+            yield self.batch(np.arange(first, min(first + size, self.n_cells)))
 
     @cached_property
     def _slot_steps(self) -> Int[np.ndarray, " slot"]:

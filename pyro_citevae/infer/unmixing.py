@@ -25,6 +25,7 @@ from pyro_citevae.program import LatentDynamics
 __all__ = ["Unmixing", "smoothed_states", "unmix", "unmixing"]
 
 _DRAWS = 8  # of the states, whose mean is taken
+_MOST_VALUES = 5_000_000  # of genes or pixels that are encoded at once
 _APART = 3.0  # times what sampling noise alone would give
 
 
@@ -114,18 +115,24 @@ def smoothed_states(
     Raises:
         FitError: A cell was not observed at the last step.
     """
-    batch = data.batch().to(posterior.model._like.device)
-    if data.schema.layout != "sequences" or bool((batch.last < batch.n_steps).any()):
+    size = max(1, _MOST_VALUES // (data.schema.n_slots * data.schema.n_genes))
+    with seeded(seed), torch.no_grad():
+        found = [_smoothed(posterior, batch, data.schema.layout) for batch in data.chunks(size)]
+    return np.concatenate(found, axis=1)
+
+
+def _smoothed(posterior: Posterior, batch: Batch, layout: str) -> Float[np.ndarray, "step cell program"]:
+    if layout != "sequences" or bool((batch.last < batch.n_steps).any()):
         raise FitError(
             "smoothed_states(data) has cells that were not followed to the last step; give whole sequences."
         )
+    batch = batch.to(posterior.model._like.device)
     total: Any = 0.0
-    with seeded(seed), torch.no_grad():
-        for _ in range(_DRAWS):
-            nodes: Any = poutine.trace(posterior.guide).get_trace(batch).nodes
-            total = total + torch.stack([nodes[f"z_{t}"]["value"] for t in range(1, batch.n_steps + 1)])
-    found: np.ndarray = (total / _DRAWS).cpu().double().numpy()
-    return found
+    for _ in range(_DRAWS):
+        nodes: Any = poutine.trace(posterior.guide).get_trace(batch).nodes
+        total = total + torch.stack([nodes[f"z_{t}"]["value"] for t in range(1, batch.n_steps + 1)])
+    mean: np.ndarray = (total / _DRAWS).cpu().double().numpy()
+    return mean
 
 
 def unmix(
