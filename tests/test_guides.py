@@ -50,7 +50,8 @@ def screen(layout: str = "time course", values: str = "counts") -> cv.Trajectori
 
 def citevae(data: cv.Trajectories) -> CiteVAE:
     torch.manual_seed(0)
-    return CiteVAE(data.schema, n_programs=3, n_invariant=2, n_lags=2, hidden=8, mask=True)
+    terms = {"mask": True, "edges": True, "direct": True}
+    return CiteVAE(data.schema, n_programs=3, n_invariant=2, n_lags=2, hidden=8, **terms)
 
 
 def stirred(module: torch.nn.Module, size: float = 0.3) -> torch.nn.Module:
