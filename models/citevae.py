@@ -35,6 +35,7 @@ class CiteVAE(LatentDynamics):
         e_tpg  ~ N(0, s_p)                                         what a group takes on at one time
         kappa_p ~ LogNormal(m_kappa, 0.5)                          rate at which a token sets in
         v_pr   ~ N(0, 1)                  w_rk  ~ N(0, 0.3)        what two tokens shift together (pairs)
+        q_ijk  ~ N(0, s_q)                                         what a pair shifts by itself (epistasis)
 
         s_n      ~ N(0, I)                                         invariant state
         z_{n,0}  ~ N(0, I)
@@ -43,7 +44,7 @@ class CiteVAE(LatentDynamics):
         E_t      = e_1 + ... + e_t                                 deviation of the groups by now
         z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + h_t (m a) + pairs(h_t)
                      - (sum_p h_tp - max_p h_tp) mu_a,  sigma exp(h_t (m b)))
-        pairs(h) = sum_{p < q} h_p h_q sum_r v_pr v_qr w_r = ((h v)^2 - h^2 v^2) w / 2
+        pairs(h) = sum_{i < j} h_i h_j (q_ij + sum_r v_ir v_jr w_r)
         x_{n,t}  ~ NB(library_n softmax(f(z_t, s_n) + batch_n + r_t (c + d + E_t)), theta_g)
 
     ================  ============================================  ==================
@@ -56,6 +57,7 @@ class CiteVAE(LatentDynamics):
     e                 deviation that a group takes on (log)         (step, token, gene)
     kappa             rate at which a token sets in, a step         (token,)
     v, w              pair loadings of a token, shift by a factor   (token, rank), (rank, program)
+    q                 shift of a pair i < j by itself               (pair, program)
     sigma             noise scale of the transition                 (program,)
     theta             inverse dispersion                            (gene,)
     ================  ============================================  ==================
@@ -73,8 +75,11 @@ class CiteVAE(LatentDynamics):
     maximising the bound over them shrinks strong effects. Where the library size counts unmeasured genes
     too, the softmax has one more class for them.
 
-    The switches that are off by default (edges, mask, direct, pairs) add what did not pay in forecasts of
-    real screens; turn them on where the ingredient itself is the question.
+    A pair is one more of the seen ones: the scale s_q of what pairs shift by themselves is learnt from those
+    that were seen, and what an unseen one does is drawn, which widens its interval.
+
+    The switches that are off by default (edges, mask, direct, pairs, epistasis) add what did not pay in
+    forecasts of real screens; turn them on where the ingredient itself is the question.
 
     Args:
         schema: Names and sizes of the screen's axes.
@@ -95,6 +100,7 @@ class CiteVAE(LatentDynamics):
         group: Let a token's cells at one time deviate together (e).
         pairs: Rank R of what tokens given together shift beside their own shifts; 0 for none. The term is
             symmetric, zero for a single token, and learnt from combinations for every pair of their tokens.
+        epistasis: Let every pair shift the programs by itself (q); for screens with combinations.
         decay: Share of a program's state that a step loses.
         shift_scale: Prior scale s_a of the shifts.
         direct_scale: Prior scale s_d of the direct changes, natural log.
@@ -133,6 +139,7 @@ class CiteVAE(LatentDynamics):
             "kappa": ("token",),
             "v": ("token", "rank"),
             "w": ("rank", "program"),
+            "q": ("pair", "program"),
         }
     )
 
@@ -154,6 +161,7 @@ class CiteVAE(LatentDynamics):
         direct: bool = False,
         group: bool = True,
         pairs: int = 0,
+        epistasis: bool = False,
         decay: float = 0.05,
         shift_scale: float = 0.5,
         direct_scale: float = 0.15,
@@ -173,7 +181,9 @@ class CiteVAE(LatentDynamics):
         if group:
             self.s_e = positive(torch.full((schema.n_tokens, 1), 0.05))
         self.mu_a = torch.nn.Parameter(torch.zeros(K))
-        self.pairs = pairs
+        self.pairs, self.epistasis = pairs, epistasis
+        if epistasis:
+            self.s_q = positive(torch.tensor(0.1))
         if own_transcript:
             self.m_c = torch.nn.Parameter(torch.zeros(()))
         if self.onset:
@@ -251,6 +261,9 @@ class CiteVAE(LatentDynamics):
         if self.pairs:
             v = pyro.sample("v", normal(zero, 1.0, P, self.pairs))
             w = pyro.sample("w", normal(zero, 0.3, self.pairs, K))
+        q = None
+        if self.epistasis:
+            q = pyro.sample("q", normal(zero, self.s_q, P * (P - 1) // 2, K))
         kappa = typical = None
         if self.onset:
             m_kappa = from_seen(self.m_kappa.expand(P, 1), self.seen)[:, 0]
@@ -261,7 +274,7 @@ class CiteVAE(LatentDynamics):
         e = pyro.sample("e", normal(zero, self._group_scale(), T, P, G)) if self.group else None
         exposure = zero.expand(P)
         timed = {"kappa": kappa, "typical": typical, "exposure": exposure}
-        return Mechanism(W=W, a=a, b=b, direct=direct, e=e, v=v, w=w, **timed)
+        return Mechanism(W=W, a=a, b=b, direct=direct, e=e, v=v, w=w, q=q, **timed)
 
     def initial(self, mechanism: Mechanism) -> Distribution:
         """Standard normal: the same state before every perturbation."""
@@ -285,6 +298,9 @@ class CiteVAE(LatentDynamics):
             loc = loc - repeated * self.mu_a
         if self.pairs:
             loc = loc + ((h @ mechanism.v).square() - h.square() @ mechanism.v.square()) @ mechanism.w / 2
+        if self.epistasis:
+            i, j = torch.triu_indices(h.shape[-1], h.shape[-1], 1)
+            loc = loc + (h[..., i] * h[..., j]) @ mechanism.q
         if self.time:
             loc = (1 - self.decay) * history[-1] + saturating(mechanism.W, history) + loc
         return dist.Normal(loc, self.sigma * torch.exp(h @ mechanism.b)).to_event(1)

@@ -135,13 +135,13 @@ def test_without_interactions_a_screen_is_what_it_was() -> None:
     assert combined[0].data.digest != combined[1].data.digest
 
 
-# the pair term of CiteVAE
+# the pair terms of CiteVAE: low-rank, and each pair by itself
 
 
-@pytest.fixture(scope="module")
-def paired() -> CiteVAE:
+@pytest.fixture(scope="module", params=[{"pairs": 3}, {"epistasis": True}, {"pairs": 3, "epistasis": True}])
+def paired(request: pytest.FixtureRequest) -> CiteVAE:
     torch.manual_seed(0)
-    return CiteVAE(course().schema, n_programs=4, pairs=3, onset=False)
+    return CiteVAE(course().schema, n_programs=4, onset=False, **request.param)
 
 
 def drift(model: CiteVAE, u: list[float], values: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -159,9 +159,17 @@ def drawn(model: CiteVAE) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("u", [[1.0, 1.0, 0.0], [0.5, 0.0, 2.0], [1.0, 0.7, 0.3]])
 def test_the_pair_term_is_the_sum_over_pairs(paired: CiteVAE, u: list[float]) -> None:
     values = drawn(paired)
-    a, v, w = values["a"], values["v"], values["w"]
-    pairs = sum(u[p] * u[q] * (v[p] * v[q]) @ w for p in range(3) for q in range(p + 1, 3))
-    torch.testing.assert_close(drift(paired, u, values), torch.tensor(u) @ a + pairs, atol=1e-5, rtol=1e-5)
+    zero = torch.zeros(3, 1)
+    v, w, q = (
+        values.get("v", zero),
+        values.get("w", zero[:1].expand(1, 4)),
+        values.get("q", zero.expand(3, 4)),
+    )
+    pairs = sum(
+        u[i] * u[j] * (q[pair] + (v[i] * v[j]) @ w) for pair, (i, j) in enumerate([(0, 1), (0, 2), (1, 2)])
+    )
+    expected = torch.tensor(u) @ values["a"] + pairs
+    torch.testing.assert_close(drift(paired, u, values), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("amount", [0.3, 1.0, 2.0])
@@ -173,7 +181,9 @@ def test_the_pair_term_is_zero_for_a_single_token(paired: CiteVAE, amount: float
 
 def test_the_pair_term_is_symmetric(paired: CiteVAE) -> None:
     values = drawn(paired)
-    swapped = {**values, **{name: values[name][[1, 0, 2]] for name in ("a", "v")}}
+    swapped = {**values, **{name: values[name][[1, 0, 2]] for name in ("a", "v") if name in values}}
+    if "q" in values:
+        swapped["q"] = values["q"][[0, 2, 1]]  # of (0, 1), (0, 2), (1, 2)
     there, back = drift(paired, [1.0, 0.4, 0.0], values), drift(paired, [0.4, 1.0, 0.0], swapped)
     torch.testing.assert_close(there, back, atol=1e-5, rtol=1e-5)
 
@@ -196,15 +206,43 @@ def test_what_all_tokens_share_counts_once_in_a_combination(u: list[float], time
     torch.testing.assert_close(drift(model, u, values), times * model.mu_a.detach())
 
 
-def test_the_term_is_off_by_default() -> None:
-    model = CiteVAE(course().schema, n_programs=2)
-    assert not {"v", "w"} & set(drawn(model))
-    assert {"v", "w"} <= set(drawn(CiteVAE(course().schema, n_programs=2, pairs=1)))
+def test_the_terms_are_off_by_default() -> None:
+    assert not {"v", "w", "q"} & set(drawn(CiteVAE(course().schema, n_programs=2)))
+
+
+def test_an_unseen_pair_is_as_unsure_as_the_seen_ones_vary() -> None:
+    """No pair like it was seen, so that its q keeps its prior and its interval is the wider for it."""
+    data = course(combinations=("gene_0+gene_1",))
+    model = CiteVAE(data.schema, n_programs=2, n_invariant=1, hidden=4, epistasis=True)
+    with torch.no_grad():
+        model.s_q.fill_(0.5)
+    posterior = cv.fit(
+        model,
+        BackwardSmoother(model, hidden=4),
+        data,
+        max_epochs=1,
+        batch_size=20,
+        learning_rate=1e-6,
+        progress=False,
+    )
+    q = posterior.to_datatree(draws=400)["posterior"]["q"]
+    assert q.dims[2:] == ("pair", "program")
+    pair = posterior.programs(cv.do("gene_0+gene_2"), draws=400)
+    alone = posterior.programs(cv.do("gene_0"), draws=400)
+    assert (pair.std("draw").isel(time=-1) > alone.std("draw").isel(time=-1)).all()
+
+
+def test_a_screen_of_one_token_has_no_pairs() -> None:
+    data = cv.simulate(n_cells=30, n_genes=7, n_perturbations=1, n_steps=2).data
+    model = CiteVAE(data.schema, n_programs=2, hidden=4, epistasis=True)
+    posterior = cv.fit(model, BackwardSmoother(model, hidden=4), data, max_epochs=1, progress=False)
+    assert np.isfinite(posterior.effect(cv.do("gene_0"), draws=5)).all()
 
 
 @pytest.mark.slow
-def test_a_model_with_pairs_obeys_every_law() -> None:
-    check_model(partial(CiteVAE, n_programs=3, pairs=2)).require()
+@pytest.mark.parametrize("term", [{"pairs": 2}, {"epistasis": True}])
+def test_a_model_with_pairs_obeys_every_law(term: dict[str, object]) -> None:
+    check_model(partial(CiteVAE, n_programs=3, **term)).require()
 
 
 def test_an_unseen_pair_of_seen_tokens_is_learnt_from_other_pairs() -> None:

@@ -55,6 +55,7 @@ SWITCHES = {
     "group": (False, {"e"}),
     "n_invariant": (0, {"s"}),
     "pairs": (0, {"v", "w"}),
+    "epistasis": (False, {"q"}),
 }
 
 
@@ -109,7 +110,7 @@ def test_without_time_the_past_does_not_matter() -> None:
 def test_a_token_sets_in_with_its_exposure() -> None:
     """Shift and spread in step t by hand, under doses that stop; all steps of a constant one add up to T."""
     data = screen()
-    model = whole(data, scale=True, mask=False, pairs=0)
+    model = whole(data, scale=True, mask=False, pairs=0, epistasis=False)
     mechanism = model.mechanism()
     doses = torch.tensor([[0.0, 0.0, 0.5], [0.0, 2.0, 0.5], [0.0, 0.0, 0.5]])
     still = [torch.zeros(1, 2)]
@@ -122,7 +123,7 @@ def test_a_token_sets_in_with_its_exposure() -> None:
         repeated = h.sum() - h.max()
         torch.testing.assert_close(law.loc[0], h @ mechanism.a - repeated * model.mu_a)
         torch.testing.assert_close(law.scale[0], model.sigma * torch.exp(h @ mechanism.b))
-    at_once = whole(data, onset=False, mask=False, pairs=0)
+    at_once = whole(data, onset=False, mask=False, pairs=0, epistasis=False)
     law = at_once.transition(at_once.mechanism_at(drawn_sites(at_once)), still, doses[:1])
     a = drawn_sites(at_once)["a"]
     torch.testing.assert_close(law.mean[0], doses[0] @ a)
@@ -188,7 +189,7 @@ def test_the_axes_named_in_dims_are_those_of_the_sites(kind: type[cv.LatentDynam
     sizes = {"gene": 7, "token": 3, "program": 4, "source": 4, "lag": 2, "own": 1, "step": 5}
     sizes |= {"regime": 2, "previous": 2, "edge": 6}
     trace = poutine.trace(model.mechanism).get_trace()
-    off = {"A", "m", "d", "v", "w"} if kind is CiteVAE else set()
+    off = {"A", "m", "d", "v", "w", "q"} if kind is CiteVAE else set()
     assert set(trace.stochastic_nodes) | off == set(model.dims)
     for name in trace.stochastic_nodes:
         assert tuple(sizes[dim] for dim in model.dims[name]) == trace.nodes[name]["fn"].event_shape, name
