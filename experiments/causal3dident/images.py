@@ -56,7 +56,11 @@ def main() -> None:
                 found.table().reset_index().assign(seed=seed, seconds=seconds).to_parquet(kept)
             records.append(pd.read_parquet(kept).assign(row=row["name"]))
             print(summary(records[-1]).to_string(header=False), flush=True)
-    results = pd.concat(records, ignore_index=True)
+            write(pd.concat(records, ignore_index=True))
+
+
+def write(results: pd.DataFrame) -> None:
+    """The rows so far: numbers, table and picture."""
     results.to_parquet(HERE / "images.parquet")
     (HERE / "images.md").write_text(tabulate(results) + "\n")
     draw(results)
@@ -179,6 +183,7 @@ def draw(results: pd.DataFrame) -> None:
     axes[0, 0].set_yticks(range(len(SCORED)), SCORED, fontsize=6)
     figure.suptitle("R2 of each factor (column) by each block of programs (row)", fontsize=10)
     figure.savefig(HERE / "images.png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
 
 
 if __name__ == "__main__":
