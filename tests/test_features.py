@@ -338,7 +338,8 @@ def test_rows_are_moved_by_the_features_and_spread_by_what_a_token_has_alone() -
 
 def test_informed_sites_have_their_axes_named() -> None:
     data = screen()
-    model = small(data, edges=True, mask=True, pairs=1, features=tokens_features(data), informed=EVERY_SITE)
+    options = {"features": tokens_features(data), "informed": EVERY_SITE}
+    model = small(data, edges=True, mask=True, pairs=1, epistasis=True, **options)
     tree = fitted(model, data).to_datatree(draws=2)["posterior"].to_dataset()
     assert dict(tree["B_d"].sizes) == {"chain": 1, "draw": 2, "feature": 3, "gene": 7}
     assert tree["B_a"]["feature"].values.tolist() == ["population", "mine_0", "mine_1"]
