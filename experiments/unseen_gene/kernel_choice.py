@@ -2,9 +2,10 @@
 
 python experiments/unseen_gene/kernel_choice.py
 
-The measured effects of the knock-outs are forecast by a Gaussian process on the gene ontology, one left out at a time.
-Its kernel (sharpness, specificity, evidence) and its noise are chosen by leaving one out among the others, and compared
-with the shipped kernel, whose noise alone is chosen so. No fit of a model is needed.
+The measured effects of the knock-outs are forecast by a Gaussian process on the gene ontology, one left out
+at a time. Its kernel (sharpness, specificity, evidence) and its noise are chosen by leaving one out among
+the others, and compared with the shipped kernel, whose noise alone is chosen so. No fit of a model is
+needed.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ Kernels = dict[Choice, np.ndarray]
 
 
 def main() -> None:
-    print(
-        "| mean relative L2 | knock-outs | mean of others | shipped kernel | chosen without it | most often chosen |"
-    )
+    print("| relative L2 | knock-outs | mean of others | shipped kernel | chosen without it | most often |")
     print("|---|---|---|---|---|---|")
     for name, at in SCREENS.items():
         tokens, effects = measured(name, at)
