@@ -6,8 +6,17 @@ if __name__ != "pyro_citevae.guides":
 from pyro_citevae.guides.backward_smoother import BackwardSmoother
 from pyro_citevae.guides.flow import Flow
 from pyro_citevae.guides.forward_filter import ForwardFilter
+from pyro_citevae.guides.framewise import Framewise
 from pyro_citevae.guides.kalman_smoother import KalmanSmoother
 from pyro_citevae.guides.mean_field import MeanField
 from pyro_citevae.guides.mechanism_posterior import MechanismPosterior
 
-__all__ = ["BackwardSmoother", "Flow", "ForwardFilter", "KalmanSmoother", "MeanField", "MechanismPosterior"]
+__all__ = [
+    "BackwardSmoother",
+    "Flow",
+    "ForwardFilter",
+    "Framewise",
+    "KalmanSmoother",
+    "MeanField",
+    "MechanismPosterior",
+]

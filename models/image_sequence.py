@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
-from pyro_citevae.nn.lags import saturating
+from pyro_citevae.nn.lags import kept, saturating
 from pyro_citevae.nn.networks import ImageDecoder
 from pyro_citevae.nn.priors import gate, normal
 from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
@@ -31,8 +31,9 @@ class ImageSequence(LatentDynamics):
         a_pk  ~ N(0, s_a)                b_pk  ~ N(0, 0.3)        shift and log-scale change of a token
 
         s_n      ~ N(0, I)               z_{n,0} ~ N(0, I)        invariant and first state
-        z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + u_t (m a),
-                     sigma exp(u_t (m b)))
+        g_tk     = 1 - prod_p (1 - m_pk)^u_tp, or 0               how far k is cut off (perfect)
+        z_{n,tk} ~ N((1 - g_tk) [(1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l})]_k + (u_t (m a))_k,
+                     sigma_k exp((u_t (m b))_k))
         x_{n,t}  ~ N(f(z_t, s_n), r)                              values of pixels in [0, 1]
 
     ======  ============================================  =======================
@@ -41,6 +42,7 @@ class ImageSequence(LatentDynamics):
     A, W    gate in [0, 1] and weight of an edge j -> k   (lag, program, program)
     m, a    target mask, and shift of a token             (token, program)
     b       log-scale change of a token                   (token, program)
+    g       share of its past that a program has lost     (cell, program)
     sigma   noise scale of the transition                 (program,)
     f       transposed convolutions                       -> (height, width, channel)
     r       noise scale of a value                        ()
@@ -59,6 +61,7 @@ class ImageSequence(LatentDynamics):
         edges: Gate the lag graph (A); off, every edge is open.
         targets: Rows of 0 and 1, a token each and a program a column, where it is known which programs a
             token may change; None to learn the mask m.
+        perfect: Let a token cut its targets off from their past, as a perfect intervention does.
         scale: Let tokens change the noise scale (b).
         decay: Share of a program's state that a step loses.
         shift_scale: Prior scale s_a of the shifts.
@@ -95,6 +98,7 @@ class ImageSequence(LatentDynamics):
         time: bool = True,
         edges: bool = False,
         targets: Sequence[Sequence[int]] | None = None,
+        perfect: bool = False,
         scale: bool = True,
         decay: float = 0.5,
         shift_scale: float = 1.0,
@@ -105,6 +109,7 @@ class ImageSequence(LatentDynamics):
                 "ImageSequence(schema) needs images; make the data with ImageSequences.trajectories()."
             )
         self.time, self.edges, self.scale = time, time and edges, scale
+        self.perfect = perfect
         self.decay, self.s_a = decay, shift_scale
         self.decoder = ImageDecoder(n_programs + n_invariant, schema.image, hidden)
         self.sigma = positive(torch.full((n_programs,), 0.5))
@@ -131,7 +136,7 @@ class ImageSequence(LatentDynamics):
         m = pyro.sample("m", gate(zero + 0.5, P, K)) if self.mask else self.known
         a = m * pyro.sample("a", normal(zero, self.s_a, P, K))
         b = m * pyro.sample("b", normal(zero, 0.3, P, K)) if self.scale else torch.zeros_like(a)
-        return Mechanism(W=W, a=a, b=b)
+        return Mechanism(W=W, m=m, a=a, b=b)
 
     def initial(self, mechanism: Mechanism) -> Distribution:
         """Standard normal: the same state before every perturbation."""
@@ -146,7 +151,8 @@ class ImageSequence(LatentDynamics):
         """A lagged step with decay, shifted and rescaled by the dose."""
         loc = u @ mechanism.a
         if self.time:
-            loc = (1 - self.decay) * history[-1] + saturating(mechanism.W, history) + loc
+            past = (1 - self.decay) * history[-1] + saturating(mechanism.W, history)
+            loc = kept(mechanism.m, u) * past + loc if self.perfect else past + loc
         return dist.Normal(loc, self.sigma * torch.exp(u @ mechanism.b)).to_event(1)
 
     def emission(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.models.expression import ExpressionDynamics
-from pyro_citevae.nn.lags import saturating
+from pyro_citevae.nn.lags import kept, saturating
 from pyro_citevae.nn.priors import gate, normal
 from pyro_citevae.program import Distribution, Mechanism, positive
 
@@ -120,7 +120,5 @@ class TargetedLag(ExpressionDynamics):
     ) -> Distribution:
         """A lagged step, from which the dosed tokens cut their targets."""
         past = (1 - self.decay) * history[-1] + saturating(mechanism.W, history)
-        # the product over tokens as a matrix product of logarithms, and tiny for the logarithm of zero
-        left = (1 - mechanism.m).clamp(min=torch.finfo(mechanism.m.dtype).tiny)
-        loc = torch.exp(u @ left.log()) * past + u @ mechanism.a
+        loc = kept(mechanism.m, u) * past + u @ mechanism.a
         return dist.Normal(loc, self.sigma * torch.exp(u @ mechanism.b)).to_event(1)

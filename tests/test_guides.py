@@ -26,6 +26,7 @@ from pyro_citevae.guides import (
     BackwardSmoother,
     Flow,
     ForwardFilter,
+    Framewise,
     KalmanSmoother,
     MeanField,
     MechanismPosterior,
@@ -185,6 +186,7 @@ KINDS = {
     "ForwardFilter": ForwardFilter,
     "ForwardFilter, correlated": partial(ForwardFilter, correlated=True),
     "Flow": Flow,
+    "Framewise": Framewise,
     "KalmanSmoother": KalmanSmoother,
 }
 
@@ -297,6 +299,20 @@ def test_every_model_takes_every_guide(
     posterior = cv.fit(program, guide, data, **{**QUICK, "max_epochs": 1, "n_particles": 2})
     assert np.isfinite(posterior.bound(data))
     assert np.isfinite(posterior.effect(cv.do("gene_1"), cells=data.controls(), draws=3)).all()
+
+
+def test_framewise_reads_a_state_from_its_own_observation_alone() -> None:
+    """A cell seen at one step has the law that the same cell has there when all its steps are seen."""
+    data = screen("sequences")
+    guide = stirred(Framewise(citevae(data), hidden=8), 0.3)
+    t = int(data.row_step.max())
+    alone = data.rows(data.row_step == t)
+
+    def law(of: cv.Trajectories) -> torch.Tensor:
+        node = poutine.trace(guide).get_trace(of.batch()).nodes[f"z_{t}"]
+        return torch.stack([node["fn"].mean, node["fn"].variance])
+
+    assert torch.allclose(law(alone), law(data), atol=1e-5)
 
 
 def test_a_guide_serves_the_model_that_it_is_fitted_with() -> None:

@@ -12,7 +12,7 @@ import torch
 from sklearn.linear_model import LinearRegression
 
 import pyro_citevae as cv
-from pyro_citevae.data.causal3dident_dynamics import SoftEffects, latent_dynamics
+from pyro_citevae.data.causal3dident_dynamics import COARSE, FACTORS, SoftEffects, latent_dynamics
 from pyro_citevae.data.image_sequences import ImageSequences
 from pyro_citevae.data.pixels import Pixels
 from pyro_citevae.errors import CiteVAEError, DataError, ModelError
@@ -128,6 +128,45 @@ def test_environments_are_perturbations_from_the_first_step_on() -> None:
     assert data.row_step[:4].tolist() == [0, 1, 2, 0]
 
 
+def pairs(n: int = 30) -> ImageSequences:
+    """Overlapping pairs of one series under perfect interventions."""
+    latent = latent_dynamics(1, n, seed=0)
+    series = ImageSequences(drawn_images(n), latent.latents, latent.shapes, latent.interventions)
+    return series.windows(2, stride=1)
+
+
+def test_interventions_on_the_step_of_a_pair_are_its_perturbations() -> None:
+    shown = pairs()
+    data = shown.trajectories("interventions")
+    assert set(data.schema.tokens) <= set(COARSE)
+    for i, label in enumerate(data.labels):
+        done = {FACTORS[f] for f in np.flatnonzero(shown.interventions[i, 1])}
+        given = set() if label == "control" else set(label.split("+"))
+        assert given == {group for group, members in COARSE.items() if done & set(members)}
+    u = data.batch().u
+    assert not u[0].any()
+    assert u[1].sum(1).tolist() == [0 if one == "control" else one.count("+") + 1 for one in data.labels]
+
+
+def test_overlapping_windows_share_their_images() -> None:
+    shown = pairs(6)
+    assert shown.frames.tolist() == [[0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]
+    np.testing.assert_array_equal(shown.latents[1:, 0], shown.latents[:-1, 1])
+    np.testing.assert_array_equal(shown.interventions[1:, 0], shown.interventions[:-1, 1])
+
+
+def test_scenes_of_one_step_are_read_by_the_schema_of_others() -> None:
+    data = pairs().trajectories("interventions")
+    scenes = pairs().windows(1)
+    found = scenes.trajectories("interventions", data.schema)
+    assert found.schema == data.schema
+    assert set(found.labels) == {"control"}
+    batch = found.batch(np.array([3]))
+    assert batch.observed[:, 0].tolist() == [True, False]
+    assert batch.x is not None
+    np.testing.assert_allclose(batch.x.dense[0, 0] * 255, scenes.read(np.array([3])).ravel(), rtol=1e-5)
+
+
 def test_a_schema_of_images_survives_json_and_others_stay_as_they_were() -> None:
     schema = sequences().trajectories().schema
     assert cv.Schema.from_json(schema.to_json()) == schema
@@ -224,6 +263,23 @@ def test_known_targets_leave_other_programs_alone() -> None:
     assert mechanism.a[0, 0] != 0
 
 
+def test_a_perfect_intervention_cuts_its_targets_off_from_their_past() -> None:
+    data, _ = blobs(24)
+    options = {"n_programs": 2, "n_invariant": 0, "targets": [[1, 0], [0, 1]], "hidden": 16}
+    model = ImageSequence(data.schema, perfect=True, **options)
+    mechanism = model.mechanism()
+    u = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+
+    def means(past: float) -> torch.Tensor:
+        return model.transition(mechanism, [torch.full((3, 2), past)], u).mean
+
+    moved = means(3.0) != means(0.0)
+    assert moved.tolist() == [[True, True], [False, True], [False, False]]
+    soft = ImageSequence(data.schema, **options)
+    z = [torch.ones(3, 2)]
+    torch.testing.assert_close(soft.transition(mechanism, z, u).mean[0], means(1.0)[0])
+
+
 def test_without_time_the_past_does_not_matter() -> None:
     data, _ = blobs(24)
     model = ImageSequence(data.schema, n_programs=2, n_invariant=0, time=False, hidden=16)
@@ -254,6 +310,28 @@ WRONG: dict[str, tuple[type[CiteVAEError], str, Callable[[], object]]] = {
         DataError,
         r"trajectories\(\) of one step show no dynamics",
         lambda: sequences().windows(1).trajectories(),
+    ),
+    "interventions of more than a pair": (
+        DataError,
+        r"of 3 steps would keep up what a step does once; cut them into pairs by windows\(2, stride=1\)",
+        lambda: sequences().trajectories("interventions"),
+    ),
+    "a schema of other images": (
+        DataError,
+        r"trajectories\(schema=...\) is of images of \(1, 2, 3\)",
+        lambda: sequences().trajectories(
+            schema=cv.Schema(tuple("abcdef"), ("environment_1", "environment_2"), image=(1, 2, 3))
+        ),
+    ),
+    "a schema of other tokens": (
+        DataError,
+        r"and tokens \('environment_1', 'environment_2'\), these are of",
+        lambda: pairs().trajectories("interventions", sequences().trajectories().schema),
+    ),
+    "windows that do not move on": (
+        DataError,
+        r"windows\(stride=0\) does not move on",
+        lambda: sequences().windows(2, 0),
     ),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,13 @@ from sklearn.neighbors import NearestNeighbors
 
 from pyro_citevae.data import causal3dident_stills as stills
 from pyro_citevae.data import temporal_causal3dident as temporal
-from pyro_citevae.data.causal3dident_dynamics import FACTORS, SHAPES, LatentSequences, LatentTriplets
+from pyro_citevae.data.causal3dident_dynamics import (
+    COARSE,
+    FACTORS,
+    SHAPES,
+    LatentSequences,
+    LatentTriplets,
+)
 from pyro_citevae.data.interventions import do
 from pyro_citevae.data.pixels import Pixels
 from pyro_citevae.data.schema import Schema
@@ -120,38 +126,62 @@ class ImageSequences:
             self.frames[rows],
         )
 
-    def windows(self, n_steps: int) -> ImageSequences:
+    def windows(self, n_steps: int, stride: int | None = None) -> ImageSequences:
         """Cuts each sequence into sequences of ``n_steps``, leaving out what remains at its end.
 
-        The first step of a window keeps the interventions that led into it from the window before.
+        The first step of a window keeps the interventions that led into it from the step before.
+
+        Args:
+            n_steps: Steps of a window.
+            stride: Steps from the start of a window to that of the next; ``n_steps`` if not given. Windows
+                that overlap share their images.
 
         Raises:
-            DataError: The sequences are shorter than that.
+            DataError: The sequences are shorter than that, or the stride is below 1.
+
+        Example:
+            >>> from pyro_citevae.data.causal3dident_dynamics import latent_dynamics
+            >>> drawn = latent_dynamics(1, 5, seed=0)
+            >>> grey = np.full((5, 8, 8, 3), 128, dtype=np.uint8)
+            >>> sequence = ImageSequences(grey, drawn.latents, drawn.shapes, drawn.interventions)
+            >>> sequence.windows(2, stride=1).frames.tolist()
+            [[0, 1], [1, 2], [2, 3], [3, 4]]
         """
+        stride = n_steps if stride is None else stride
         if not 1 <= n_steps <= self.n_steps:
             raise DataError(f"windows({n_steps}) is not in 1..{self.n_steps}, the steps of these sequences.")
-        n_windows = self.n_steps // n_steps
+        if stride < 1:
+            raise DataError(f"windows(stride={stride}) does not move on; give 1 or more.")
+        steps = np.arange(0, self.n_steps - n_steps + 1, stride)[:, None] + np.arange(n_steps)
 
         def cut(values: np.ndarray) -> np.ndarray:
-            return values[:, : n_windows * n_steps].reshape(-1, n_steps, *values.shape[2:])
+            return values[:, steps].reshape(-1, n_steps, *values.shape[2:])
 
         return ImageSequences(
             self.images,
             cut(self.latents),
             cut(self.shapes),
             cut(self.interventions),
-            np.repeat(self.environments, n_windows),
+            np.repeat(self.environments, len(steps)),
             cut(self.frames),
         )
 
-    def trajectories(self) -> Trajectories:
-        """The sequences as a model of images takes them: environments as perturbation tokens.
+    def trajectories(
+        self, tokens: Literal["environments", "interventions"] = "environments", schema: Schema | None = None
+    ) -> Trajectories:
+        """The sequences as a model of images takes them.
 
-        Step t is time t. The first image is the state before every perturbation, and environment e is
-        ``do("environment_e")`` from time 0 on; 0 is the control. No truth is passed on.
+        Step t is time t, and the first image is the state before every perturbation. Environment e is
+        ``do("environment_e")`` from time 0 on, and 0 is the control. Or, in pairs of steps, the tokens are
+        the coarse factors that the step from one to the other intervened on. No truth is passed on.
+
+        Args:
+            tokens: What perturbs: the sequence's environment, or the interventions of a pair's one step.
+            schema: That of other sequences of the same kind, by which scenes of one step can be read too.
 
         Raises:
-            DataError: The sequences have one step alone.
+            DataError: The sequences have one step alone and there is no schema, have another number of steps
+                or tokens than the schema, or more than two for their interventions.
 
         Example:
             >>> from pyro_citevae.data.causal3dident_dynamics import latent_dynamics
@@ -161,31 +191,60 @@ class ImageSequences:
             >>> made.perturbations(), made.schema.image
             (('environment_1', 'environment_2', 'environment_3'), (8, 8, 3))
         """
-        if self.n_steps < 2:
+        if self.n_steps < 2 and schema is None:
             raise DataError("trajectories() of one step show no dynamics; give sequences of two or more.")
-        present, condition = np.unique(np.append(0, self.environments), return_inverse=True)
-        tokens = tuple(f"environment_{e}" for e in present[1:].tolist())
+        named, given = self._interventions() if tokens == "interventions" else self._environments()
+        present, condition = np.unique(given, axis=0, return_inverse=True)
         n = self.n_sequences
-        height, width, channels = image = self.images.shape[1:]
-        schema = Schema(
-            genes=tuple(f"{y}:{x}:{c}" for y in range(height) for x in range(width) for c in range(channels)),
-            tokens=tokens,
-            times=tuple(map(float, range(self.n_steps))),
-            layout="sequences",
-            values="real",
-            image=image,
-        )
+        if schema is None:
+            schema = self._schema(named)
+        elif schema.image != self.images.shape[1:] or not {*named[given.any(0)]} <= {*schema.tokens}:
+            raise DataError(
+                f"trajectories(schema=...) is of images of {schema.image} and tokens {schema.tokens}, these "
+                f"are of {self.images.shape[1:]} and {tuple(named)}; give the schema of the same kind."
+            )
         return Trajectories(
             schema=schema,
             values=Pixels(self.images, self.frames.ravel()),
             library=np.ones(n * self.n_steps, dtype=np.float32),
             row_cell=np.repeat(np.arange(n), self.n_steps),
             row_step=np.tile(np.arange(self.n_steps), n),
-            conditions=(do(), *(do(token) for token in tokens)),
-            condition=condition[1:],
+            conditions=tuple(do(*named[one]) for one in present),
+            condition=condition.reshape(-1),
             technical=np.zeros(n, dtype=np.int64),
             names=np.array([f"sequence_{i}" for i in range(n)], dtype=object),
         )
+
+    def _schema(self, tokens: np.ndarray) -> Schema:
+        height, width, channels = image = self.images.shape[1:]
+        return Schema(
+            genes=tuple(f"{y}:{x}:{c}" for y in range(height) for x in range(width) for c in range(channels)),
+            tokens=tuple(tokens),
+            times=tuple(map(float, range(self.n_steps))),
+            layout="sequences",
+            values="real",
+            image=image,
+        )
+
+    def _environments(self) -> tuple[np.ndarray, Bool[np.ndarray, "sequence token"]]:
+        """Names of the environments, the control left out, and which one each sequence is under."""
+        present = np.setdiff1d(self.environments, [0])
+        return np.array([f"environment_{e}" for e in present.tolist()], dtype=object), (
+            self.environments[:, None] == present
+        )
+
+    def _interventions(self) -> tuple[np.ndarray, Bool[np.ndarray, "sequence token"]]:
+        """Names of the coarse factors that are ever intervened on, and which ones each pair's step was."""
+        if self.n_steps > 2:
+            raise DataError(
+                f"trajectories('interventions') of {self.n_steps} steps would keep up what a step does once; "
+                "cut them into pairs by windows(2, stride=1)."
+            )
+        groups = [[FACTORS.index(factor) for factor in members] for members in COARSE.values()]
+        last = self.interventions[:, -1] & (self.n_steps == 2)
+        done = np.stack([last[:, members].any(1) for members in groups], axis=1)
+        ever = done.any(0)
+        return np.array(list(COARSE), dtype=object)[ever], done[:, ever]
 
     def ranges(self) -> pd.DataFrame:
         """The lowest and the highest value of each factor.

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["linear", "saturating"]
+__all__ = ["kept", "linear", "saturating"]
 
 
 def linear(
@@ -36,3 +36,24 @@ def saturating(
     """``sum_l W_l tanh(z_{t-l})``: a program's influence is bounded, so a roll-out stays finite."""
     lags = min(W.shape[-3], len(history))
     return linear(W, [torch.tanh(z) for z in history[-lags:]])
+
+
+def kept(
+    m: Float[Tensor, "... token program"], u: Float[Tensor, "cell token"]
+) -> Float[Tensor, "... cell program"]:
+    """``prod_p (1 - m_pk)^u_p``: the share of its past that each program keeps under tokens that cut it off.
+
+    Args:
+        m: How far each token cuts each program off, in [0, 1].
+        u: Dose of each token.
+
+    Example:
+        >>> import torch
+        >>> u = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+        >>> kept(torch.tensor([[1.0, 0.5], [0.0, 0.5]]), u).round(decimals=2)
+        tensor([[1.0000, 1.0000],
+                [0.0000, 0.2500]])
+    """
+    # the product over tokens as a matrix product of logarithms, and tiny for the logarithm of zero
+    left = (1 - m).clamp(min=torch.finfo(m.dtype).tiny)
+    return torch.exp(u @ left.log())
