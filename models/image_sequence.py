@@ -17,7 +17,7 @@ from pyro_citevae.errors import ModelError
 from pyro_citevae.nn.lags import kept, saturating
 from pyro_citevae.nn.networks import ImageDecoder
 from pyro_citevae.nn.priors import gate, normal
-from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
+from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, correlations, positive
 
 
 @final
@@ -30,7 +30,7 @@ class ImageSequence(LatentDynamics):
         m_pk  ~ RelaxedBernoulli(0.5)                             which programs a token targets, or known
         a_pk  ~ N(0, s_a)                b_pk  ~ N(0, 0.3)        shift and log-scale change of a token
 
-        s_n      ~ N(0, I)               z_{n,0} ~ N(0, I)        invariant and first state
+        s_n      ~ N(0, I)               z_{n,0} ~ N(0, C C^T)    invariant and first state
         g_tk     = 1 - prod_p (1 - m_pk)^u_tp, or 0               how far k is cut off (perfect)
         z_{n,tk} ~ N((1 - g_tk) [(1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l})]_k + (u_t (m a))_k,
                      sigma_k exp((u_t (m b))_k))
@@ -43,12 +43,15 @@ class ImageSequence(LatentDynamics):
     m, a    target mask, and shift of a token             (token, program)
     b       log-scale change of a token                   (token, program)
     g       share of its past that a program has lost     (cell, program)
+    C       triangular: how first states depend           (program, program)
     sigma   noise scale of the transition                 (program,)
     f       transposed convolutions                       -> (height, width, channel)
     r       noise scale of a value                        ()
     ======  ============================================  =======================
 
-    A factor that is an angle lies on a circle, which takes two programs; give more programs than factors.
+    The first image shows a state of the process itself, whose programs depend on each other by their shared
+    causes: C is learnt, since a standard normal would mix them until they do not. A factor that is an angle
+    lies on a circle, which takes two programs; give more programs than factors.
     The scale r is learnt: it says how much a pixel counts against the Kullback-Leibler terms.
 
     Args:
@@ -74,6 +77,7 @@ class ImageSequence(LatentDynamics):
     scale of the emission.
     """
 
+    C: Tensor
     sigma: Tensor
     r: Tensor
     known: Tensor
@@ -112,6 +116,7 @@ class ImageSequence(LatentDynamics):
         self.perfect = perfect
         self.decay, self.s_a = decay, shift_scale
         self.decoder = ImageDecoder(n_programs + n_invariant, schema.image, hidden)
+        self.C = correlations(n_programs)
         self.sigma = positive(torch.full((n_programs,), 0.5))
         self.r = positive(torch.tensor(0.1))
         self.mask = targets is None
@@ -139,8 +144,8 @@ class ImageSequence(LatentDynamics):
         return Mechanism(W=W, m=m, a=a, b=b)
 
     def initial(self, mechanism: Mechanism) -> Distribution:
-        """Standard normal: the same state before every perturbation."""
-        return dist.Normal(torch.zeros_like(self.sigma), 1.0).to_event(1)
+        """Normal of unit variances: the same state before every perturbation."""
+        return dist.MultivariateNormal(torch.zeros_like(self.sigma), scale_tril=self.C)
 
     def transition(
         self,

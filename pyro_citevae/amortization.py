@@ -207,6 +207,9 @@ def normal(output: Float[Tensor, "... _"], n: int) -> Distribution:
 
 
 def loc_scale(output: Float[Tensor, "... _"]) -> tuple[Float[Tensor, "... _"], Float[Tensor, "... _"]]:
-    """A mean and a scale: the halves of a network's output, the second one through a softplus."""
-    loc, raw = output.chunk(2, dim=-1)
+    """A mean and a scale: the halves of a network's output, the second one through a softplus.
+
+    In mixed precision a network's output has few digits, and what is drawn and scored from it has all.
+    """
+    loc, raw = (output.float() if output.dtype == torch.bfloat16 else output).chunk(2, dim=-1)
     return loc, softplus(raw) + 1e-4

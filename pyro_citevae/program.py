@@ -33,6 +33,7 @@ __all__ = [
     "Mechanism",
     "Recorded",
     "Rollout",
+    "correlations",
     "observed_states",
     "positive",
     "share",
@@ -70,6 +71,11 @@ def positive(value: Float[Tensor, ...]) -> Any:
 def share(value: Float[Tensor, ...]) -> Any:
     """A parameter of the model that stays between 0 and 1, such as a decay."""
     return PyroParam(value, constraints.unit_interval)
+
+
+def correlations(n: int) -> Any:
+    """A parameter of the model that is the triangular root of a correlation matrix, at first the identity."""
+    return PyroParam(torch.eye(n), constraints.corr_cholesky)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pyro_citevae.data.causal3dident_dynamics import COARSE, FACTORS, SoftEffect
 from pyro_citevae.data.image_sequences import ImageSequences
 from pyro_citevae.data.pixels import Pixels
 from pyro_citevae.errors import CiteVAEError, DataError, ModelError
-from pyro_citevae.guides import BackwardSmoother
+from pyro_citevae.guides import Framewise
 from pyro_citevae.infer.unmixing import smoothed_states
 from pyro_citevae.models import ImageSequence
 from pyro_citevae.nn.networks import ImageDecoder, ImageEncoder
@@ -224,13 +224,13 @@ def test_networks_see_small_objects_before_they_give_up() -> None:
 def fitted(data: cv.Trajectories, epochs: int = 1, **settings: object) -> cv.Posterior:
     torch.manual_seed(0)
     model = ImageSequence(data.schema, **{"n_programs": 2, "n_invariant": 0, "hidden": 32, **settings})
-    guide = BackwardSmoother(model, hidden=32)
+    guide = Framewise(model, hidden=32)
     options = {"learning_rate": 0.003, "batch_size": 32, "validation": 0.0, "progress": False}
     return cv.fit(model, guide, data, max_epochs=epochs, **options)
 
 
 def test_states_and_effects_are_found_in_images() -> None:
-    data, z = blobs()
+    data, z = blobs(600)
     posterior = fitted(data, epochs=40)
     found = smoothed_states(posterior, data).reshape(-1, 2)
     true = z[:, 1:].swapaxes(0, 1).reshape(-1, 2)
@@ -310,6 +310,11 @@ WRONG: dict[str, tuple[type[CiteVAEError], str, Callable[[], object]]] = {
         DataError,
         r"trajectories\(\) of one step show no dynamics",
         lambda: sequences().windows(1).trajectories(),
+    ),
+    "tokens of another kind": (
+        DataError,
+        r"trajectories\('genes'\) is neither 'environments' nor 'interventions'",
+        lambda: sequences().trajectories("genes"),
     ),
     "interventions of more than a pair": (
         DataError,

@@ -9,12 +9,15 @@ import pytest
 
 import pyro_citevae as cv
 from pyro_citevae.analysis.identifiability import match
+from pyro_citevae.data.causal3dident_dynamics import FACTORS, latent_dynamics
+from pyro_citevae.data.image_sequences import ImageSequences
 from pyro_citevae.data.mixing import mixed
 from pyro_citevae.errors import DataError, FitError
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.infer import unmix
+from pyro_citevae.infer.transition_unmixing import likeliest_states
 from pyro_citevae.infer.unmixing import smoothed_states, unmixing
-from pyro_citevae.models import CiteVAE
+from pyro_citevae.models import CiteVAE, ImageSequence, Switching
 
 K = 3
 
@@ -75,6 +78,52 @@ def test_programs_with_the_same_noise_everywhere_are_not_distinct() -> None:
     off = ~np.eye(K, dtype=bool)
     assert unmixing(same.truth.z[1:], same.data.condition).distinctness[off].max() < 4
     assert unmixing(apart.truth.z[1:], apart.data.condition).distinctness[off].min() > 10
+
+
+def intervened(n: int = 4000, seed: int = 0) -> tuple[cv.Trajectories, np.ndarray]:
+    """Pairs of states of two blocks that drive each other; each of two tokens sets one of them anew."""
+    rng = np.random.default_rng(seed)
+    hit = rng.random((n, 2)) < 0.3
+    W = np.array([[0.2, 0.3, 0.5, 0.0], [-0.3, 0.2, 0.0, 0.5], [0.4, 0.0, 0.3, 0.0], [0.0, 0.4, 0.0, 0.3]])
+    z = np.zeros((2, n, 4))
+    z[0] = rng.normal(size=(n, 4))
+    for _ in range(5):  # towards the stationary law, where the blocks depend on each other
+        z[0] = 0.3 * z[0] + np.tanh(z[0]) @ W.T + 0.5 * rng.normal(size=(n, 4))
+    moved = 0.3 * z[0] + np.tanh(z[0]) @ W.T + 0.5 * rng.normal(size=(n, 4))
+    z[1] = np.where(hit.repeat(2, axis=1), 1.2 * rng.normal(size=(n, 4)), moved)
+    grey = np.zeros((n, 2, 1, 1, 3), dtype=np.uint8)
+    latent = latent_dynamics(n, 2, seed=0)
+    done = np.zeros((n, 2, len(FACTORS)), dtype=bool)
+    done[:, 1, [FACTORS.index("pos-x"), FACTORS.index("hue-back")]] = hit
+    shown = ImageSequences(grey, latent.latents, latent.shapes, done)
+    return shown.trajectories("interventions"), z
+
+
+def test_known_targets_tell_blocks_apart_in_any_linear_mixture() -> None:
+    """A block is what its token sets: the other block's share of it is estimated from 1200 jumps."""
+    data, z = intervened()
+    targets = [[1, 1, 0, 0], [0, 0, 1, 1]]
+    model = ImageSequence(data.schema, n_programs=4, n_invariant=0, targets=targets, perfect=True, hidden=8)
+    mixture = np.random.default_rng(1).normal(size=(4, 4))
+    M = likeliest_states(model, data, z @ mixture.T, restarts=2)
+    share = abs(M @ mixture)
+    share /= share.max(1, keepdims=True)
+    assert share[:2, 2:].max() < 0.1
+    assert share[2:, :2].max() < 0.1
+    assert np.linalg.cond((M @ mixture)[:2, :2]) < 20  # both programs of a block are there
+
+
+def test_unmixing_by_transitions_refuses_what_it_cannot_use() -> None:
+    data, z = intervened(40)
+    model = ImageSequence(data.schema, n_programs=4, hidden=8)
+    with pytest.raises(FitError, match="has one step, and a transition needs two"):
+        likeliest_states(model, data, z[1:])
+    simulation = cv.simulate(n_cells=60, n_steps=3, layout="sequences", seed=1)
+    with pytest.raises(FitError, match="Switching sums over them; unmix by noise"):
+        likeliest_states(Switching(simulation.data.schema, n_programs=2), simulation.data, simulation.truth.z)
+    posterior = fitted(sequences(n_cells=60), epochs=1)
+    with pytest.raises(FitError, match=r"unmix\(by='luck'\) is no way to tell programs apart"):
+        unmix(posterior, sequences(n_cells=60).data, by="luck")
 
 
 def fitted(simulation: cv.data.Simulation, epochs: int, seed: int = 0) -> cv.Posterior:

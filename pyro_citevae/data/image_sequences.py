@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 import pandas as pd
@@ -166,9 +166,7 @@ class ImageSequences:
             cut(self.frames),
         )
 
-    def trajectories(
-        self, tokens: Literal["environments", "interventions"] = "environments", schema: Schema | None = None
-    ) -> Trajectories:
+    def trajectories(self, tokens: str = "environments", schema: Schema | None = None) -> Trajectories:
         """The sequences as a model of images takes them.
 
         Step t is time t, and the first image is the state before every perturbation. Environment e is
@@ -176,12 +174,13 @@ class ImageSequences:
         the coarse factors that the step from one to the other intervened on. No truth is passed on.
 
         Args:
-            tokens: What perturbs: the sequence's environment, or the interventions of a pair's one step.
+            tokens: What perturbs: the sequence's ``"environments"``, or the ``"interventions"`` of a pair's
+                one step.
             schema: That of other sequences of the same kind, by which scenes of one step can be read too.
 
         Raises:
-            DataError: The sequences have one step alone and there is no schema, have another number of steps
-                or tokens than the schema, or more than two for their interventions.
+            DataError: ``tokens`` is neither; or the sequences have one step alone and there is no schema, are
+                of other images or tokens than the schema, or of more than two steps for their interventions.
 
         Example:
             >>> from pyro_citevae.data.causal3dident_dynamics import latent_dynamics
@@ -191,6 +190,10 @@ class ImageSequences:
             >>> made.perturbations(), made.schema.image
             (('environment_1', 'environment_2', 'environment_3'), (8, 8, 3))
         """
+        if tokens not in ("environments", "interventions"):
+            raise DataError(
+                f"trajectories('{tokens}') is neither 'environments' nor 'interventions'; say one."
+            )
         if self.n_steps < 2 and schema is None:
             raise DataError("trajectories() of one step show no dynamics; give sequences of two or more.")
         named, given = self._interventions() if tokens == "interventions" else self._environments()

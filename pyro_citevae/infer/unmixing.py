@@ -20,6 +20,7 @@ from pyro_citevae.errors import FitError
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.svi import FitSettings, fit, optimised, settings_of
+from pyro_citevae.infer.transition_unmixing import likeliest_states
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["Unmixing", "smoothed_states", "unmix", "unmixing"]
@@ -103,13 +104,14 @@ def unmixing(z: Float[np.ndarray, "step cell program"], condition: Int[np.ndarra
 
 
 def smoothed_states(
-    posterior: Posterior, data: Trajectories, *, seed: int = 0
+    posterior: Posterior, data: Trajectories, *, first: int = 1, seed: int = 0
 ) -> Float[np.ndarray, "step cell program"]:
-    """Posterior mean of the states at steps 1..T, of cells that are observed at all of them.
+    """Posterior mean of the states up to step T, of cells that are observed there.
 
     Args:
         posterior: A fit.
         data: The cells.
+        first: First step that is returned; 0 is before every perturbation.
         seed: Seed of the draws.
 
     Raises:
@@ -117,11 +119,13 @@ def smoothed_states(
     """
     size = max(1, _MOST_VALUES // (data.schema.n_slots * data.schema.n_genes))
     with seeded(seed), torch.no_grad():
-        found = [_smoothed(posterior, batch, data.schema.layout) for batch in data.chunks(size)]
+        found = [_smoothed(posterior, batch, data.schema.layout, first) for batch in data.chunks(size)]
     return np.concatenate(found, axis=1)
 
 
-def _smoothed(posterior: Posterior, batch: Batch, layout: str) -> Float[np.ndarray, "step cell program"]:
+def _smoothed(
+    posterior: Posterior, batch: Batch, layout: str, first: int
+) -> Float[np.ndarray, "step cell program"]:
     if layout != "sequences" or bool((batch.last < batch.n_steps).any()):
         raise FitError(
             "smoothed_states(data) has cells that were not followed to the last step; give whole sequences."
@@ -130,7 +134,7 @@ def _smoothed(posterior: Posterior, batch: Batch, layout: str) -> Float[np.ndarr
     total: Any = 0.0
     for _ in range(_DRAWS):
         nodes: Any = poutine.trace(posterior.guide).get_trace(batch).nodes
-        total = total + torch.stack([nodes[f"z_{t}"]["value"] for t in range(1, batch.n_steps + 1)])
+        total = total + torch.stack([nodes[f"z_{t}"]["value"] for t in range(first, batch.n_steps + 1)])
     mean: np.ndarray = (total / _DRAWS).cpu().double().numpy()
     return mean
 
@@ -139,6 +143,7 @@ def unmix(
     posterior: Posterior,
     data: Trajectories,
     *,
+    by: str = "noise",
     rounds: int = 2,
     clamped: int = 8,
     progress: bool = True,
@@ -147,12 +152,22 @@ def unmix(
     """Fits on from programs that are told apart.
 
     A fit from a random start often ends with programs that are mixtures of the true ones: a local optimum,
-    from which no gradient leads to the better one. Each round computes the states' :func:`unmixing`, holds
-    the states there while all networks and the mechanism learn to give them, and then fits on as usual.
+    from which no gradient leads to the better one. Each round finds the linear map of the states that tells
+    them apart, holds the states there while all networks and the mechanism learn to give them, and then fits
+    on as usual.
+
+    ============  ====================================================================================
+    by            what tells programs apart
+    ============  ====================================================================================
+    noise         what perturbations change in the noise of single programs: :func:`unmixing`
+    transitions   all that the model's transition says of them, such as known targets:
+                  :func:`~pyro_citevae.infer.transition_unmixing.likeliest_states`
+    ============  ====================================================================================
 
     Args:
         posterior: A fit.
         data: The cells that it was fitted to, each followed over all steps.
+        by: What tells programs apart.
         rounds: How often.
         clamped: Epochs with the states held.
         progress: Whether to show progress bars.
@@ -162,18 +177,25 @@ def unmix(
         The posterior after the last round.
 
     Raises:
-        FitError: Cells were not followed over all steps, or two programs' noise is changed alike by every
-            perturbation, so that nothing tells them apart.
+        FitError: Cells were not followed over all steps; or by noise, two programs' noise is changed alike by
+            every perturbation, so that nothing tells them apart.
         DivergenceError: As for :func:`~pyro_citevae.fit`.
     """
+    if by not in ("noise", "transitions"):
+        raise FitError(f"unmix(by='{by}') is no way to tell programs apart; say 'noise' or 'transitions'.")
     chosen = settings_of({**posterior.record["settings"], **settings})
+    first = int(data.row_step.min())  # a state that nothing was observed of says little
     for _ in range(rounds):
-        z = smoothed_states(posterior, data, seed=chosen.seed)
-        found = unmixing(z, data.condition)
-        _require_apart(found)
-        z = z @ found.matrix.T
+        z = smoothed_states(posterior, data, first=first, seed=chosen.seed)
+        if by == "transitions":
+            z = z @ likeliest_states(posterior.model, data, z, seed=chosen.seed).T
+        else:
+            found = unmixing(z, data.condition)
+            _require_apart(found)
+            z = z @ found.matrix.T
         z = (z - z[0].mean(0)) / z[0].std(0)
-        held = _held(posterior, data, z, replace(chosen, max_epochs=clamped), progress)
+        states = {f"z_{t}": torch.tensor(value, dtype=torch.float32) for t, value in enumerate(z, first)}
+        held = _held(posterior, data, states, replace(chosen, max_epochs=clamped), progress)
         posterior = fit(held.model, held.guide, data, warm_start=True, progress=progress, **vars(chosen))
     return posterior
 
@@ -193,14 +215,13 @@ def _require_apart(found: Unmixing) -> None:
 def _held(
     posterior: Posterior,
     data: Trajectories,
-    z: Float[np.ndarray, "step cell program"],
+    states: Mapping[str, Float[Tensor, "cell program"]],
     settings: FitSettings,
     progress: bool,
 ) -> Posterior:
     """The posterior after training with the states held at given values."""
     model, guide = copy.deepcopy((posterior.model, posterior.guide))
     guide.attach(model)
-    states = {f"z_{t}": torch.tensor(value, dtype=torch.float32) for t, value in enumerate(z, 1)}
     settings = replace(settings, kl_start=1.0)
     with seeded(settings.seed), pyro.validation_enabled(False):
         return optimised(model, guide, _HeldBound(model, guide, states), data, settings, progress)
