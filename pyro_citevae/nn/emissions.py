@@ -94,11 +94,15 @@ class Emission(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):  # a log mean of 8 bits would be off by 1 %
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             if self.family == "gaussian":
-                law = dist.Normal(logits[..., : self.n_genes], self.log_scale.exp())
+                law = dist.Normal(self._genes(logits), self.log_scale.exp())
             else:
-                shares = torch.log_softmax(logits, dim=-1)[..., : self.n_genes]
-                law = self._counts(library.log()[..., None] + shares)
+                log_shares = self._genes(torch.log_softmax(logits, dim=-1))
+                law = self._counts(library.log()[..., None] + log_shares)
         return law.to_event(1)
+
+    def _genes(self, values: Float[Tensor, "... gene_and_rest"]) -> Float[Tensor, "... gene"]:
+        """Without the rest; where there is none, without a slice, whose gradient would be a copy."""
+        return values if values.shape[-1] == self.n_genes else values[..., : self.n_genes]
 
     def _counts(self, log_mean: Float[Tensor, "... gene"]) -> Distribution:
         if self.family == "poisson":

@@ -50,7 +50,18 @@ class Perceptron(nn.Module):
 
     def forward(self, x: Float[Tensor, "... _"]) -> Float[Tensor, "... _"]:
         """Evaluates the map."""
-        return self.linear(x) if self.correction is None else self.linear(x) + self.correction(x)
+        if self.correction is None:
+            return self.linear(x)
+        if self.linear.out_features <= self.linear.in_features:
+            return self.linear(x) + self.correction(x)
+        # a wide output is made once: [x, h] [B, V]^T in place of x B^T + h V^T
+        *layers, last = self.correction
+        hidden = x
+        for layer in layers:
+            hidden = layer(hidden)
+        weight = torch.cat([self.linear.weight, last.weight], dim=1)
+        made: Tensor = nn.functional.linear(torch.cat([x, hidden], -1), weight, self.linear.bias + last.bias)
+        return made
 
 
 class SteppedPerceptron(nn.Module):
