@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -55,8 +56,8 @@ class Perceptron(nn.Module):
         if self.linear.out_features <= self.linear.in_features:
             return self.linear(x) + self.correction(x)
         # a wide output is made once: [x, h] [B, V]^T in place of x B^T + h V^T
-        *layers, last = self.correction
-        hidden = x
+        *layers, outer = self.correction
+        last, hidden = cast(nn.Linear, outer), x
         for layer in layers:
             hidden = layer(hidden)
         weight = torch.cat([self.linear.weight, last.weight], dim=1)
