@@ -81,7 +81,7 @@ class CountLaw(TorchDistribution):
         shape = self._checked(value)
         return self._log_prob(value, shape, summed=False).reshape(shape)
 
-    def log_prob_of_rows(self, value: Float[Tensor, "... gene"]) -> Float[Tensor, ...]:
+    def log_prob_of_rows(self, value: Float[Tensor, ...]) -> Float[Tensor, ...]:
         """Log probability of counts, summed over the last axis; raises as :meth:`log_prob` does."""
         shape = self._checked(value)
         return self._log_prob(value, shape, summed=True).reshape(shape[:-1])
@@ -110,7 +110,7 @@ class CountLaw(TorchDistribution):
 class _OverGenes(dist.Independent):
     """Counts of which the last axis is one event."""
 
-    def log_prob(self, value: Float[Tensor, "... gene"]) -> Float[Tensor, ...]:
+    def log_prob(self, value: Float[Tensor, ...]) -> Float[Tensor, ...]:
         """Log probability summed over the event."""
         summed: Tensor = self.base_dist.log_prob_of_rows(value)
         return summed

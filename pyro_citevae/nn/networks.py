@@ -31,7 +31,10 @@ _GROUPS = 8  # of channels that are standardised together
 
 def joined(*parts: Float[Tensor, "... _"]) -> Float[Tensor, "... _"]:
     """Concatenates the last axis after broadcasting the others."""
-    lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    leads = {part.shape[:-1] for part in parts}
+    if len(leads) == 1:
+        return torch.cat(parts, dim=-1)
+    lead = torch.broadcast_shapes(*leads)
     return torch.cat([part.expand(*lead, part.shape[-1]) for part in parts], dim=-1)
 
 
