@@ -233,8 +233,9 @@ class CiteVAE(LatentDynamics):
 
     def _group_scale(self) -> Float[Tensor, "token 1"]:
         """Scale of each token's group deviations; for one without cells, that of a middling token."""
-        typical = self.s_e[self.seen].log().mean().exp().detach()
-        return torch.where(self.seen[:, None], self.s_e, typical)
+        s_e = self.s_e
+        typical = s_e[self.seen].log().mean().exp().detach()
+        return torch.where(self.seen[:, None], s_e, typical)
 
     def mechanism(self) -> Mechanism:
         """Samples the lag graph, the tokens' effects and their direct changes."""
