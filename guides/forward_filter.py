@@ -67,6 +67,7 @@ class ForwardFilter(AmortizedGuide):
         encoded = summary.unflatten(1, (n_slots, self.hidden)).transpose(0, 1)
         recurrent = self._recurrent(batch, encoded)
         earlier = [summary.new_zeros(batch.n_cells, self.model.n_programs)] * self.model.n_lags
+        head = self.head  # each look-up tells Pyro of every parameter again
         for t in range(batch.n_steps + 1):
             ahead = batch.observed & (batch.step >= t)
             slots = torch.where(ahead[..., None], encoded, 0.0).transpose(0, 1).flatten(1)
@@ -74,7 +75,7 @@ class ForwardFilter(AmortizedGuide):
             seen = joined(
                 *earlier, slots, recurrent[nearest, cells], s, batch.u[max(t, 1)], self.clock(batch, t)
             )
-            z = self.state(t, normal(self.head(seen, t), self.model.n_programs), batch)
+            z = self.state(t, normal(head(seen, t), self.model.n_programs), batch)
             earlier = [z, *earlier][: self.model.n_lags]
 
     def _recurrent(

@@ -49,6 +49,7 @@ class MeanField(AmortizedGuide):
         drawn: dict[str, Tensor],
     ) -> None:
         """Draws each step from its own head."""
+        head = self.head  # each look-up tells Pyro of every parameter again
         for t in range(batch.n_steps + 1):
             seen = joined(summary, s, batch.u[max(t, 1)], self.clock(batch, t))
-            self.state(t, normal(self.head(seen, t), self.model.n_programs), batch)
+            self.state(t, normal(head(seen, t), self.model.n_programs), batch)

@@ -62,11 +62,12 @@ class Smoother(AmortizedGuide):
         last_output = self.last_head(at_last)
         no_state = last_output.new_zeros(batch.n_cells, self.model.n_programs)
         later: list[Tensor] = [no_state] * self.model.n_lags
+        back_head = self.back_head  # each look-up tells Pyro of every parameter again
         for t in range(batch.n_steps, -1, -1):
             dose = batch.u[min(t + 1, batch.n_steps)]
             given = joined(*later, summary, s, dose, self.clock(batch, t))
             is_last = (batch.last == t)[:, None]
-            output = torch.where(is_last, last_output, self.back_head(given, t))
+            output = torch.where(is_last, last_output, back_head(given, t))
             z = self.state(t, self.law(output, given), batch)
             known = torch.where((batch.last >= t)[:, None], z, 0.0)
             later = [known, *later][: self.model.n_lags]

@@ -17,7 +17,7 @@ from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
 from pyro_citevae.nn.emissions import Emission
 from pyro_citevae.nn.lags import saturating
-from pyro_citevae.nn.networks import Decoder
+from pyro_citevae.nn.networks import Decoder, joined
 from pyro_citevae.nn.priors import TokenRows, from_seen, gate, normal
 from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
 
@@ -233,8 +233,9 @@ class CiteVAE(LatentDynamics):
 
     def _group_scale(self) -> Float[Tensor, "token 1"]:
         """Scale of each token's group deviations; for one without cells, that of a middling token."""
-        typical = self.s_e[self.seen].log().mean().exp().detach()
-        return torch.where(self.seen[:, None], self.s_e, typical)
+        s_e = self.s_e
+        typical = s_e[self.seen].log().mean().exp().detach()
+        return torch.where(self.seen[:, None], s_e, typical)
 
     def mechanism(self) -> Mechanism:
         """Samples the lag graph, the tokens' effects and their direct changes."""
@@ -323,13 +324,16 @@ class CiteVAE(LatentDynamics):
     ) -> Mechanism:
         """Adds what exposure and batches change outside the decoder."""
         response = self._response(mechanism, exposure)
-        offset = self.batch_effect[technical] + response @ mechanism.direct
+        batch = torch.nn.functional.one_hot(technical, self.schema.n_batches).to(response.dtype)
+        design, effects = [batch, response], [self.batch_effect, mechanism.direct]
         if self.group:
             late = self.schema.n_steps + 1
             steps = torch.arange(late + 1, device=step.device)
             at = ((steps > 0) & (steps <= step.clamp(max=late)[..., None])).to(response.dtype)
-            design = (at[..., :, None] * response[..., None, :]).flatten(-2)
-            offset = offset + design @ mechanism.e.flatten(-3, -2)
+            design.append((at[..., :, None] * response[..., None, :]).flatten(-2))
+            effects.append(mechanism.e.flatten(-3, -2))
+        # one product for all: a value a cell and gene is made once
+        offset = joined(*design) @ joined(*(one.mT for one in effects)).mT
         return mechanism.updated(offset=offset)
 
     def emission(
@@ -340,7 +344,8 @@ class CiteVAE(LatentDynamics):
         library: Float[Tensor, "slot cell"],
     ) -> Distribution:
         """Counts around the library's share of each gene, unless another family was asked for."""
-        logits = self.decoder(torch.cat([z, s], dim=-1))
-        G = self.schema.n_genes
-        logits = torch.cat([logits[..., :G] + mechanism.offset, logits[..., G:]], dim=-1)
-        return self.likelihood(logits, library)
+        logits, offset = self.decoder(torch.cat([z, s], dim=-1)), mechanism.offset
+        n_rest = self.schema.n_shares - self.schema.n_genes
+        if n_rest:
+            offset = torch.nn.functional.pad(offset, (0, n_rest))
+        return self.likelihood(logits + offset, library)

@@ -19,10 +19,12 @@ from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_citevae.data.observations import SparseObservations
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Batch
 from pyro_citevae.errors import ModelError
 from pyro_citevae.hooks import Distribution, Hooks, Mechanism
+from pyro_citevae.nn.sparse_counts import SparseCounts
 
 # Pyro reads this when a module is made: parameters live in their modules, never in the global store.
 pyro.settings.set(module_local_params=True)
@@ -35,6 +37,7 @@ __all__ = [
     "Rollout",
     "correlations",
     "observed_states",
+    "observed_values",
     "positive",
     "share",
 ]
@@ -242,7 +245,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
                     *observed_states(batch.step, z, s),
                     batch.library,
                 )
-                pyro.sample("x", emission, obs=None if batch.x is None else batch.x.dense)
+                pyro.sample("x", emission, obs=observed_values(batch))
         return Rollout(mechanism, s, z, emission)
 
     def mechanism_at(self, values: Mapping[str, Tensor]) -> Mechanism:
@@ -266,6 +269,14 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
     def _no_invariant(self, batch: Batch) -> Float[Tensor, "cell 0"]:
         return batch.library.new_zeros(batch.n_cells, 0)
+
+
+def observed_values(batch: Batch) -> Float[Tensor, "slot cell gene"] | None:
+    """The observed values; where they came sparse, a law of counts finds their non-zeros beside them."""
+    x = batch.x
+    if isinstance(x, SparseObservations):
+        return SparseCounts.of(x.dense, x.index, x.value)
+    return None if x is None else x.dense
 
 
 def observed_states(

@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from pyro_citevae.data import Criterion, Dose, Schedule, Schema, Split, Trajectories, do, open_h5ad
+from pyro_citevae.data import Criterion, Dose, Schedule, Schema, Split, Trajectories, do, open_h5ad, simulate
 from pyro_citevae.data.datasets import load
 from pyro_citevae.errors import CiteVAEError, DataError, ScheduleError
 
@@ -978,3 +978,15 @@ def test_a_file_that_is_no_h5ad_is_refused(tmp_path: Path) -> None:
 def test_a_path_without_a_file_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="is not a file"):
         open_h5ad(str(tmp_path / name))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_minibatch_in_pinned_memory_is_copied_to_a_gpu_unchanged() -> None:
+    batch = simulate(n_cells=30, n_genes=8, n_perturbations=2, layout="sequences").data.batch()
+    pinned = batch.pin_memory()
+    assert pinned.u.is_pinned()
+    assert pinned.x.value.is_pinned()
+    back = pinned.to("cuda", non_blocking=True).to("cpu")
+    assert torch.equal(back.x.dense, batch.x.dense)
+    assert torch.equal(back.library, batch.library)

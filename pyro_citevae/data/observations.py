@@ -46,6 +46,10 @@ class Observations(ABC):
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Observations:
         """Copies to a device."""
 
+    @abstractmethod
+    def pin_memory(self) -> Observations:
+        """Copies to memory that a GPU can read while the CPU goes on."""
+
 
 @final
 @dataclass(frozen=True)
@@ -65,12 +69,16 @@ class SparseObservations(Observations):
     shape: tuple[int, int, int]
 
     @cached_property
+    def index(self) -> Int[Tensor, " stored"]:
+        """Position of each stored value among all values, flattened."""
+        return self.row * self.shape[-1] + self.gene
+
+    @cached_property
     def dense(self) -> Float[Tensor, "slot cell gene"]:
         """The values with their zeros."""
         slots, cells, genes = self.shape
         flat = self.value.new_zeros(slots * cells * genes)
-        flat[self.row * genes + self.gene] = self.value
-        return flat.view(slots, cells, genes)
+        return flat.scatter_(0, self.index, self.value).view(slots, cells, genes)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseObservations:
         """Copies to a device."""
@@ -80,6 +88,11 @@ class SparseObservations(Observations):
             self.value.to(device, non_blocking=non_blocking),
             self.shape,
         )
+
+    def pin_memory(self) -> SparseObservations:
+        """Copies to memory that a GPU can read while the CPU goes on."""
+        pinned = (self.row.pin_memory(), self.gene.pin_memory(), self.value.pin_memory())
+        return SparseObservations(*pinned, self.shape)
 
 
 @final
@@ -112,6 +125,10 @@ class ImageObservations(Observations):
             self.value.to(device, non_blocking=non_blocking),
             self.shape,
         )
+
+    def pin_memory(self) -> ImageObservations:
+        """Copies to memory that a GPU can read while the CPU goes on."""
+        return ImageObservations(self.row.pin_memory(), self.value.pin_memory(), self.shape)
 
 
 def observations_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -82,11 +82,17 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copies to a device."""
-        moved: dict[str, Any] = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("index", "u", "step", "observed", "library", "technical")
-        }
-        return Batch(size=self.size, x=None if self.x is None else self.x.to(device, non_blocking), **moved)
+        x = None if self.x is None else self.x.to(device, non_blocking)
+        return self._mapped(lambda one: one.to(device, non_blocking=non_blocking), x)
+
+    def pin_memory(self) -> Batch:
+        """Copies to memory that a GPU can read while the CPU goes on."""
+        return self._mapped(Tensor.pin_memory, None if self.x is None else self.x.pin_memory())
+
+    def _mapped(self, copy: Callable[[Tensor], Tensor], x: Observations | None) -> Batch:
+        names = ("index", "u", "step", "observed", "library", "technical")
+        copies: dict[str, Any] = {name: copy(getattr(self, name)) for name in names}
+        return Batch(size=self.size, x=x, **copies)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_citevae.errors import ModelError
-from pyro_citevae.nn.counts import NegativeBinomial
+from pyro_citevae.nn.counts import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 
 __all__ = ["Emission"]
 
@@ -91,18 +91,23 @@ class Emission(nn.Module):
             library: Library size of each cell; real values have none.
         """
         law: Any
-        if self.family == "gaussian":
-            law = dist.Normal(logits[..., : self.n_genes], self.log_scale.exp())
-        else:
-            log_mean = library.log()[..., None] + torch.log_softmax(logits, dim=-1)[..., : self.n_genes]
-            law = self._counts(log_mean)
+        with torch.autocast(logits.device.type, enabled=False):  # a log mean of 8 bits would be off by 1 %
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            if self.family == "gaussian":
+                law = dist.Normal(self._genes(logits), self.log_scale.exp())
+            else:
+                log_shares = self._genes(torch.log_softmax(logits, dim=-1))
+                law = self._counts(library.log()[..., None] + log_shares)
         return law.to_event(1)
+
+    def _genes(self, values: Float[Tensor, "... gene_and_rest"]) -> Float[Tensor, "... gene"]:
+        """Without the rest; where there is none, without a slice, whose gradient would be a copy."""
+        return values if values.shape[-1] == self.n_genes else values[..., : self.n_genes]
 
     def _counts(self, log_mean: Float[Tensor, "... gene"]) -> Distribution:
         if self.family == "poisson":
             # below, the rate would round to zero, and a count there would cost infinitely much
-            return dist.Poisson(log_mean.clamp(min=_LEAST_LOG_RATE).exp())
-        counts = NegativeBinomial(log_mean, self.log_theta)
+            return Poisson(log_mean.clamp(min=_LEAST_LOG_RATE))
         if self.family == "zero_inflated":
-            return dist.ZeroInflatedDistribution(counts, gate_logits=self.gate_logits)
-        return counts
+            return ZeroInflatedNegativeBinomial(log_mean, self.log_theta, self.gate_logits)
+        return NegativeBinomial(log_mean, self.log_theta)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,7 +32,10 @@ _GROUPS = 8  # of channels that are standardised together
 
 def joined(*parts: Float[Tensor, "... _"]) -> Float[Tensor, "... _"]:
     """Concatenates the last axis after broadcasting the others."""
-    lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    leads = {part.shape[:-1] for part in parts}
+    if len(leads) == 1:
+        return torch.cat(parts, dim=-1)
+    lead = torch.broadcast_shapes(*leads)
     return torch.cat([part.expand(*lead, part.shape[-1]) for part in parts], dim=-1)
 
 
@@ -51,7 +55,18 @@ class Perceptron(nn.Module):
 
     def forward(self, x: Float[Tensor, "... _"]) -> Float[Tensor, "... _"]:
         """Evaluates the map."""
-        return self.linear(x) if self.correction is None else self.linear(x) + self.correction(x)
+        if self.correction is None:
+            return self.linear(x)
+        if self.linear.out_features <= self.linear.in_features:
+            return self.linear(x) + self.correction(x)
+        # a wide output is made once: [x, h] [B, V]^T in place of x B^T + h V^T
+        *layers, outer = self.correction
+        last, hidden = cast(nn.Linear, outer), x
+        for layer in layers:
+            hidden = layer(hidden)
+        weight = torch.cat([self.linear.weight, last.weight], dim=1)
+        made: Tensor = nn.functional.linear(torch.cat([x, hidden], -1), weight, self.linear.bias + last.bias)
+        return made
 
 
 class SteppedPerceptron(nn.Module):
