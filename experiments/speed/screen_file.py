@@ -45,8 +45,8 @@ def write_screen(
     """Writes CSR counts of a screen with half of its cells unperturbed, as h5ad or zarr by the path's ending.
 
     ``x_n ~ Multinomial(depth_n, p)`` with log-normal depths about ``depth`` and gene shares p, of which each
-    perturbation multiplies a few. The default depth, a fifth of the number of genes, leaves about a tenth of
-    the values not zero. Labels are in ``obs["perturbation"]``, and in random order.
+    perturbation multiplies a few. The default depth, an eighth of the number of genes, leaves about a tenth
+    of the values not zero. Labels are in ``obs["perturbation"]``, and in random order.
 
     Args:
         path: File to write; it must not exist.
@@ -61,7 +61,7 @@ def write_screen(
     cumulative = _shares(n_genes, n_perturbations, rng)
     condition = np.where(rng.random(n_cells) < 0.5, 0, rng.integers(1, n_perturbations + 1, n_cells))
     labels = pd.Categorical.from_codes(condition, ["control", *genes[:n_perturbations]])
-    chunks = _chunks(condition, cumulative, depth or n_genes // 5, rng)
+    chunks = _chunks(condition, cumulative, depth or max(1, n_genes // 8), rng)
     obs = pd.DataFrame({"perturbation": labels}, index=pd.RangeIndex(n_cells).astype(str))
     var = pd.DataFrame(index=genes)
     if path.suffix == ".zarr":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from case import Case, Measured, Target
 from child import answer
+from open_screen import from_disk
 from screen_file import screen_file
 
 __all__ = ["cases"]
@@ -44,13 +45,14 @@ def cases(quick: bool, work: Path) -> list[Case]:
 def _throughput(
     work: Path, sizes: tuple[int, int], kind: str, rounds: int, found: dict[str, list[dict[str, Any]]]
 ) -> Measured:
+    _require_reader(work, kind)
     file = screen_file(work, *sizes, kind=kind)
-    from_disk, in_memory = [], []
+    disk, memory = [], []
     for _ in range(rounds):
-        from_disk.append(_trained(file, "disk"))
-        in_memory.append(_trained(file, "memory"))
-    found[kind] = from_disk
-    one, two = ([run["cells_per_second"] for run in runs] for runs in (from_disk, in_memory))
+        disk.append(_trained(file, "disk"))
+        memory.append(_trained(file, "memory"))
+    found[kind] = disk
+    one, two = ([run["cells_per_second"] for run in runs] for runs in (disk, memory))
     note = f"cells a second: from disk {np.median(one):,.0f}, in memory {np.median(two):,.0f}"
     return Measured((np.array(one) / np.array(two)).tolist(), note)
 
@@ -59,9 +61,15 @@ def _memory(
     work: Path, sizes: tuple[int, int], kind: str, found: dict[str, list[dict[str, Any]]]
 ) -> Measured:
     """From the runs that the throughput was taken from, or from one of its own."""
+    _require_reader(work, kind)
     runs = found.get(kind) or [_trained(screen_file(work, *sizes, kind=kind), "disk")]
     peaks = np.array([run["peak_gib"] for run in runs])
     return Measured((peaks / _MOST_GIB).tolist(), f"{np.median(peaks):.2f} GiB")
+
+
+def _require_reader(work: Path, kind: str) -> None:
+    """Opens a tiny screen, before the large one is written."""
+    from_disk(screen_file(work, 60, 40, kind=kind))
 
 
 def _trained(file: Path, source: str) -> dict[str, Any]:
