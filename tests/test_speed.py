@@ -89,6 +89,8 @@ def test_scripts_of_a_process_answer_in_json(tmp_path: Path, capsys: pytest.Capt
     trained = json.loads(capsys.readouterr().out)
     assert trained["cells_per_second"] > 0
     assert trained["peak_gib"] > 0.1
+    train_citevae.main([file, "--steps", "4", "--epochs", "99", "--batch-size", "16", "--hidden", "4"])
+    assert json.loads(capsys.readouterr().out)["cells_per_second"] > 0
     predict_citevae.main([file, "--cells", "5", "--draws", "3"])
     predicted = json.loads(capsys.readouterr().out)
     assert predicted["rows"] == 10

@@ -26,6 +26,9 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=3, help="Two at least: the first one is not counted.")
+    parser.add_argument(
+        "--steps", type=int, help="Leave after so many steps, of which a fifth is not counted."
+    )
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--from", dest="source", choices=("memory", "disk"), default="memory")
     parser.add_argument("--accelerator", default="cpu")
@@ -36,7 +39,7 @@ def main(given: Sequence[str] | None = None) -> None:
     except UnavailableError as error:
         raise SystemExit(str(error)) from None
     model = CiteVAE(data.schema, hidden=chosen.hidden)
-    with step_ends() as ends:
+    with step_ends(chosen.steps) as ends:
         cv.fit(
             model,
             BackwardSmoother(model, hidden=chosen.hidden),
@@ -48,10 +51,13 @@ def main(given: Sequence[str] | None = None) -> None:
             precision=chosen.precision,
             progress=False,
         )
-    steps = math.ceil(data.n_cells / chosen.batch_size)
-    taken = ends[-1] - ends[steps - 1]
+    if chosen.steps is None:
+        first, cells = math.ceil(data.n_cells / chosen.batch_size) - 1, data.n_cells * (chosen.epochs - 1)
+    else:
+        first = len(ends) // 5
+        cells = (len(ends) - 1 - first) * min(chosen.batch_size, data.n_cells)
     found = {
-        "cells_per_second": data.n_cells * (chosen.epochs - 1) / taken,
+        "cells_per_second": cells / (ends[-1] - ends[first]),
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
     print(json.dumps(found))
