@@ -8,10 +8,12 @@ ARVIZ1_STAMP := $(ARVIZ1_VENV)/installed
 # the first that is 3.12 or later; a pyenv shim may be on PATH and yet not run
 ARVIZ1_PYTHON ?= $(shell for one in python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
 	"$$one" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$one" && break; done)
+PEERS_VENV ?= .venv-peers
+PEERS_STAMP := $(PEERS_VENV)/installed
 CORES ?= 2
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-all test-arviz1 check format clean environment
+.PHONY: demo test test-all test-arviz1 bench bench-peers check format clean environment
 
 environment: $(STAMP)
 
@@ -48,9 +50,23 @@ $(ARVIZ1_STAMP): tests/arviz1/requirements.txt
 	$(ARVIZ1_VENV)/bin/python -m pip install --quiet -r $<
 	touch $@
 
+# One thread: two of them on busy cores wait for each other. ROWS="likelihood step" measures some rows, BENCH=--again anew.
+bench: $(STAMP)
+	OMP_NUM_THREADS=1 PEERS_PYTHON=$(abspath $(PEERS_VENV))/bin/python $(BIN)/python experiments/speed/run.py \
+		$(if $(ROWS),--rows $(ROWS)) $(BENCH)
+
+# The tools that `make bench` is held against, in an environment that has nothing of ours.
+bench-peers: $(PEERS_STAMP)
+
+$(PEERS_STAMP): experiments/speed/peers.txt constraints.txt
+	$(PYTHON) -m venv --clear $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS_VENV)/bin/python -m pip install --quiet -c constraints.txt -r $<
+	touch $@
+
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(ARVIZ1_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(ARVIZ1_VENV) $(PEERS_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 from matplotlib.image import imsave
-from rich import box
+from rich import box, get_console
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TimeElapsedColumn
@@ -51,7 +51,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _simulate = typer.Typer(no_args_is_help=True, help="Make data whose truth is known.")
 app.add_typer(_simulate, name="simulate")
-_console = Console()
+_console = get_console()  # that of every bar, so that they stand below each other
 
 _Out = Annotated[Path, typer.Option("-o", "--out", help="What to write.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]

@@ -58,11 +58,13 @@ class Predictive(ABC):
         draws: int = 100,
         time: float | Sequence[float] | None = None,
         seed: int = 0,
+        progress: bool = True,
     ) -> AnnData:
         """Counts that control cells would show under other schedules.
 
         Abduct ``q(s, z_0 | x)`` from the control cells, act by the schedule, and roll the program forward.
-        All schedules share the draws of the mechanism, of s and z_0, and of the transition noise.
+        All schedules share the draws of the mechanism, of s and z_0, and of the transition noise. Draws are
+        made and summarised a chunk of cells at a time: what is kept is the size of the result.
 
         Args:
             schedules: One ``do(...)`` or several.
@@ -70,6 +72,7 @@ class Predictive(ABC):
             draws: Number of draws, of each member of an ensemble.
             time: Time or times to predict, in the data's unit; None for the last one of the data.
             seed: Seed of every draw.
+            progress: Whether to show a bar when it takes more than two seconds.
 
         Returns:
             A row for each schedule, time and cell. ``X`` is one draw of integer counts; the layers ``mean``,
@@ -82,7 +85,7 @@ class Predictive(ABC):
         """
         require_controls(cells, self.schema)
         wanted, times = schedules_of(schedules), times_of(time, self.schema)
-        made = RollOut(self.members, wanted, times, draws, seed).cells(cells)
+        made = RollOut(self.members, wanted, times, draws, seed, progress).cells(cells)
         return made.to_anndata(wanted, times, cells, draws=draws, seed=seed)
 
     def effect(
@@ -94,6 +97,7 @@ class Predictive(ABC):
         draws: int = 200,
         time: float | Sequence[float] | None = None,
         seed: int = 0,
+        progress: bool = True,
     ) -> Effect:
         """Paired draws of the difference of log pseudobulk profiles between two schedules.
 
@@ -111,6 +115,7 @@ class Predictive(ABC):
             draws: Number of draws, of each member of an ensemble.
             time: Time or times, in the data's unit; None for the last one of the data.
             seed: Seed of every draw.
+            progress: Whether to show a bar when it takes more than two seconds.
 
         Returns:
             Dims (chain, draw, perturbation, time, gene), on the natural log scale.
@@ -123,7 +128,7 @@ class Predictive(ABC):
             require_controls(cells, self.schema)
         wanted, times = schedules_of(schedules), times_of(time, self.schema)
         reference = versus if isinstance(versus, Schedule) else do()
-        roll = RollOut(self.members, [*wanted, reference], times, draws, seed)
+        roll = RollOut(self.members, [*wanted, reference], times, draws, seed, progress)
         error = control_error(roll, versus, cells) if isinstance(versus, Trajectories) else 0.0
         rolled = roll.pseudobulk(cells)
         delta = np.moveaxis(rolled[:-1] - rolled[-1:], 0, 2) - error
@@ -139,6 +144,7 @@ class Predictive(ABC):
         directions: int = 3,
         time: float | None = None,
         seed: int = 0,
+        progress: bool = True,
     ) -> Ranking:
         """Which perturbation to measure next, and why.
 
@@ -163,6 +169,7 @@ class Predictive(ABC):
             directions: Number of principal components of the effect that count for the information.
             time: Time of the measurement, in the data's unit; None for the last one of the data.
             seed: Seed of every draw.
+            progress: Whether to show a bar when it takes more than two seconds.
 
         Returns:
             The :class:`~pyro_citevae.infer.ranking.Ranking`, with a sentence on each candidate.
@@ -173,7 +180,7 @@ class Predictive(ABC):
         """
         wanted = candidates_of(candidates, self.schema)
         model = self.members[0][0]
-        roll = RollOut(self.members, [*wanted, do()], times_of(time, self.schema), draws, seed)
+        roll = RollOut(self.members, [*wanted, do()], times_of(time, self.schema), draws, seed, progress)
         return rank(roll, by, n_cells, directions, model.informed.numpy(force=True))
 
     def programs(

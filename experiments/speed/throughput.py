@@ -1,0 +1,45 @@
+"""Row 3: cells trained on a second, against scvi-tools on the same file, each run in a process of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from case import Case, Measured, Target
+from child import answer, peers
+from screen_file import screen_file
+
+__all__ = ["cases"]
+
+
+def cases(quick: bool, work: Path) -> list[Case]:
+    """5,000 cells x 2,000 genes, networks 128 wide; Decipher, which is a Pyro program too, beside SCVI."""
+    sizes = (60, 40) if quick else (5000, 2000)
+    epochs, rounds = (2, 1) if quick else (4, 3)
+    wanted = [("SCVI", 128, 3.0), ("SCVI", 256, 3.0), ("Decipher", 128, None)]
+    return [
+        Case(
+            "throughput",
+            f"{peer}, batch {batch_size}",
+            Target("our cells a second over theirs", "at least", bound),
+            partial(_measured, work, sizes, peer, batch_size, epochs, rounds),
+        )
+        for peer, batch_size, bound in wanted
+    ]
+
+
+def _measured(
+    work: Path, sizes: tuple[int, int], peer: str, batch_size: int, epochs: int, rounds: int
+) -> Measured:
+    python = peers()
+    file = screen_file(work, *sizes)
+    options = ("--batch-size", batch_size, "--epochs", epochs)
+    ours, theirs, versions = [], [], ""
+    for _ in range(rounds):
+        ours.append(answer("train_citevae.py", file, *options)["cells_per_second"])
+        found = answer("train_scvi.py", file, "--model", peer, *options, python=python)
+        theirs.append(found["cells_per_second"])
+        versions = found["versions"]
+    note = f"cells a second: ours {np.median(ours):,.0f}, {peer} {np.median(theirs):,.0f} ({versions})"
+    return Measured((np.array(ours) / np.array(theirs)).tolist(), note)

@@ -1,0 +1,67 @@
+"""Trains CiteVAE on a screen in this process, and prints throughput and memory as JSON.
+
+python experiments/speed/train_citevae.py runs/speed/screen_5000x2000x20.h5ad --batch-size 128
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+
+from case import UnavailableError
+from open_screen import from_disk, in_memory
+from step_times import step_ends
+
+import pyro_citevae as cv
+from pyro_citevae.guides import BackwardSmoother
+from pyro_citevae.models import CiteVAE
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=3, help="Two at least: the first one is not counted.")
+    parser.add_argument(
+        "--steps", type=int, help="Leave after so many steps, of which a fifth is not counted."
+    )
+    parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--from", dest="source", choices=("memory", "disk"), default="memory")
+    parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--precision", default="32-true")
+    chosen = parser.parse_args(given)
+    try:
+        data = (in_memory if chosen.source == "memory" else from_disk)(chosen.file)
+    except UnavailableError as error:
+        raise SystemExit(str(error)) from None
+    model = CiteVAE(data.schema, hidden=chosen.hidden)
+    with step_ends(chosen.steps) as ends:
+        cv.fit(
+            model,
+            BackwardSmoother(model, hidden=chosen.hidden),
+            data,
+            batch_size=chosen.batch_size,
+            max_epochs=chosen.epochs,
+            validation=0.0,
+            accelerator=chosen.accelerator,
+            precision=chosen.precision,
+            progress=False,
+        )
+    if chosen.steps is None:
+        first, cells = math.ceil(data.n_cells / chosen.batch_size) - 1, data.n_cells * (chosen.epochs - 1)
+    else:
+        first = len(ends) // 5
+        cells = (len(ends) - 1 - first) * min(chosen.batch_size, data.n_cells)
+    found = {
+        "cells_per_second": cells / (ends[-1] - ends[first]),
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

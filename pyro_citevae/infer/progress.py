@@ -1,0 +1,53 @@
+"""A progress bar for work that may take long, and does not show when it does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich import get_console
+from rich.errors import LiveError
+from rich.progress import Progress
+
+__all__ = ["appearing"]
+
+_SECONDS = 2.0
+
+
+@contextmanager
+def appearing(said: str, total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal or in a notebook, which appears once the work has taken two seconds.
+
+    Args:
+        said: What is being done.
+        total: Number of steps.
+        shown: Whether there is a bar at all.
+
+    Yields:
+        What to call after each step.
+
+    Example:
+        >>> with appearing("counting", 3, shown=True) as advance:
+        ...     for _ in range(3):
+        ...         advance()
+    """
+    console = get_console()
+    bar = Progress(console=console, disable=not (shown and (console.is_terminal or console.is_jupyter)))
+    task = bar.add_task(said, total=total)
+    started, refused = time.perf_counter(), False
+
+    def advance() -> None:
+        nonlocal refused
+        bar.advance(task)
+        if not refused and not bar.live.is_started and time.perf_counter() - started > _SECONDS:
+            try:
+                bar.start()
+            except LiveError:  # a bar is around this one, and older versions of rich show no second
+                refused = True
+
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,0 +1,207 @@
+"""Predictions stream: what they hold at once, and that their summaries are those of the draws."""
+
+from __future__ import annotations
+
+import io
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import pyro_citevae as cv
+from pyro_citevae.guides import BackwardSmoother
+from pyro_citevae.infer import prediction, progress
+from pyro_citevae.infer.prediction import RollOut
+from pyro_citevae.models import CiteVAE
+
+DRAWS, GENES = 16, 300
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most elements that any operation returned in one tensor of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, (tuple, list)) else [made]:
+            if isinstance(one, torch.Tensor):
+                self.elements = max(self.elements, one.untyped_storage().nbytes() // one.element_size())
+        return made
+
+
+def untrained(
+    n_cells: int = 300, n_genes: int = GENES, seed: int = 0
+) -> tuple[cv.Posterior, cv.Trajectories]:
+    """A posterior as its guide starts, which predicts at the cost of a fitted one, and control cells."""
+    data = cv.simulate(n_cells=n_cells, n_genes=n_genes, n_perturbations=2, n_steps=2, library=60.0).data
+    torch.manual_seed(seed)
+    model = CiteVAE(data.schema, n_programs=3, n_invariant=2, hidden=4)
+    guide = BackwardSmoother(model, hidden=4)
+    record = {"data": data.digest, "split": None}
+    return cv.Posterior(model.eval(), guide.eval(), pd.DataFrame(), record), data.controls()
+
+
+@pytest.fixture(scope="module")
+def posterior() -> cv.Posterior:
+    return untrained()[0]
+
+
+@pytest.fixture(scope="module")
+def controls() -> cv.Trajectories:
+    return untrained()[1]
+
+
+def most_values(posterior: cv.Posterior, cells: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Lets so many cells be held at once; the draws of what a group deviates by are fewer values yet."""
+    most = DRAWS * GENES * cells
+    monkeypatch.setattr(prediction, "_MOST_VALUES", most)
+    monkeypatch.setattr(prediction, "_MOST_OF_POPULATION", most)
+    schema = posterior.schema
+    assert (schema.n_steps + 2) * schema.n_tokens <= cells
+    return most
+
+
+def test_no_tensor_of_draws_by_cells_by_genes_is_made(
+    posterior: cv.Posterior, controls: cv.Trajectories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With room for ten cells at once no tensor is larger, whatever the number of cells and of schedules."""
+    most = most_values(posterior, 10, monkeypatch)
+    schedules = [cv.do("gene_0"), cv.do("gene_1"), cv.do("gene_0+gene_1")]
+    with LargestTensor() as largest:
+        posterior.predict(schedules, cells=controls, draws=DRAWS, time=2)
+    assert most // 2 < largest.elements <= most < DRAWS * GENES * controls.n_cells
+
+
+def test_the_effect_in_a_population_is_made_in_parts(
+    posterior: cv.Posterior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = most_values(posterior, 10, monkeypatch)
+    with LargestTensor() as largest:
+        posterior.effect(cv.do("gene_0"), draws=DRAWS)
+    assert most // 2 < largest.elements <= most
+
+
+def test_an_array_of_the_results_size_is_kept_and_no_other(
+    posterior: cv.Posterior, controls: cv.Trajectories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four layers in single precision, a sparse draw, and the draws of one chunk with their sorted copy."""
+    most_values(posterior, 10, monkeypatch)
+    posterior.predict(cv.do(), cells=controls.thinned(2), draws=2)  # what the first call imports and compiles
+    tracemalloc.start()
+    made = posterior.predict([cv.do("gene_0"), cv.do("gene_1")] * 4, cells=controls, draws=DRAWS, time=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    layers = sum(layer.nbytes for layer in made.layers.values())
+    assert layers == 4 * 4 * made.n_obs * GENES
+    dense = 4 * made.n_obs * GENES
+    assert layers < peak < layers + 2 * dense
+
+
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_summaries_are_those_of_all_draws_held_together(controls: cv.Trajectories, n_members: int) -> None:
+    members = tuple(untrained(seed=seed)[0].members[0] for seed in range(n_members))
+    roll = RollOut(members, [cv.do("gene_0")], [1.0, 2.0], 30, 5)
+    few = controls.thinned(7)
+    made = roll.cells(few)
+    drawn, means = [], []
+    for chain, (model, _) in enumerate(members):
+        (abduction,) = roll.abductions(chain, few)
+        walked, x = roll.run(model, abduction, roll.schedules[0], mean=False)
+        drawn.append(x.double())
+        means.append(walked.emission.mean.mean(0))
+    x = torch.cat(drawn)
+    wanted = {
+        "mean": torch.stack(means).mean(0),
+        "sd": x.std(0, correction=0),
+        "q05": x.quantile(0.05, dim=0),
+        "q95": x.quantile(0.95, dim=0),
+    }
+    assert np.array_equal(made.draw.toarray(), drawn[0][0].reshape(14, GENES).numpy())
+    for name, value in wanted.items():
+        np.testing.assert_allclose(made.layers[name], value.reshape(14, GENES).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_rows_stand_under_their_schedule_time_and_cell_however_they_are_chunked(
+    posterior: cv.Posterior, controls: cv.Trajectories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library of its own for each cell is told by the mean, which the draws only blur."""
+    few = controls.thinned(23)
+    asked = {"cells": few, "draws": DRAWS, "time": [1, 2]}
+    whole = posterior.predict([cv.do(), cv.do("gene_0")], **asked)
+    monkeypatch.setattr(prediction, "_MOST_VALUES", 2 * DRAWS * GENES * 4)
+    parts = posterior.predict([cv.do(), cv.do("gene_0")], **asked)
+    assert whole.obs.equals(parts.obs)
+    np.testing.assert_allclose(whole.layers["mean"].sum(1), np.tile(few.library, 4), rtol=1e-4)
+    np.testing.assert_allclose(parts.layers["mean"].sum(1), np.tile(few.library, 4), rtol=1e-4)
+    first = np.asarray(parts.obs["source_cell"][:23] == whole.obs["source_cell"][:23])
+    assert first.all()
+
+
+def test_a_population_in_parts_has_the_effect_of_the_whole(
+    posterior: cv.Posterior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = posterior.effect(cv.do("gene_0"), draws=DRAWS).mean("draw")
+    monkeypatch.setattr(prediction, "_MOST_OF_POPULATION", DRAWS * GENES * 60)
+    parts = posterior.effect(cv.do("gene_0"), draws=DRAWS).mean("draw")
+    assert 0 < float(abs(whole - parts).max()) < 0.1
+
+
+class TestProgress:
+    """A bar for what takes long."""
+
+    @pytest.fixture
+    def shown(self, monkeypatch: pytest.MonkeyPatch) -> Console:
+        console = Console(record=True, file=io.StringIO(), force_terminal=True)
+        monkeypatch.setattr(progress, "get_console", lambda: console)
+        return console
+
+    def test_it_appears_once_it_takes_long(self, shown: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(progress, "_SECONDS", 0.0)
+        with progress.appearing("counting", 2, shown=True) as advance:
+            advance()
+            advance()
+        assert "counting" in shown.export_text()
+
+    def test_quick_work_shows_none(self, shown: Console) -> None:
+        with progress.appearing("counting", 1, shown=True) as advance:
+            advance()
+        assert not shown.export_text()
+
+    def test_one_that_is_not_wanted_does_not(
+        self,
+        posterior: cv.Posterior,
+        controls: cv.Trajectories,
+        shown: Console,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(progress, "_SECONDS", 0.0)
+        few = controls.thinned(2)
+        posterior.predict(cv.do("gene_0"), cells=few, draws=2, progress=False)
+        posterior.effect(cv.do("gene_0"), draws=2, progress=False)
+        assert not shown.export_text()
+        posterior.predict(cv.do("gene_0"), cells=few, draws=2)
+        assert "predicting" in shown.export_text()
+
+    def test_a_file_gets_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        console = Console(file=io.StringIO())
+        monkeypatch.setattr(progress, "get_console", lambda: console)
+        monkeypatch.setattr(progress, "_SECONDS", 0.0)
+        with progress.appearing("counting", 1, shown=True) as advance:
+            advance()
+        assert console.file.getvalue() == ""
+
+    def test_another_bar_around_it_does_no_harm(
+        self, shown: Console, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(progress, "_SECONDS", 0.0)
+        with Progress(console=shown), progress.appearing("counting", 1, shown=True) as advance:
+            advance()
