@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pyro_citevae.data.backed import BackedCounts
 from pyro_citevae.data.interventions import Dose, Schedule
 from pyro_citevae.data.layouts import Columns
 from pyro_citevae.data.observations import Observations, Stored, arrays_of, observations_of
@@ -40,6 +42,7 @@ class Batch:
         library: Library size of each slot (any positive number where nothing is observed).
         technical: Index of each cell's technical batch.
         x: Observed values, or None when the program only predicts.
+        weight: What each cell's terms count in the bound; None for one each.
     """
 
     size: int
@@ -50,6 +53,7 @@ class Batch:
     library: Float[Tensor, "slot cell"]
     technical: Int[Tensor, " cell"]
     x: Observations | None
+    weight: Float[Tensor, " cell"] | None = None
 
     @property
     def n_cells(self) -> int:
@@ -82,11 +86,26 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Copies to a device."""
-        moved: dict[str, Any] = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("index", "u", "step", "observed", "library", "technical")
-        }
-        return Batch(size=self.size, x=None if self.x is None else self.x.to(device, non_blocking), **moved)
+        return self._each(
+            lambda tensor: tensor.to(device, non_blocking=non_blocking),
+            None if self.x is None else self.x.to(device, non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Copies to memory from which a GPU copies while it computes."""
+        x: Any = self.x
+        if x is not None:
+            tensors = {field.name: getattr(x, field.name) for field in fields(x)}
+            pinned = {name: t.pin_memory() for name, t in tensors.items() if isinstance(t, Tensor)}
+            x = replace(x, **pinned)
+        return self._each(Tensor.pin_memory, x)
+
+    def _each(self, change: Callable[[Tensor], Tensor], x: Observations | None) -> Batch:
+        names = ("index", "u", "step", "observed", "library", "technical")
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return Batch(
+            size=self.size, x=x, weight=None if self.weight is None else change(self.weight), **changed
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +226,38 @@ class Trajectories:
             values=values,
             schema=schema,
         )
+
+    @classmethod
+    def from_disk(cls, path: str | Path, *, progress: bool = True, **reading: Any) -> Trajectories:
+        """Reads a screen whose counts stay in their file, for data that are larger than memory.
+
+        Labels are read; counts are checked once, and then read a block at a time whenever they are used.
+        :func:`~pyro_citevae.fit` shuffles them by blocks. Rows of one block lie side by side in the file, so
+        write the file in a random order of cells if you can.
+
+        Args:
+            path: An h5ad file or a zarr folder as AnnData writes it, with counts as CSR or dense.
+            progress: Whether to show how far the check is.
+            **reading: As for :meth:`from_anndata`. ``most_genes`` looks at 20,000 controls at most.
+
+        Raises:
+            DataError: As for :meth:`from_anndata`; or the file is truncated, lacks an array, or stores its
+                counts by column.
+
+        Example:
+            >>> from importlib import resources
+            >>> with resources.as_file(resources.files("pyro_citevae.data") / "files") as folder:
+            ...     data = Trajectories.from_disk(folder / "renge_hipsc_timecourse.h5ad", time="time")
+            >>> data.n_cells, type(data.values).__name__
+            (14945, 'BackedCounts')
+        """
+        from pyro_citevae.data import anndata_io
+
+        names = {field.name for field in fields(Columns)}
+        columns = Columns(**{name: value for name, value in reading.items() if name in names})
+        options = {"step": None, "n_steps": 3, "time_unit": None, "values": "counts", "schema": None}
+        rest = {name: value for name, value in reading.items() if name not in names}
+        return anndata_io.read_from_disk(path, columns, progress=progress, **{**options, **rest})
 
     @property
     def n_cells(self) -> int:
@@ -372,6 +423,22 @@ class Trajectories:
         """The minibatch of the cells at these positions; all of them if None."""
         cells = np.arange(self.n_cells) if index is None else np.asarray(index)
         rows = self._slot_rows[cells].T
+        return self._batch(cells, rows, self.values[rows[rows >= 0]])
+
+    def batches(self, chosen: Sequence[Int[np.ndarray, " cell"]]) -> list[Batch]:
+        """The minibatches of cells at these positions, whose values are read from their file together."""
+        rows = [self._slot_rows[cells].T for cells in chosen]
+        observed = [one[one >= 0] for one in rows]
+        wanted, place = np.unique(np.concatenate(observed), return_inverse=True)
+        read: Any = self.values[wanted]
+        read = read.in_memory() if isinstance(read, BackedCounts) else read
+        places = np.split(place, np.cumsum([len(one) for one in observed])[:-1])
+        return [self._batch(*one) for one in zip(chosen, rows, (read[at] for at in places), strict=True)]
+
+    def _batch(
+        self, cells: Int[np.ndarray, " cell"], rows: Int[np.ndarray, "slot cell"], values: Stored
+    ) -> Batch:
+        """The minibatch of these cells, whose observations are these rows with these values."""
         observed = rows >= 0
         steps = np.where(observed, self.row_step[rows], self._slot_steps[:, None])
         library = np.where(observed, self.library[rows], self.schema.total)
@@ -383,12 +450,14 @@ class Trajectories:
             observed=torch.from_numpy(observed),
             library=torch.from_numpy(library.astype(np.float32)),
             technical=torch.from_numpy(self.technical[cells]),
-            x=observations_of(
-                self.values[rows[observed]],
-                np.flatnonzero(observed),
-                (*rows.shape, self.schema.n_genes),
-            ),
+            x=observations_of(values, np.flatnonzero(observed), (*rows.shape, self.schema.n_genes)),
         )
+
+    @property
+    def place(self) -> Int[np.ndarray, " cell"]:
+        """Where the first observation of each cell lies in the data's file; in memory, if there is none."""
+        first = np.searchsorted(self.row_cell, np.arange(self.n_cells))
+        return np.asarray(self.values.rows[first] if isinstance(self.values, BackedCounts) else first)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All cells in minibatches of consecutive ones, so many at most."""
