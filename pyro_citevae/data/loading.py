@@ -88,8 +88,8 @@ class _ReadAhead(IterableDataset[Batch]):
     def _read(self, together: list[list[int]]) -> list[Batch]:
         if not together:
             return []
-        read = self.data.batches([self.chosen[index] for index in together])
-        return [_weighted(*one, self.weights) for one in zip(read, together, strict=True)]
+        batch = self.data.held(self.chosen[np.concatenate(together)])
+        return [_weighted(batch(self.chosen[index]), index, self.weights) for index in together]
 
 
 def _together(waiting: Iterator[list[int]]) -> list[list[int]]:

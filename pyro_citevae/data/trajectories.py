@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy import sparse
 from torch import Tensor
 
 from pyro_citevae.data.backed import BackedCounts
@@ -419,21 +420,31 @@ class Trajectories:
         last = int(self.row_step.max(initial=1))
         return np.stack([self.schema.doses(one, last) for one in self.conditions])
 
-    def batch(self, index: Int[np.ndarray, " cell"] | None = None) -> Batch:
-        """The minibatch of the cells at these positions; all of them if None."""
+    def batch(
+        self, index: Int[np.ndarray, " cell"] | None = None, values: sparse.csr_matrix | None = None
+    ) -> Batch:
+        """The minibatch of the cells at these positions; all of them if None.
+
+        Args:
+            index: Positions of the cells.
+            values: The values of their observations, slot by slot, if they were read already.
+        """
         cells = np.arange(self.n_cells) if index is None else np.asarray(index)
         rows = self._slot_rows[cells].T
-        return self._batch(cells, rows, self.values[rows[rows >= 0]])
+        return self._batch(cells, rows, self.values[rows[rows >= 0]] if values is None else values)
 
-    def batches(self, chosen: Sequence[Int[np.ndarray, " cell"]]) -> list[Batch]:
-        """The minibatches of cells at these positions, whose values are read from their file together."""
-        rows = [self._slot_rows[cells].T for cells in chosen]
-        observed = [one[one >= 0] for one in rows]
-        wanted, place = np.unique(np.concatenate(observed), return_inverse=True)
+    def held(self, cells: Int[np.ndarray, " read"]) -> Callable[[Int[np.ndarray, " cell"]], Batch]:
+        """Reads the values of some cells together; what is returned makes minibatches of them."""
+        observed = self._slot_rows[cells]
+        wanted = np.unique(observed[observed >= 0])
         read: Any = self.values[wanted]
         read = read.in_memory() if isinstance(read, BackedCounts) else read
-        places = np.split(place, np.cumsum([len(one) for one in observed])[:-1])
-        return [self._batch(*one) for one in zip(chosen, rows, (read[at] for at in places), strict=True)]
+
+        def batch(chosen: Int[np.ndarray, " cell"]) -> Batch:
+            rows = self._slot_rows[chosen].T
+            return self._batch(chosen, rows, read[np.searchsorted(wanted, rows[rows >= 0])])
+
+        return batch
 
     def _batch(
         self, cells: Int[np.ndarray, " cell"], rows: Int[np.ndarray, "slot cell"], values: Stored

@@ -101,7 +101,7 @@ class StateFile(CheckpointIO):
     """Lightning's state of training in one safetensors file: tensors as such, and all else as JSON.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
         >>> state = {"step": 3, "betas": (0.9, 0.99), "moments": {0: torch.ones(2)}}
         >>> StateFile().save_checkpoint(state, path)

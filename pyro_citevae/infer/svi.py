@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, final
 
 import numpy as np
 import pandas as pd
@@ -98,6 +98,11 @@ def fit(
         raise FitError("fit(data) has another schema than the model; build the model with data.schema.")
     if resume and checkpoints is None:
         raise FitError("fit(resume=True) needs the folder of the state; name it with checkpoints=.")
+    if chosen.sampler == "balanced" and model.enumerated:
+        raise FitError(
+            f"fit(sampler='balanced') weighs cells, and the sum over {type(model).__name__}'s discrete sites "
+            "cannot; use sampler='uniform'."
+        )
     together = world(chosen.devices)
     require_matching_sites(model, guide, data.batch(data.row_cell[data.row_step.argsort()[-1:]]))
     model, guide = copy.deepcopy((model, guide))
@@ -247,7 +252,21 @@ def _given(batches: Iterable[Batch], settings: FitSettings, together: World) -> 
             f"fit(batches={type(batches).__name__}) must have a length and give an epoch anew each time it "
             "is iterated; give a list, a DataLoader, or a class with __len__ and __iter__."
         )
-    return Source(batches)
+    return Source(_Epochs(batches))
+
+
+@final
+class _Epochs:
+    """Minibatches that the caller makes; Lightning would take a list of them for several loaders."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
 
 
 def _partition(
