@@ -59,6 +59,7 @@ def test_two_processes_have_the_gradient_of_one_on_the_union_of_their_minibatche
     for rank in ("0", "1"):
         shared = load_file(together / rank / "gradients.safetensors")
         assert shared.keys() == alone.keys()
+        assert {name.split(".")[0] for name in shared} == set("01234567"), "every step"
         for name, gradient in alone.items():
             # sums of float32 in another order
             scale = float(gradient.abs().max())

@@ -129,8 +129,8 @@ def from_annbatch(
     stored = data.values
     if not isinstance(stored, BackedCounts) or len(stored.rows) != stored.source.shape[0]:
         raise DataError(
-            "from_annbatch(data) takes all rows of a zarr; read it by Trajectories.from_disk, and write a part "
-            "of a split to a file of its own."
+            "from_annbatch(data) takes all rows of a zarr; read it by Trajectories.from_disk, and write a "
+            "part of a split to a file of its own."
         )
     if data.schema.layout == "sequences":
         raise DataError("from_annbatch(data) takes one row a cell; use from_scdataset for sequences.")
