@@ -201,7 +201,7 @@ def _held(
     model, guide = copy.deepcopy((posterior.model, posterior.guide))
     guide.attach(model)
     states = {f"z_{t}": torch.tensor(value, dtype=torch.float32) for t, value in enumerate(z, 1)}
-    settings = replace(settings, kl_start=1.0)
+    settings = replace(settings, kl_start=1.0, sampler="auto")  # the held bound has no weights of cells
     with seeded(settings.seed), pyro.validation_enabled(False):
         return optimised(model, guide, _HeldBound(model, guide, states), data, settings, progress)
 
