@@ -56,8 +56,8 @@ def write_random_screen(
         raise DataError(f"'{path}' exists, or ends in neither .h5ad nor .zarr; name a new one of the two.")
     rng = np.random.default_rng(seed)
     labels = ["control", *(f"gene_{i}" for i in range(n_perturbations))]
-    codes: Any = rng.integers(0, len(labels), n_cells)
-    drawn = pd.Categorical.from_codes(codes, categories=labels)
+    made: Any = pd.Categorical  # its stubs want one type of labels at a time
+    drawn = made.from_codes(rng.integers(0, len(labels), n_cells), labels)
     obs = pd.DataFrame({"perturbation": drawn}, index=[f"cell_{i:09d}" for i in range(n_cells)])
     stretch = max(1, round(1 / density))
     stored = n_genes // stretch
