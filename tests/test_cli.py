@@ -636,7 +636,8 @@ def test_a_killed_fit_goes_on_and_a_finished_one_is_left(places: dict[str, Path]
     assert not (tmp_path / "run").exists()
     with pytest.raises(FitError, match="holds a fit that was not finished; go on with it"):
         citevae(line, **places, out=tmp_path / "run")
-    citevae(f"{line} --resume", **places, out=tmp_path / "run")
+    resumed = process(*given, "--resume")
+    assert (resumed.returncode, resumed.stderr) == (0, ""), resumed.stdout
     citevae(line, **places, out=tmp_path / "whole")
     files = ("model.safetensors", "history.parquet")
     one, two = ([(tmp_path / run / file).read_bytes() for file in files] for run in ("run", "whole"))
