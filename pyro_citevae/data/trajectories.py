@@ -255,7 +255,9 @@ class Trajectories:
         from pyro_citevae.data import anndata_io
 
         names = {field.name for field in fields(Columns)}
-        columns = Columns(**{name: value for name, value in reading.items() if name in names})
+        given = {name: reading[name] for name in names & reading.keys()}
+        lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        columns = Columns(**{**given, **lists})
         options = {"step": None, "n_steps": 3, "time_unit": None, "values": "counts", "schema": None}
         rest = {name: value for name, value in reading.items() if name not in names}
         return anndata_io.read_from_disk(path, columns, progress=progress, **{**options, **rest})
