@@ -6,7 +6,9 @@ Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +35,7 @@ from pyro_citevae.data.causal3dident_dynamics import SHAPES
 from pyro_citevae.data.layouts import Columns, resolve
 from pyro_citevae.data.rendered_sequences import c3d_parts, render_parts
 from pyro_citevae.data.storage import aside, require_free
+from pyro_citevae.data.stores import open_screen
 from pyro_citevae.errors import (
     CiteVAEError,
     CiteVAEWarning,
@@ -41,7 +44,7 @@ from pyro_citevae.errors import (
     ModelError,
     RunError,
 )
-from pyro_citevae.infer import Ensemble, Posterior, fit
+from pyro_citevae.infer import Ensemble, Posterior, fit, processes
 from pyro_citevae.infer.prediction import require_controls
 from pyro_citevae.infer.svi import settings_of
 from pyro_citevae.program import LatentDynamics
@@ -86,6 +89,8 @@ def main() -> None:
         try:
             app()
         except CiteVAEError as error:
+            if processes.tell(error):
+                sys.exit(2)
             Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
             sys.exit(2)
 
@@ -158,19 +163,49 @@ def fit_command(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the cells.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="cpu, gpu or auto.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices of this machine to train on, a process each.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="32-true, 64-true or bf16-mixed.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="auto, uniform, blocks or balanced.")] = None,
+    from_disk: Annotated[
+        bool, typer.Option("--from-disk", help="Leave the counts in their h5ad or zarr while training.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a fit that was interrupted; begin if there is none.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Fits from so many seeds, asked as one posterior.")] = 1,
     overwrite: _Overwrite = False,
     quiet: _Quiet = False,
 ) -> None:
-    """Fit a model to a screen, and save the run."""
+    """Fit a model to a screen, and save the run; each epoch is kept in OUT.training until then."""
+    if resume and out.exists() and not overwrite:
+        _say(f"{out} is complete; there is nothing to go on with.\nNext: citevae evaluate {out}")
+        return
     require_free(out, overwrite)
+    training = out.with_name(f"{out.name}.training")
     settings = config.read(config_file)
     for name, part, given in (("model", settings.model, model), ("guide", settings.guide, guide)):
         if given is not None:
             setattr(settings, name, part.model_copy(update={"name": given}))
-    options = {"max_epochs": epochs, "accelerator": accelerator, "seed": seed}
+    options = {
+        "max_epochs": epochs,
+        "accelerator": accelerator,
+        "devices": devices,
+        "precision": precision,
+        "sampler": sampler,
+        "seed": seed,
+    }
     settings.fit.update({name: value for name, value in options.items() if value is not None})
+    checked = settings_of(settings.fit)
+    if checked.devices > 1 and not processes.launched():
+        with tempfile.TemporaryDirectory() as errors:
+            processes.launch(checked.devices, ("-m", "pyro_citevae.cli", *sys.argv[1:]), Path(errors))
+        return
+    is_first = processes.world(checked.devices).rank == 0
+    if overwrite and not resume:
+        shutil.rmtree(training, ignore_errors=True)
     given_columns = {
         "perturbation": perturbation,
         "control": control,
@@ -184,20 +219,30 @@ def fit_command(
         "layout": layout,
         "most_genes": most_genes,
     }
-    adata = _opened(data)
     named: dict[str, Any] = {key: value for key, value in given_columns.items() if value is not None}
-    columns = asdict(resolve(adata, replace(_columns_of(data), **named)))
-    screen = Trajectories.from_anndata(adata, **columns)
+    wanted = replace(_columns_of(data), **named)
+    quiet = quiet or not is_first
+    if from_disk:
+        columns = asdict(resolve(open_screen(data).labels, wanted))
+        screen = Trajectories.from_disk(data, progress=not quiet, **columns)
+    else:
+        adata = _opened(data)
+        columns = asdict(resolve(adata, wanted))
+        screen = Trajectories.from_anndata(adata, **columns)
     train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
     path = data if data in datasets.CATALOGUE else str(Path(data).resolve())
-    first = settings_of(settings.fit).seed
+    source = {"path": path, "columns": columns, **({"from_disk": True} if from_disk else {})}
     fits = []
-    for one in range(first, first + seeds):
+    for one in range(checked.seed, checked.seed + seeds):
         settings.fit["seed"] = one
-        with _keeping_the_last_good(out):
-            fits.append(_fitted(settings, train, {"path": path, "columns": columns}, quiet, features))
+        state: dict[str, Any] = {"checkpoints": training / f"seed_{one}", "resume": resume}
+        with _keeping_the_last_good(out, training):
+            fits.append(_fitted(settings, train, source, quiet, features, **state))
+    if not is_first:
+        return
     posterior = fits[0] if seeds == 1 else Ensemble(fits)
     posterior.save(out, overwrite=overwrite)
+    shutil.rmtree(training, ignore_errors=True)
     bound = sum(one.history["training"].iloc[-1] for one in fits) / seeds
     _say(
         f"Fitted {posterior.name} to {train.n_cells} cells{f' from {seeds} seeds' if seeds > 1 else ''}; the "
@@ -524,6 +569,7 @@ def _fitted(
     source: dict[str, Any],
     quiet: bool,
     features: str = "none",
+    **state: Any,
 ) -> Posterior:
     found, part = registry.find_model(settings.model.name), settings.model
     known = features_of(features, train, plain=False)
@@ -533,7 +579,7 @@ def _fitted(
         part = config.Part(**{"name": part.name, **part.arguments, "features": known})
     model = config.make(found, part, train.schema)
     guide = config.make(registry.find_guide(settings.guide.name), settings.guide, model)
-    posterior = fit(model, guide, train, progress=not quiet, **asdict(settings_of(settings.fit)))
+    posterior = fit(model, guide, train, progress=not quiet, **state, **asdict(settings_of(settings.fit)))
     posterior.record["source"] = source
     return posterior
 
@@ -547,13 +593,14 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def _keeping_the_last_good(out: Path) -> Iterator[None]:
+def _keeping_the_last_good(out: Path, training: Path) -> Iterator[None]:
     """Saves the last good epoch of a fit that diverges beside the run that it would have been."""
     try:
         yield
     except DivergenceError as error:
         kept = out.with_name(f"{out.name}.last_good")
         error.last_good.save(kept, overwrite=True)
+        shutil.rmtree(training, ignore_errors=True)  # to go on from there would diverge again
         raise DivergenceError(f"{error} It is saved in {kept}.") from error
 
 
@@ -587,11 +634,14 @@ def _columns_of(name: str) -> Columns:
     return datasets.CATALOGUE[name].columns if name in datasets.CATALOGUE else Columns()
 
 
-def _read(path: str, columns: dict[str, Any], posterior: Posterior | Ensemble | None = None) -> Trajectories:
-    """Reads an h5ad file or a shipped data set, to a run's schema if one is given."""
-    schema = None if posterior is None else posterior.schema
-    values = "counts" if schema is None else schema.values
-    return Trajectories.from_anndata(_opened(path), **columns, values=values, schema=schema)
+def _read(
+    path: str, columns: dict[str, Any], posterior: Posterior | Ensemble, from_disk: bool = False
+) -> Trajectories:
+    """Reads an h5ad file or a shipped data set to a run's schema."""
+    reading = {**columns, "values": posterior.schema.values, "schema": posterior.schema}
+    if from_disk:
+        return Trajectories.from_disk(path, **reading)
+    return Trajectories.from_anndata(_opened(path), **reading)
 
 
 def _opened(path: str) -> Any:
@@ -618,7 +668,7 @@ def _source(posterior: Posterior | Ensemble) -> dict[str, Any]:
 def _divided(posterior: Posterior | Ensemble) -> tuple[Trajectories, Trajectories | None]:
     """The data that a run was trained on, if it is still what it was, and what the run held out."""
     source = _source(posterior)
-    screen = _read(source["path"], source["columns"], posterior)
+    screen = _read(source["path"], source["columns"], posterior, source.get("from_disk", False))
     train, held_out = (screen, None) if posterior.split is None else screen.divide(posterior.split)
     if train.digest != posterior.record["data"]:
         raise DataError(f"'{source['path']}' has changed since the run was fitted; fit it again.")

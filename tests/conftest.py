@@ -16,6 +16,14 @@ import torch
 collect_ignore = ["arviz1"]  # runs under ArviZ 1.x: make test-arviz1
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what needs CUDA where there is none."""
+    if not torch.cuda.is_available():
+        left_out = [item for item in items if item.get_closest_marker("gpu")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(autouse=True)
 def global_state_is_left_alone() -> Iterator[None]:
     state = torch.random.get_rng_state()

@@ -4,8 +4,10 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from typer.testing import CliRunner
 
 from pyro_citevae import datasets, do, load, registry, simulate
 from pyro_citevae.cli import app, main
-from pyro_citevae.errors import CiteVAEWarning, DivergenceError
+from pyro_citevae.errors import CiteVAEWarning, DivergenceError, FitError
 
 RUN_FILES = {"model.safetensors", "run.json", "history.parquet", "split.json"}
 GROUPS = {
@@ -495,6 +497,13 @@ BAD_COMMANDS = [
     ("FIT -o made --epochs -2", "fit(max_epochs=-2) must be positive"),
     ("FIT -o made --seed -1", "fit(seed=-1)"),
     ("FIT -o made --accelerator abacus", "accelerator"),
+    ("FIT -o made --precision half", "fit(precision='half')"),
+    ("FIT -o made --sampler sorted", "fit(sampler='sorted')"),
+    ("FIT -o made --devices 0", "fit(devices=0) must be positive"),
+    ("FIT -o made --from-disk --layer umi", "layer='umi' is not a layer"),
+    ("fit {missing} --from-disk -o made", "does not exist; give the path of an h5ad or a zarr"),
+    ("fit {text} --from-disk -o made", "cannot be read as h5ad"),
+    ("fit {truncated} --from-disk -o made", "it may be truncated"),
     pytest.param("FIT -o made --accelerator gpu", "finds no CUDA device", marks=NO_CUDA),
     ("PREDICT -o made.h5ad --do gene_9", "the nearest are gene_3, gene_2, gene_1"),
     ("PREDICT -o made.h5ad --do gene_0+gene_0", "doses 'gene_0' twice"),
@@ -611,6 +620,33 @@ def test_a_command_that_ends_well_ends_the_process_with_0() -> None:
     ended = process("models")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "CiteVAE" in ended.stdout
+
+
+def test_a_killed_fit_goes_on_and_a_finished_one_is_left(places: dict[str, Path], tmp_path: Path) -> None:
+    line = "fit {screen} --time time --config {small} --epochs 60 --quiet --from-disk -o {out}"
+    given = words(line, **places, out=tmp_path / "run")
+    command = [sys.executable, "-m", "pyro_citevae.cli", *given]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    state = tmp_path / "run.training/seed_0/training.safetensors"
+    while not state.exists() and started.poll() is None:
+        time.sleep(0.01)
+    started.kill()
+    assert started.communicate()[1] == ""
+    assert started.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(FitError, match="holds a fit that was not finished; go on with it"):
+        citevae(line, **places, out=tmp_path / "run")
+    resumed = process(*given, "--resume")
+    assert (resumed.returncode, resumed.stderr) == (0, ""), resumed.stdout
+    citevae(line, **places, out=tmp_path / "whole")
+    files = ("model.safetensors", "history.parquet")
+    one, two = ([(tmp_path / run / file).read_bytes() for file in files] for run in ("run", "whole"))
+    assert one == two
+    assert names(tmp_path) == {"run", "whole"}
+    assert "is complete" in citevae(f"{line} --resume", **places, out=tmp_path / "run")
+    citevae(
+        "predict {out} --do gene_0 --draws 2 -o {pred}", out=tmp_path / "run", pred=tmp_path / "pred.h5ad"
+    )
 
 
 def test_fits_from_several_seeds_are_one_run(places: dict[str, Path], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,16 +16,19 @@ from anndata import AnnData
 from jaxtyping import Int
 from scipy import sparse
 
+from pyro_citevae.data import stores
+from pyro_citevae.data.backed import BackedCounts
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.layouts import LAYOUTS, Columns, resolve
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import CiteVAEWarning, DataError, reason
 
-__all__ = ["joined", "open_h5ad", "padded", "predictions", "read"]
+__all__ = ["joined", "open_h5ad", "padded", "predictions", "read", "read_from_disk"]
 
 _MOST_STEPS = 64
 _FEWEST_SHARED = 0.5
+_MOST_JUDGED = 20_000  # controls in a file that say which genes vary
 
 
 def open_h5ad(path: str | Path) -> AnnData:
@@ -53,8 +56,20 @@ def read(
     time_unit: str | None,
     values: str,
     schema: Schema | None,
+    stored: stores.StoredScreen | None = None,
 ) -> Trajectories:
-    """Checks an AnnData and turns it into trajectories; see :meth:`Trajectories.from_anndata`."""
+    """Checks an AnnData and turns it into trajectories; see :meth:`Trajectories.from_anndata`.
+
+    Args:
+        adata: The cells.
+        columns: Where it keeps what a screen needs.
+        step: Length of a latent step, or the steps' ends.
+        n_steps: Number of latent steps of a snapshot.
+        time_unit: Name of the unit of time.
+        values: ``"counts"`` or ``"real"``.
+        schema: An earlier data set's.
+        stored: Where the values are if they stay in their file; the AnnData's own if None.
+    """
     if values not in ("counts", "real"):
         raise DataError(f"values='{values}' is neither 'counts' nor 'real'.")
     columns = resolve(adata, columns)
@@ -62,9 +77,14 @@ def read(
     _require_unique(genes, "gene", "adata.var_names_make_unique()")
     _require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
     raw = _column(adata, str(columns.perturbation), "perturbation")
-    adata = adata[~raw.astype(str).isin(columns.exclude).to_numpy()]
+    kept_cells = ~raw.astype(str).isin(columns.exclude).to_numpy()
+    adata = adata[kept_cells]
     labels = _labels(adata, columns)
-    matrix = _matrix(adata, columns.layer, values)
+    matrix: Any = (
+        _matrix(adata, columns.layer, values)
+        if stored is None
+        else stored.rows(np.flatnonzero(kept_cells), columns.layer, partial(_require_values, values=values))
+    )
     control = str(columns.control)
     schedules = {label: Schedule.parse(label, control) for label in pd.unique(labels)}
     if not any(one.is_control for one in schedules.values()) and schema is None:
@@ -83,8 +103,12 @@ def read(
         tokens = _tokens(schedules.values(), columns)
         if columns.most_genes is not None:
             unperturbed = np.array([schedules[label].is_control for label in labels])
-            kept = _most_variable(matrix, unperturbed, genes.isin(tokens), columns.most_genes)
-            matrix, genes = matrix[:, kept], genes[kept]
+            judged = np.flatnonzero(unperturbed)
+            if stored is not None:
+                judged = judged[:: max(1, -(-len(judged) // _MOST_JUDGED))]
+            cells_judged = _in_memory(matrix[judged])
+            kept = _most_variable(cells_judged, genes.isin(tokens), columns.most_genes)
+            matrix, genes = _of_columns(matrix, kept), genes[kept]
             share = float(matrix.sum() / library.sum()) if values == "counts" else 1.0
         schema = Schema(
             genes=tuple(map(str, genes)),
@@ -137,7 +161,7 @@ def _tokens(schedules: Iterable[Schedule], columns: Columns) -> tuple[str, ...]:
 
 def _assemble(
     schema: Schema,
-    matrix: sparse.csr_matrix,
+    matrix: Any,
     library: np.ndarray,
     labels: pd.Series,
     schedules: dict[str, Schedule],
@@ -205,17 +229,29 @@ def _labels(adata: AnnData, columns: Columns) -> pd.Series:
     return labels.astype(str)
 
 
-def _most_variable(
-    matrix: sparse.csr_matrix, chosen: np.ndarray, own: np.ndarray, most: int
-) -> Int[np.ndarray, " kept"]:
-    """Positions of the perturbed genes, and of those that vary most beyond Poisson in the chosen cells.
+def read_from_disk(path: str | Path, columns: Columns, *, progress: bool, **options: Any) -> Trajectories:
+    """Checks a file and turns it into trajectories whose values stay there."""
+    screen = stores.open_screen(path, progress)
+    return read(screen.labels, columns, stored=screen, **options)
+
+
+def _in_memory(matrix: Any) -> sparse.csr_matrix:
+    return matrix.in_memory() if isinstance(matrix, BackedCounts) else matrix
+
+
+def _of_columns(matrix: Any, chosen: Any) -> Any:
+    return matrix.of_columns(chosen) if isinstance(matrix, BackedCounts) else matrix[:, chosen]
+
+
+def _most_variable(matrix: sparse.csr_matrix, own: np.ndarray, most: int) -> Int[np.ndarray, " kept"]:
+    """Positions of the perturbed genes, and of those that vary most beyond Poisson in these cells.
 
     ``(var - mean) / mean^2`` at a common depth, among genes seen in 1 % of these cells or more: a negative
     binomial's inverse dispersion by moments.
     """
     if most < 1:
         raise DataError(f"most_genes={most} keeps no gene; give a positive number.")
-    cells = matrix[np.flatnonzero(chosen)].astype(float)
+    cells = matrix.astype(float)
     if cells.shape[0] < 2:
         raise DataError(f"most_genes={most} needs two control cells at least; they say which genes vary.")
     depth = np.asarray(cells.sum(1)).ravel()
@@ -236,13 +272,16 @@ def _matrix(adata: AnnData, layer: str | None, values: str) -> sparse.csr_matrix
         raise DataError("the AnnData has no X; name the layer that holds the counts with layer=.")
     matrix = sparse.csr_matrix(source, dtype=np.float32)
     matrix.sum_duplicates()
-    where = "X" if layer is None else f"layer '{layer}'"
+    _require_values(matrix, "X" if layer is None else f"layer '{layer}'", values=values)
+    matrix.eliminate_zeros()
+    return matrix
+
+
+def _require_values(matrix: sparse.csr_matrix, where: str, *, values: str) -> None:
     if not np.isfinite(matrix.data).all():
         raise DataError(f"{where} holds NaN or infinite values; give raw counts.")
     if values == "counts":
         _require_counts(matrix, where)
-    matrix.eliminate_zeros()
-    return matrix
 
 
 def _require_counts(matrix: sparse.csr_matrix, where: str) -> None:
@@ -317,9 +356,7 @@ def _floor(library: np.ndarray) -> np.ndarray:
     return np.maximum(library, 1.0)
 
 
-def _library(
-    adata: AnnData, name: str | None, matrix: sparse.csr_matrix, values: str
-) -> tuple[np.ndarray, float]:
+def _library(adata: AnnData, name: str | None, matrix: Any, values: str) -> tuple[np.ndarray, float]:
     panel = np.asarray(matrix.sum(1)).ravel()
     if values == "real":
         return np.ones(len(panel)), 1.0
@@ -354,7 +391,7 @@ def _named(adata: AnnData, name: str, argument: str) -> np.ndarray:
     return column.astype(str).to_numpy(dtype=str)
 
 
-def _conform(matrix: sparse.csr_matrix, genes: pd.Index, schema: Schema) -> sparse.csr_matrix:
+def _conform(matrix: Any, genes: pd.Index, schema: Schema) -> Any:
     position = {str(gene): g for g, gene in enumerate(genes)}
     missing = [gene for gene in schema.genes if gene not in position]
     if missing:
@@ -362,8 +399,9 @@ def _conform(matrix: sparse.csr_matrix, genes: pd.Index, schema: Schema) -> spar
             f"{len(missing)} of the {schema.n_genes} genes are missing, such as '{missing[0]}'; "
             "give data with the genes that the model was trained on."
         )
-    fitted = matrix[:, [position[gene] for gene in schema.genes]]
-    fitted.sort_indices()
+    fitted = _of_columns(matrix, np.array([position[gene] for gene in schema.genes]))
+    if not isinstance(fitted, BackedCounts):
+        fitted.sort_indices()
     return fitted
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from scipy import sparse
 from torch import Tensor
 
+from pyro_citevae.data.backed import BackedCounts
 from pyro_citevae.data.pixels import Pixels
 
 __all__ = [
@@ -25,7 +26,7 @@ __all__ = [
     "observations_of",
 ]
 
-Stored: TypeAlias = sparse.csr_matrix | Pixels
+Stored: TypeAlias = sparse.csr_matrix | Pixels | BackedCounts
 
 
 class Observations(ABC):
@@ -143,7 +144,8 @@ def observations_of(
     """
     if isinstance(values, Pixels):
         return ImageObservations(torch.from_numpy(row), torch.from_numpy(values.stored()), shape)
-    stored: Any = values.tocoo()
+    read: Any = values.in_memory() if isinstance(values, BackedCounts) else values
+    stored: Any = read.tocoo()
     return SparseObservations(
         torch.from_numpy(row[stored.row]),
         torch.from_numpy(stored.col.astype(np.int64)),
@@ -156,5 +158,7 @@ def arrays_of(values: Stored) -> Iterator[np.ndarray]:
     """The arrays that hold the rows, for a digest."""
     if isinstance(values, Pixels):
         yield from (block.stored() for block in values.blocks())
+    elif isinstance(values, BackedCounts):
+        yield from values.arrays()
     else:
         yield from (values.indptr, values.indices, values.data)

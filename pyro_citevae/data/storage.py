@@ -52,7 +52,7 @@ def aside(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         yield written
         _flush(written)
         replaced = nest / "replaced"
-        if target.exists():
+        if target.exists() and not (target.is_file() and written.is_file()):  # a file is replaced in one step
             target.replace(replaced)
         try:
             written.replace(target)
@@ -60,11 +60,21 @@ def aside(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
             if replaced.exists():
                 replaced.replace(target)
             raise
+        _flush_name(target)
     except OSError as error:
         raise RunError(f"'{target}' cannot be written ({error.strerror or error}).") from error
     finally:
         if nest is not None:
             shutil.rmtree(nest, ignore_errors=True)
+
+
+def _flush_name(target: Path) -> None:
+    """Asks the disk to hold the name as well."""
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _flush(written: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy import sparse
 from torch import Tensor
 
+from pyro_citevae.data.backed import BackedCounts
 from pyro_citevae.data.interventions import Dose, Schedule
 from pyro_citevae.data.layouts import Columns
 from pyro_citevae.data.observations import Observations, Stored, arrays_of, observations_of
@@ -40,6 +43,7 @@ class Batch:
         library: Library size of each slot (any positive number where nothing is observed).
         technical: Index of each cell's technical batch.
         x: Observed values, or None when the program only predicts.
+        weight: What each cell's terms count in the bound; None for one each.
     """
 
     size: int
@@ -50,6 +54,7 @@ class Batch:
     library: Float[Tensor, "slot cell"]
     technical: Int[Tensor, " cell"]
     x: Observations | None
+    weight: Float[Tensor, " cell"] | None = None
 
     @property
     def n_cells(self) -> int:
@@ -92,7 +97,8 @@ class Batch:
     def _mapped(self, copy: Callable[[Tensor], Tensor], x: Observations | None) -> Batch:
         names = ("index", "u", "step", "observed", "library", "technical")
         copies: dict[str, Any] = {name: copy(getattr(self, name)) for name in names}
-        return Batch(size=self.size, x=x, **copies)
+        weight = None if self.weight is None else copy(self.weight)
+        return Batch(size=self.size, x=x, weight=weight, **copies)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,6 +219,40 @@ class Trajectories:
             values=values,
             schema=schema,
         )
+
+    @classmethod
+    def from_disk(cls, path: str | Path, *, progress: bool = True, **reading: Any) -> Trajectories:
+        """Reads a screen whose counts stay in their file, for data that are larger than memory.
+
+        Labels are read; counts are checked once, and then read a block at a time whenever they are used.
+        :func:`~pyro_citevae.fit` shuffles them by blocks. Rows of one block lie side by side in the file, so
+        write the file in a random order of cells if you can.
+
+        Args:
+            path: An h5ad file or a zarr folder as AnnData writes it, with counts as CSR or dense.
+            progress: Whether to show how far the check is.
+            **reading: As for :meth:`from_anndata`. ``most_genes`` looks at 20,000 controls at most.
+
+        Raises:
+            DataError: As for :meth:`from_anndata`; or the file is truncated, lacks an array, or stores its
+                counts by column.
+
+        Example:
+            >>> from importlib import resources
+            >>> with resources.as_file(resources.files("pyro_citevae.data") / "files") as folder:
+            ...     data = Trajectories.from_disk(folder / "renge_hipsc_timecourse.h5ad", time="time")
+            >>> data.n_cells, type(data.values).__name__
+            (14945, 'BackedCounts')
+        """
+        from pyro_citevae.data import anndata_io
+
+        names = {field.name for field in fields(Columns)}
+        given = {name: reading[name] for name in names & reading.keys()}
+        lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        columns = Columns(**{**given, **lists})
+        options = {"step": None, "n_steps": 3, "time_unit": None, "values": "counts", "schema": None}
+        rest = {name: value for name, value in reading.items() if name not in names}
+        return anndata_io.read_from_disk(path, columns, progress=progress, **{**options, **rest})
 
     @property
     def n_cells(self) -> int:
@@ -374,10 +414,36 @@ class Trajectories:
         last = int(self.row_step.max(initial=1))
         return np.stack([self.schema.doses(one, last) for one in self.conditions])
 
-    def batch(self, index: Int[np.ndarray, " cell"] | None = None) -> Batch:
-        """The minibatch of the cells at these positions; all of them if None."""
+    def batch(
+        self, index: Int[np.ndarray, " cell"] | None = None, values: sparse.csr_matrix | None = None
+    ) -> Batch:
+        """The minibatch of the cells at these positions; all of them if None.
+
+        Args:
+            index: Positions of the cells.
+            values: The values of their observations, slot by slot, if they were read already.
+        """
         cells = np.arange(self.n_cells) if index is None else np.asarray(index)
         rows = self._slot_rows[cells].T
+        return self._batch(cells, rows, self.values[rows[rows >= 0]] if values is None else values)
+
+    def held(self, cells: Int[np.ndarray, " read"]) -> Callable[[Int[np.ndarray, " cell"]], Batch]:
+        """Reads the values of some cells together; what is returned makes minibatches of them."""
+        observed = self._slot_rows[cells]
+        wanted = np.unique(observed[observed >= 0])
+        read: Any = self.values[wanted]
+        read = read.in_memory() if isinstance(read, BackedCounts) else read
+
+        def batch(chosen: Int[np.ndarray, " cell"]) -> Batch:
+            rows = self._slot_rows[chosen].T
+            return self._batch(chosen, rows, read[np.searchsorted(wanted, rows[rows >= 0])])
+
+        return batch
+
+    def _batch(
+        self, cells: Int[np.ndarray, " cell"], rows: Int[np.ndarray, "slot cell"], values: Stored
+    ) -> Batch:
+        """The minibatch of these cells, whose observations are these rows with these values."""
         observed = rows >= 0
         steps = np.where(observed, self.row_step[rows], self._slot_steps[:, None])
         library = np.where(observed, self.library[rows], self.schema.total)
@@ -389,12 +455,14 @@ class Trajectories:
             observed=torch.from_numpy(observed),
             library=torch.from_numpy(library.astype(np.float32)),
             technical=torch.from_numpy(self.technical[cells]),
-            x=observations_of(
-                self.values[rows[observed]],
-                np.flatnonzero(observed),
-                (*rows.shape, self.schema.n_genes),
-            ),
+            x=observations_of(values, np.flatnonzero(observed), (*rows.shape, self.schema.n_genes)),
         )
+
+    @property
+    def place(self) -> Int[np.ndarray, " cell"]:
+        """Where the first observation of each cell lies in the data's file; in memory, if there is none."""
+        first = np.searchsorted(self.row_cell, np.arange(self.n_cells))
+        return np.asarray(self.values.rows[first] if isinstance(self.values, BackedCounts) else first)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All cells in minibatches of consecutive ones, so many at most."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from contextlib import nullcontext
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_citevae.amortization import AmortizedGuide
@@ -40,13 +42,39 @@ def negative_bound(
         kind = TraceEnum_ELBO if model.enumerated else Trace_ELBO
         elbo = kind(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=2)
         made: nn.Module = elbo(model, guide)
-        return _Summed(made) if model.enumerated else made
+        return _Weighted(_Summed(made) if model.enumerated else made)
     if model.enumerated:
         raise FitError(
             f"objective='{objective}' is not defined for {type(model).__name__}, whose discrete sites are "
             "summed over; use objective='elbo'."
         )
     return RenyiBound(model, guide, alpha=0.0 if objective == "iwae" else alpha, draws=particles)
+
+
+class _Weighted(nn.Module):
+    """A bound in which a cell's terms count as the minibatch says."""
+
+    def __init__(self, bound: nn.Module) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        """The negative bound of the data set that the minibatch stands for."""
+        with nullcontext() if batch.weight is None else _CellScale(batch.weight):
+            loss: Tensor = self.bound(batch)
+        return loss
+
+
+class _CellScale(Messenger):
+    """Scales the terms of every site in the plate of cells, in the model and in the guide alike."""
+
+    def __init__(self, weight: Float[Tensor, " cell"]) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def _pyro_sample(self, message: dict[str, Any]) -> None:
+        if any(frame.name == "cell" for frame in message["cond_indep_stack"]):
+            message["scale"] = message["scale"] * self.weight
 
 
 class _Summed(nn.Module):
@@ -91,4 +119,6 @@ class RenyiBound(nn.Module):
         weights = log_weights(self.model, self.guide, batch, self.draws)
         order = 1 - self.alpha
         cells = (torch.logsumexp(order * weights.cells, 0) - math.log(self.draws)) / order
+        if batch.weight is not None:
+            cells = batch.weight * cells
         return -(weights.mechanism + batch.size / batch.n_cells * cells.sum())

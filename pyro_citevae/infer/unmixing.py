@@ -222,7 +222,7 @@ def _held(
     """The posterior after training with the states held at given values."""
     model, guide = copy.deepcopy((posterior.model, posterior.guide))
     guide.attach(model)
-    settings = replace(settings, kl_start=1.0)
+    settings = replace(settings, kl_start=1.0, sampler="auto")  # the held bound has no weights of cells
     with seeded(settings.seed), pyro.validation_enabled(False):
         return optimised(model, guide, _HeldBound(model, guide, states), data, settings, progress)
 

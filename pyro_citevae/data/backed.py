@@ -1,0 +1,141 @@
+"""Counts that stay in their file: what a sparse matrix is to counts in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, final
+
+import numpy as np
+from jaxtyping import Float32, Int
+from scipy import sparse
+
+__all__ = ["BackedCounts"]
+
+_CHUNK = 8_192  # rows that are held at once
+_GAP = 8  # rows that are read and thrown away sooner than the file is asked twice
+
+
+@final
+class BackedCounts:
+    """Rows of counts in a file; only what is asked for is read.
+
+    Args:
+        source: What gives CSR, or dense, rows by ``source[first:last]``, such as a matrix in h5ad or zarr.
+        rows: Which rows of the source these are.
+        columns: Which columns; None for all.
+        content: Digest of what the source holds; :meth:`scan` makes it.
+        totals: Sum of each row, if it is known.
+
+    Example:
+        >>> stored = sparse.csr_matrix(np.array([[0, 1], [2, 0], [0, 3]], dtype=np.float32))
+        >>> backed = BackedCounts(stored, np.array([2, 0]))
+        >>> backed.shape, backed.in_memory().toarray().tolist(), backed.sum(1).tolist()
+        ((2, 2), [[0.0, 3.0], [0.0, 1.0]], [3.0, 1.0])
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        rows: Int[np.ndarray, " row"],
+        columns: Int[np.ndarray, " column"] | None = None,
+        *,
+        content: bytes = b"",
+        totals: np.ndarray | None = None,
+    ) -> None:
+        self.source, self.rows, self.columns = source, rows, columns
+        self.content, self.totals = content, totals
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self.rows), self.source.shape[1] if self.columns is None else len(self.columns)
+
+    def __getitem__(self, chosen: Int[np.ndarray, " chosen"] | slice) -> BackedCounts:
+        """Some of the rows, in the same file."""
+        totals = None if self.totals is None else self.totals[chosen]
+        return BackedCounts(self.source, self.rows[chosen], self.columns, content=self.content, totals=totals)
+
+    def of_columns(self, chosen: Int[np.ndarray, " chosen"]) -> BackedCounts:
+        """Some of the columns, in the same file."""
+        kept = chosen if self.columns is None else self.columns[chosen]
+        return BackedCounts(self.source, self.rows, kept, content=self.content)
+
+    def in_memory(self) -> sparse.csr_matrix:
+        """The rows, read: neighbours in the file together, each once."""
+        if len(self.rows) == 0:
+            return sparse.csr_matrix(self.shape, dtype=np.float32)
+        distinct, position = np.unique(self.rows, return_inverse=True)
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(distinct) > _GAP) + 1])
+        firsts, lasts = distinct[starts], distinct[np.append(starts[1:], len(distinct)) - 1] + 1
+        parts = [
+            sparse.csr_matrix(self.source[int(first) : int(last)], dtype=np.float32)
+            for first, last in zip(firsts, lasts, strict=True)
+        ]
+        read = parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
+        before = np.concatenate([[0], np.cumsum(lasts - firsts)[:-1]])
+        run = np.searchsorted(starts, np.arange(len(distinct)), side="right") - 1
+        wanted = (distinct - firsts[run] + before[run])[position]
+        if not np.array_equal(wanted, np.arange(read.shape[0])):
+            read = read[wanted]
+        if self.columns is not None:
+            read = read[:, self.columns]
+            read.sort_indices()
+        read.sum_duplicates()
+        read.eliminate_zeros()
+        return read
+
+    def blocks(self) -> Iterator[sparse.csr_matrix]:
+        """All rows in order, some thousands at a time."""
+        for first in range(0, len(self.rows), _CHUNK):
+            yield self[slice(first, first + _CHUNK)].in_memory()
+
+    def scan(
+        self, check: Callable[[sparse.csr_matrix], None], advance: Callable[[int], None]
+    ) -> BackedCounts:
+        """Reads all once in the order of the file, and returns these rows with their digest and totals.
+
+        Args:
+            check: Refuses a block whose values are wrong.
+            advance: Is told how many rows were read.
+        """
+        digest = hashlib.sha256()
+        order = np.argsort(self.rows, kind="stable")
+        totals = np.zeros(len(order), dtype=np.float32)
+        for first in range(0, len(order), _CHUNK):
+            chosen = order[first : first + _CHUNK]
+            block = self[chosen].in_memory()
+            check(block)
+            for array in (block.indptr, block.indices, block.data):
+                digest.update(np.ascontiguousarray(array).data)
+            totals[chosen] = np.asarray(block.sum(1)).ravel()
+            advance(len(chosen))
+        return BackedCounts(self.source, self.rows, self.columns, content=digest.digest(), totals=totals)
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """What a digest of the rows is made of, without another look into the file."""
+        yield np.frombuffer(self.content, dtype=np.uint8)
+        yield self.rows
+        if self.columns is not None:
+            yield self.columns
+
+    def toarray(self) -> Float32[np.ndarray, "row column"]:
+        """The rows with their zeros."""
+        return np.asarray(self.in_memory().toarray())
+
+    def sum(self, axis: int | None = None, dtype: Any = None) -> np.ndarray:
+        """The sum over the rows (axis 0), of each row (axis 1), or of all values."""
+        if axis == 1:
+            if self.totals is None:
+                self.totals = np.concatenate(
+                    [np.asarray(block.sum(1)).ravel() for block in self.blocks()] or [np.zeros(0)]
+                )
+            return np.asarray(self.totals, dtype=dtype)
+        total = np.zeros(self.shape[1])
+        for block in self.blocks():
+            total += np.asarray(block.sum(0, dtype=float)).ravel()
+        return np.asarray(total.sum() if axis is None else total, dtype=dtype)
+
+    def __abs__(self) -> BackedCounts:
+        """The rows themselves: no count is negative."""
+        return self

@@ -1,0 +1,154 @@
+"""Screens in h5ad and zarr whose counts are left where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import zarr
+from anndata import AnnData
+from anndata.io import read_elem, sparse_dataset
+from h5py import File  # type: ignore[attr-defined]
+from jaxtyping import Int
+from rich.console import Console
+from rich.progress import Progress
+from scipy import sparse
+
+from pyro_citevae.data.backed import BackedCounts
+from pyro_citevae.errors import DataError, reason
+
+__all__ = ["StoredScreen", "open_screen"]
+
+
+@final
+@dataclass(frozen=True)
+class StoredScreen:
+    """A screen's labels in memory, and its values in their file.
+
+    Attributes:
+        path: The file or folder.
+        labels: An AnnData without values.
+        group: The open file.
+        progress: Whether to show how far a read of all values is.
+    """
+
+    path: Path
+    labels: AnnData
+    group: Any
+    progress: bool
+
+    def rows(
+        self,
+        chosen: Int[np.ndarray, " chosen"],
+        layer: str | None,
+        check: Callable[[sparse.csr_matrix, str], None],
+    ) -> BackedCounts:
+        """The chosen rows of X or of a layer, each read and checked once.
+
+        Args:
+            chosen: Positions of the rows.
+            layer: Name of a layer; None for X.
+            check: Refuses a block of the rows whose values are wrong, given what to call it.
+
+        Raises:
+            DataError: The layer is missing, its arrays are, or a row cannot be read.
+        """
+        if layer is not None and layer not in self.labels.uns[_LAYERS]:
+            raise DataError(f"layer='{layer}' is not a layer; the layers are {self.labels.uns[_LAYERS]}.")
+        where = "X" if layer is None else f"layer '{layer}'"
+        counts = BackedCounts(self._source("X" if layer is None else f"layers/{layer}", where), chosen)
+        with Progress(disable=not (self.progress and Console().is_terminal), transient=True) as bar:
+            task = bar.add_task(f"checking {where} of {self.path.name}", total=len(chosen))
+            try:
+                return counts.scan(lambda block: check(block, where), lambda n: bar.advance(task, n))
+            except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
+                raise DataError(
+                    f"'{self.path}' cannot be read to its end ({reason(error)}); it may be truncated."
+                ) from error
+
+    def _source(self, key: str, where: str) -> Any:
+        """What gives rows of a matrix by slices."""
+        found = self.group.get(key)
+        if found is None:
+            raise DataError(
+                f"'{self.path}' has no {where}; name the layer that holds the counts with layer=."
+            )
+        shape = (self.labels.n_obs, self.labels.n_vars)
+        kind = str(found.attrs.get("encoding-type", "array"))
+        if kind == "csc_matrix":
+            raise DataError(
+                f"{where} of '{self.path}' is stored by column, and training reads rows; write it as CSR, "
+                "for example with scipy.sparse.csr_matrix(adata.X)."
+            )
+        if kind != "csr_matrix":
+            if tuple(getattr(found, "shape", ())) != shape:
+                raise DataError(f"{where} of '{self.path}' is no matrix of {shape[0]} x {shape[1]} values.")
+            _require_whole(self.path, where, {"values": found})
+            return found
+        arrays = {name: found.get(name) for name in ("data", "indices", "indptr")}
+        missing = [name for name, array in arrays.items() if array is None]
+        if missing:
+            raise DataError(f"{where} of '{self.path}' lacks the array '{missing[0]}'; write the file again.")
+        ends = {"rows": arrays["indptr"].shape[0] - 1 == shape[0]}
+        stored = int(arrays["indptr"][-1]) if ends["rows"] else 0
+        ends |= {name: arrays[name].shape[0] == stored for name in ("data", "indices")}
+        if not all(ends.values()):
+            raise DataError(
+                f"{where} of '{self.path}' has {shape[0]} cells, and its arrays are of other lengths; it may "
+                "be truncated, so write it again."
+            )
+        _require_whole(self.path, where, arrays)
+        return sparse_dataset(found)
+
+
+_LAYERS = "pyro_citevae_layers"
+
+
+def open_screen(path: str | Path, progress: bool = False) -> StoredScreen:
+    """Opens an h5ad file or a zarr folder, and reads its labels.
+
+    Args:
+        path: The file or folder.
+        progress: Whether later reads of all values show how far they are.
+
+    Raises:
+        DataError: It is missing, truncated, or not written by AnnData.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise DataError(f"'{path}' does not exist; give the path of an h5ad or a zarr.")
+    try:
+        group: Any = zarr.open_group(str(place), mode="r") if place.is_dir() else File(place, "r")
+    except Exception as error:
+        kind = "zarr" if place.is_dir() else "h5ad"
+        raise DataError(
+            f"'{path}' cannot be read as {kind} ({reason(error)}); it may be truncated."
+        ) from error
+    missing = [name for name in ("obs", "var") if name not in group]
+    if missing:
+        raise DataError(f"'{path}' has no '{missing[0]}', which AnnData writes; write it with AnnData again.")
+    try:
+        tables: dict[str, Any] = {name: read_elem(group[name]) for name in ("obs", "var")}
+        labels = AnnData(**tables)
+        if "uns" in group and "time_unit" in group["uns"]:
+            labels.uns["time_unit"] = read_elem(group["uns/time_unit"])
+    except Exception as error:
+        raise DataError(
+            f"the labels of '{path}' cannot be read ({reason(error)}); write it again."
+        ) from error
+    labels.uns[_LAYERS] = sorted(group["layers"].keys()) if "layers" in group else []
+    return StoredScreen(place, labels, group, progress)
+
+
+def _require_whole(path: Path, where: str, arrays: dict[str, Any]) -> None:
+    """Refuses zarr arrays with chunks that are not there, which read as zeros."""
+    for name, array in arrays.items():
+        if isinstance(array, zarr.Array) and array.nchunks_initialized < array.nchunks:
+            lost = array.nchunks - array.nchunks_initialized
+            raise DataError(
+                f"the array '{name}' of {where} in '{path}' lacks {lost} of its {array.nchunks} chunks; it "
+                "may be truncated, so write it again."
+            )

@@ -1,0 +1,113 @@
+"""How a model is trained: the settings of a fit, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from pyro_citevae.errors import FitError
+from pyro_citevae.infer.bounds import Objective
+
+__all__ = ["FitSettings", "settings_of"]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a model is trained.
+
+    Attributes:
+        max_epochs: Passes over the cells.
+        batch_size: Cells in a minibatch.
+        learning_rate: Adam's step size, which falls to zero along a cosine.
+        kl_start: Weight of the latent sites' Kullback-Leibler terms at the start.
+        kl_warmup: Share of the training after which that weight is 1.
+        gradient_clip: Largest norm of the gradient of the negative bound a cell.
+        n_particles: Draws of the guide for each estimate of the bound.
+        objective: ``"elbo"``, or a tighter bound from the cells' importance weights: ``"iwae"``, or
+            ``"renyi"`` of order ``alpha``, both with ``n_particles`` draws of each cell's states.
+        alpha: Order of the Renyi bound: 0 is the importance-weighted one, 1 would be the ELBO.
+        validation: Share of the cells on which the held-out bound is measured; 0 for none.
+        patience: Epochs without a better held-out bound, after the warm-up, before training stops.
+        sampler: How minibatches are drawn: ``"uniform"``, ``"blocks"``, ``"balanced"``, or ``"auto"``, which
+            is blocks for counts on disk and uniform otherwise; see :mod:`pyro_citevae.data.samplers`.
+        accelerator: ``"cpu"``, ``"gpu"``, or ``"auto"``.
+        devices: Devices of this machine, each with a process and a share of every minibatch.
+        precision: Lightning's precision flag.
+        seed: Seed of initial weights, minibatches and draws.
+    """
+
+    max_epochs: int = 60
+    batch_size: int = 256
+    learning_rate: float = 6e-3
+    kl_start: float = 0.1
+    kl_warmup: float = 0.3
+    gradient_clip: float = 10.0
+    n_particles: int = 1
+    objective: Objective = "elbo"
+    alpha: float = 0.5
+    validation: float = 0.05
+    patience: int = 15
+    sampler: Literal["auto", "uniform", "blocks", "balanced"] = "auto"
+    accelerator: Literal["cpu", "gpu", "auto"] = "cpu"
+    devices: int = 1
+    precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = (
+            "max_epochs",
+            "batch_size",
+            "learning_rate",
+            "gradient_clip",
+            "n_particles",
+            "patience",
+            "devices",
+        )
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise FitError(f"fit({name}={getattr(self, name)}) must be positive.")
+        for name in ("kl_start", "kl_warmup"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise FitError(f"fit({name}={getattr(self, name)}) must lie between 0 and 1.")
+        if not 0 <= self.validation < 1:
+            raise FitError(f"fit(validation={self.validation}) must be a share of the cells below 1.")
+        if not 0 <= self.alpha < 1:
+            raise FitError(f"fit(alpha={self.alpha}) must be 0 or more and below 1, where the ELBO lies.")
+        if self.objective != "elbo" and self.n_particles < 2:
+            raise FitError(
+                f"fit(objective='{self.objective}') needs n_particles=2 or more; with one it is the ELBO."
+            )
+        if self.seed < 0:
+            raise FitError(f"fit(seed={self.seed}) must be zero or more.")
+        self._require_devices()
+
+    def _require_devices(self) -> None:
+        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if self.accelerator == "gpu" and n_gpus == 0:
+            raise FitError("fit(accelerator='gpu') finds no CUDA device; use accelerator='cpu'.")
+        if self.accelerator != "cpu" and 0 < n_gpus < self.devices:
+            raise FitError(
+                f"fit(devices={self.devices}) finds {n_gpus} CUDA device{'s' * (n_gpus > 1)} on this machine;"
+                " ask for no more than there are."
+            )
+
+
+def settings_of(given: Mapping[str, Any]) -> FitSettings:
+    """Checks names, types and ranges of settings.
+
+    Raises:
+        FitError: A setting is unknown, of another type, or out of range.
+    """
+    unknown = set(given) - set(FitSettings.__dataclass_fields__)
+    if unknown:
+        names = ", ".join(FitSettings.__dataclass_fields__)
+        raise FitError(f"fit({sorted(unknown)[0]}=...) is not a setting; the settings are {names}.")
+    try:
+        return TypeAdapter(FitSettings).validate_python(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FitError(f"fit({first['loc'][0]}={first['input']!r}): {first['msg'].lower()}.") from None

@@ -1,0 +1,296 @@
+"""The training loop: Lightning's Trainer on the negative bound, in one process or several."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import lightning
+import numpy as np
+import torch
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
+from lightning.pytorch.strategies import DDPStrategy
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+
+from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.errors import DivergenceError, FitError
+from pyro_citevae.infer.checkpoints import Checkpoints, EachEpoch, StateFile
+from pyro_citevae.infer.divergence import divergence
+from pyro_citevae.infer.fit_settings import FitSettings
+from pyro_citevae.infer.processes import World
+from pyro_citevae.program import LatentDynamics
+
+__all__ = ["EvidenceLowerBound", "Source", "train"]
+
+
+@final
+@dataclass(frozen=True)
+class Source:
+    """Where minibatches come from.
+
+    Attributes:
+        training: The minibatches of an epoch, anew each time they are iterated.
+        held_out: Minibatches on which the bound is measured; None for none.
+        generator: What the order of the training minibatches is drawn from, if it is ours.
+    """
+
+    training: Any
+    held_out: Iterable[Batch] | None = None
+    generator: torch.Generator | None = None
+
+
+def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
+    """Trains until the last epoch, or until the held-out bound no longer improves.
+
+    Args:
+        module: What is trained, in place.
+        progress: Whether to show a progress bar.
+        resume: Whether to go on from the last state of the module's checkpoints.
+    """
+    settings, world, checkpoints = module.settings, module.world, module.checkpoints
+    state = None if checkpoints is None else checkpoints.last(resume)
+    if state is not None and state["citevae"]["finished"]:
+        module.history = list(state["citevae"]["history"])
+        module.load_state_dict(state["state_dict"])
+        return
+    callbacks: list[Callback] = [RichProgressBar()] if progress else []
+    if module.source.held_out is not None:
+        callbacks.append(_EarlyStoppingAfterWarmup(settings))
+    if checkpoints is not None:
+        callbacks.append(EachEpoch(checkpoints.file))
+    together: dict[str, Any] = {"devices": 1, "plugins": [StateFile()]}
+    if world.size > 1:
+        together = {
+            "devices": world.local_size,
+            "num_nodes": world.size // world.local_size,
+            # a program may have parameters that a minibatch says nothing of
+            "strategy": DDPStrategy(find_unused_parameters=True),
+            "plugins": [StateFile(), TorchElasticEnvironment()],
+            "use_distributed_sampler": False,
+        }
+    with _quiet_lightning():
+        trainer = lightning.Trainer(
+            max_epochs=settings.max_epochs,
+            accelerator=settings.accelerator,
+            precision=settings.precision,
+            gradient_clip_val=settings.gradient_clip,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            enable_checkpointing=checkpoints is not None,
+            logger=False,
+            callbacks=callbacks,
+            num_sanity_val_steps=0,
+            inference_mode=False,
+            **together,
+        )
+        path = None if checkpoints is None or state is None else str(checkpoints.file)
+        try:
+            trainer.fit(module, module.source.training, module.source.held_out, ckpt_path=path)
+        except RuntimeError as error:
+            if world.lost_another(error):
+                raise FitError(
+                    f"process {world.rank} of {world.size} lost another one, which was killed or failed; go "
+                    "on from the last whole epoch by the same command with --resume (resume=True)."
+                ) from error
+            raise
+
+
+class EvidenceLowerBound(lightning.LightningModule):
+    """The negative bound in nats a cell, tempered during the warm-up.
+
+    Args:
+        model: The generative program.
+        guide: Its guide.
+        bound: What is minimised: the negative bound of the data that a minibatch stands for.
+        settings: How.
+        source: The minibatches.
+        names: Name of each cell.
+        world: The processes that train together.
+        checkpoints: Where the state is kept; None to keep none.
+    """
+
+    def __init__(
+        self,
+        model: LatentDynamics,
+        guide: AmortizedGuide,
+        bound: nn.Module,
+        settings: FitSettings,
+        source: Source,
+        names: np.ndarray,
+        world: World,
+        checkpoints: Checkpoints | None,
+    ) -> None:
+        super().__init__()
+        self.model, self.guide = model, guide
+        self.negative_bound = bound
+        self.settings = settings
+        self.source, self.world, self.checkpoints = source, world, checkpoints
+        self.names = names
+        self.n_cells = len(names)
+        self.n_batches = max(1, len(source.training))
+        self.history: list[dict[str, float]] = []
+        self.sums: dict[str, list[float]] = {"training": [], "held_out": [], "gradient_norm": []}
+        self.good: dict[str, Any] = {}
+        self.batch: Batch | None = None
+
+    @property
+    def kl_weight(self) -> float:
+        """The present weight of the latent sites' terms."""
+        steps = self.settings.kl_warmup * self.settings.max_epochs * self.n_batches
+        share = 1.0 if steps == 0 else min(1.0, self.global_step / steps)
+        return self.settings.kl_start + (1 - self.settings.kl_start) * share
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """One estimate of the negative bound."""
+        self.batch = batch
+        with _Tempered(self.kl_weight):
+            loss = self._loss(batch)
+        self.sums["training"].append(-loss.item())
+        return loss
+
+    def _loss(self, batch: Batch) -> Tensor:
+        state = torch.get_rng_state()
+        try:
+            loss: Tensor = self.negative_bound(batch) / self.n_cells
+        except ValueError as error:  # with validation on, Pyro refuses parameters out of their range
+            if self.global_step == 0:
+                raise
+            raise self._diverged("bound became not computable", batch, state) from error
+        if not torch.isfinite(loss):
+            raise self._diverged(f"bound became {loss.item()}", batch, state)
+        return loss
+
+    def _diverged(self, what: str, batch: Batch, state: Tensor | None = None) -> DivergenceError:
+        with torch.random.fork_rng(devices=[]):
+            if state is not None:
+                torch.set_rng_state(state)  # the draws that the bound was made of
+            when = f"at step {self.global_step} (epoch {self.current_epoch})"
+            return divergence(what, when, self.model, self.guide, batch, self.names)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Notes the norm of the gradient before it is clipped."""
+        norms = [p.grad.norm() for p in self.parameters() if p.grad is not None]
+        norm = float(torch.stack(norms).norm())
+        if not math.isfinite(norm) and self.batch is not None:
+            raise self._diverged(f"gradient became {norm}", self.batch)
+        self.sums["gradient_norm"].append(norm)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        """The untempered bound on held-out cells, on the scale of the training bound."""
+        loss = self._loss(replace(batch, size=self.n_cells))
+        self.sums["held_out"].append(-loss.item())
+        self.log("held_out", -loss, batch_size=batch.n_cells, sync_dist=self.world.size > 1)
+
+    def on_train_epoch_end(self) -> None:
+        """Adds a row to the history."""
+        row = {name: float(np.mean(values)) if values else float("nan") for name, values in self.sums.items()}
+        row = dict(zip(row, self._over_processes(list(row.values())), strict=True))
+        self.history.append({"epoch": float(self.current_epoch), "kl_weight": self.kl_weight, **row})
+        for values in self.sums.values():
+            values.clear()
+        self.good = copy.deepcopy(self.state_dict())
+
+    def _over_processes(self, values: list[float]) -> list[float]:
+        """Means over all processes, whose shares of a minibatch are equally large."""
+        if self.world.size == 1:
+            return values
+        means: list[float] = self.world.gathered(torch.tensor(values), self.device).mean(0).tolist()
+        return means
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
+        """Copies a minibatch while the device computes, if it lies in pinned memory."""
+        return batch.to(device, non_blocking=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what Lightning does not know of: history, random states, and whose fit this is."""
+        if self.checkpoints is None:
+            return
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        order = self.source.generator
+        checkpoint["citevae"] = {
+            "fit": self.checkpoints.fit,
+            "history": self.history,
+            "finished": self.trainer.should_stop or len(self.history) == self.settings.max_epochs,
+            "random": {name: self.world.gathered(state, self.device) for name, state in random.items()},
+            "order": None if order is None else order.get_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up the history and the random states, before a loader draws from them."""
+        saved = checkpoint["citevae"]
+        self.history = list(saved["history"])
+        if self.source.generator is not None and saved["order"] is not None:
+            self.source.generator.set_state(saved["order"])
+        random, device = saved["random"], self.trainer.strategy.root_device
+        if len(random["cpu"]) != self.world.size:  # other processes than before: new draws
+            torch.manual_seed(self.world.seed(self.settings.seed + len(self.history)))
+            return
+        torch.set_rng_state(
+            random["cpu"][self.world.rank].clone()
+        )  # torch reads a row from its stack's start
+        if "cuda" in random and device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"][self.world.rank].clone(), device)
+
+    def on_train_start(self) -> None:
+        """Notes the weights to fall back to."""
+        self.good = copy.deepcopy(self.state_dict())
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a step size that falls to zero along a cosine."""
+        learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(learnt, lr=self.settings.learning_rate)
+        total = self.settings.max_epochs * self.n_batches
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Tempered(Messenger):
+    """Scales the terms of every latent site, in the model and in the guide alike."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def _pyro_sample(self, message: dict[str, Any]) -> None:
+        if not message["is_observed"]:
+            message["scale"] = message["scale"] * self.weight
+
+
+class _EarlyStoppingAfterWarmup(EarlyStopping):
+    """Early stopping on the held-out bound, asleep while the bound is tempered."""
+
+    def __init__(self, settings: FitSettings) -> None:
+        super().__init__("held_out", mode="max", patience=settings.patience)
+        self.wake = settings.kl_warmup * settings.max_epochs
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Checks the bound, once the warm-up is over."""
+        if trainer.current_epoch >= self.wake:
+            super().on_validation_end(trainer, module)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keeps Lightning's advice about workers and devices out of a user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
