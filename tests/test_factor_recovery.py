@@ -30,7 +30,7 @@ def recovered(z: np.ndarray, truth: np.ndarray | None = None) -> FactorRecovery:
 
 def test_pure_programs_are_told_apart() -> None:
     found = recovered(programs(factors()))
-    assert found.factor.tolist() == [1, 0, 1]
+    assert found.block.tolist() == [1, 0, 1]
     assert found.diagonal > 0.97
     assert found.off_diagonal < 0.05
     assert found.table().loc["angle", "place"] == found.r2[1, 0]
@@ -39,7 +39,7 @@ def test_pure_programs_are_told_apart() -> None:
 def test_order_sign_and_scale_of_programs_do_not_matter() -> None:
     z = programs(factors())
     one, other = recovered(z), recovered(z[:, [2, 0, 1]] * [-3.0, 0.2, 10.0])
-    assert other.factor.tolist() == [1, 1, 0]
+    assert other.block.tolist() == [1, 1, 0]
     np.testing.assert_allclose(one.r2, other.r2, atol=0.03)  # two fits of the same regression
 
 
@@ -63,10 +63,39 @@ def test_noise_explains_nothing_and_no_block_is_zero() -> None:
     assert not alone.r2[1].any()
 
 
+def test_factors_of_a_group_share_a_block() -> None:
+    rng = np.random.default_rng(2)
+    truth = rng.normal(size=(2000, 3))
+    z = truth @ np.array([[1.0, 1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 2.0]])  # turned within the group
+    names, groups = ["x", "y", "hue"], {"place": ["x", "y"], "colour": ["hue"]}
+    found = factor_recovery(z, truth, names, groups=groups)
+    assert found.block.tolist() == [0, 0, 1]
+    assert found.group.tolist() == [0, 0, 1]
+    assert found.diagonal > 0.95
+    assert found.off_diagonal < 0.05
+    np.testing.assert_allclose(found.by_block[:, 0], found.r2[:, :2].mean(1))
+    alone = factor_recovery(z, truth, names)  # the same programs tell x and y apart by half each
+    assert alone.own[:2].mean() == pytest.approx(0.5, abs=0.1)
+
+
 WRONG: dict[str, tuple[str, Callable[[], object]]] = {
     "rows": ("2000 and 10 rows", lambda: recovered(programs(factors()), factors(10))),
     "names": ("2 factors of 1 names", lambda: factor_recovery(programs(factors()), factors(), ["place"])),
     "few": ("10 rows, too few", lambda: recovered(programs(factors(10)), factors(10))),
+    "in no group": (
+        "has 'angle' in 0 groups; put each of place, angle in one",
+        lambda: factor_recovery(programs(factors()), factors(), NAMES, groups={"one": ["place"]}),
+    ),
+    "in two groups": (
+        "has 'angle' in 2 groups",
+        lambda: factor_recovery(
+            programs(factors()), factors(), NAMES, groups={"one": NAMES, "two": ["angle"]}
+        ),
+    ),
+    "a stranger in a group": (
+        "has 'hue' in 1 groups; put each of place, angle in one, and nothing else",
+        lambda: factor_recovery(programs(factors()), factors(), NAMES, groups={"one": [*NAMES, "hue"]}),
+    ),
     "constant": ("'place' is constant", lambda: recovered(programs(factors()), factors() * [0.0, 1.0])),
 }
 

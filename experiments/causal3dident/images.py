@@ -1,10 +1,12 @@
 """Recovery of a scene's factors from rendered sequences: CITE-VAE beside programs that see less.
 
 python experiments/causal3dident/images.py goes on where it was cut off: frames and rows are in folds/.
+Given names of rows and ``--seeds N``, it runs a part.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 import tomllib
 from dataclasses import replace
@@ -17,6 +19,7 @@ import pandas as pd
 import torch
 from beta_vae import BetaVAE
 from ivae import IdentifiableVAE
+from pyro import poutine
 from run import key
 from slow_vae import SlowVAE
 from torch import nn
@@ -24,12 +27,11 @@ from torch import nn
 import pyro_citevae as cv
 from pyro_citevae.analysis.factor_recovery import FactorRecovery, factor_recovery
 from pyro_citevae.data import render
-from pyro_citevae.data.causal3dident_dynamics import COARSE, FACTORS, latent_dynamics
+from pyro_citevae.data.causal3dident_dynamics import COARSE, FACTORS
 from pyro_citevae.data.image_sequences import ImageSequences
-from pyro_citevae.data.rendered_sequences import render_parts
-from pyro_citevae.guides import BackwardSmoother
+from pyro_citevae.data.rendered_sequences import c3d_parts, render_parts
+from pyro_citevae.guides import Framewise
 from pyro_citevae.infer import unmix
-from pyro_citevae.infer.unmixing import smoothed_states
 from pyro_citevae.models import ImageSequence
 from pyro_citevae.nn.networks import ImageEncoder
 
@@ -37,113 +39,176 @@ HERE = Path(__file__).parent
 SCORED = [name for name in FACTORS[:10] if name != "rot-gamma"]
 COLUMNS = [FACTORS.index(name) for name in SCORED]
 ANGLES = [name for name in SCORED if name not in COARSE["pos"]]
-K = 16  # programs: an angle takes two, a position one
+GROUPS = {
+    group: [name for name in members if name in SCORED]
+    for group, members in COARSE.items()
+    if set(members) & set(SCORED)
+}
+PARTS = ("train", "val_indep", "test_indep")  # to fit, to learn the scores' regressions, to score
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", help="names of the rows to run; all if none")
+    parser.add_argument("--seeds", type=int, help="at most so many seeds a row")
+    asked = parser.parse_args()
     settings = tomllib.loads((HERE / "images.toml").read_text())
     store = HERE / "folds" / "images"
     store.mkdir(parents=True, exist_ok=True)
+    shared = [{name: settings[name] for name in ("frames", "programs", "fit", "epochs")}]
     records = []
     for row in settings["rows"]:
         for seed in range(row["seeds"]):
-            kept = store / f"{key(row, settings['frames'], settings['fit'])}_{seed}.parquet"
-            if not kept.is_file():
-                sequences = rendered(settings["frames"], store, seed)
+            kept = store / f"{key(row, *shared)}_{seed}.parquet"
+            wanted = not asked.rows or row["name"] in asked.rows
+            if not kept.is_file() and wanted and seed < (asked.seeds or row["seeds"]):
+                parts = rendered(settings["frames"], store, seed)
                 started = time.perf_counter()
-                found = scored(row, settings["fit"], sequences, seed)
+                z = states(row, settings, parts, seed)
                 seconds = time.perf_counter() - started
-                found.table().reset_index().assign(seed=seed, seconds=seconds).to_parquet(kept)
-            records.append(pd.read_parquet(kept).assign(row=row["name"]))
-            print(summary(records[-1]).to_string(header=False), flush=True)
-            write(pd.concat(records, ignore_index=True))
+                scored(z, parts, seed).assign(seed=seed, seconds=seconds).to_parquet(kept)
+            if kept.is_file():
+                records.append(pd.read_parquet(kept).assign(row=row["name"]))
+                print(summary(records[-1]).to_string(header=False), flush=True)
+                write(pd.concat(records, ignore_index=True))
 
 
-def write(results: pd.DataFrame) -> None:
-    """The rows so far: numbers, table and picture."""
-    results.to_parquet(HERE / "images.parquet")
-    (HERE / "images.md").write_text(tabulate(results) + "\n")
-    draw(results)
-
-
-def rendered(frames: dict[str, Any], store: Path, seed: int) -> ImageSequences:
-    """The sequences of a seed, rendered if they are not there."""
-    folder = store / f"{frames['n_sequences']}x{frames['n_steps']}_{'-'.join(frames['shapes'])}_{seed}"
+def rendered(frames: dict[str, Any], store: Path, seed: int) -> dict[str, ImageSequences]:
+    """The parts of a seed, rendered if they are not there."""
+    folder = store / f"{frames['n_frames']}_{'-'.join(frames['shapes'])}_{seed}"
     if not folder.is_dir():
-        drawn = latent_dynamics(**frames, seed=seed, interventions="soft")
-        render_parts(folder, {"train": drawn}, render.meshes(), seed=seed)
-    return ImageSequences.open(folder)
+        drawn = c3d_parts(frames["n_frames"], frames["shapes"], seed=seed)
+        render_parts(folder, {part: drawn[part] for part in PARTS}, render.meshes(), seed=seed)
+    return {part: ImageSequences.open(folder, part=part) for part in PARTS}
 
 
-def scored(row: dict[str, Any], fit: dict[str, Any], sequences: ImageSequences, seed: int) -> FactorRecovery:
-    """The matrix of one row from one seed, over the steps that a transition leads into."""
+def states(
+    row: dict[str, Any], settings: dict[str, Any], parts: dict[str, ImageSequences], seed: int
+) -> np.ndarray:
+    """States of the independent scenes, those of ``val_indep`` first."""
     torch.manual_seed(seed)
     if row["program"] in ("random", "oracle"):
-        z = encoded(row["program"], sequences, seed)
-    else:
-        z = states(row, fit, sequences, seed)
-    factors = sequences.latents[:, 1:, COLUMNS].reshape(-1, len(SCORED))
-    return factor_recovery(z.reshape(len(factors), -1), factors, SCORED, angles=ANGLES, seed=seed)
+        return encoded(row["program"], parts, sum(settings["programs"].values()), seed)
+    data = parts["train"].windows(2, stride=1).trajectories("interventions")
+    scenes = [parts[part].trajectories("interventions", data.schema) for part in PARTS[1:]]
+    if row.get("hidden"):
+        data = replace(data, condition=np.full_like(data.condition, data.conditions.index(cv.do())))
+    posterior = fitted(row, settings, data, seed)
+    return np.concatenate([first_states(posterior, scene) for scene in scenes])
 
 
-def states(row: dict[str, Any], fit: dict[str, Any], sequences: ImageSequences, seed: int) -> np.ndarray:
-    """Fitted states, (sequence, step, program)."""
-    data = sequences.trajectories()
-    if row.get("hidden_perturbations"):
-        data = replace(data, condition=np.zeros_like(data.condition))
-    kinds = {"citevae": ImageSequence, "ivae": IdentifiableVAE, "slow_vae": SlowVAE, "beta_vae": BetaVAE}
-    options = {name: row[name] for name in ("time", "n_invariant") if name in row}
-    if row.get("known_targets"):
-        options["targets"] = targets(sequences)
+def fitted(row: dict[str, Any], settings: dict[str, Any], data: cv.Trajectories, seed: int) -> cv.Posterior:
+    """A row's fit: all have the same epochs, some with the states held in between."""
+    fit, epochs = {**settings["fit"], "seed": seed, "progress": False}, settings["epochs"]
+    model = program(row, settings["programs"], data.schema)
+    guide = Framewise(model, hidden=256)
+    if not row.get("unmixed"):
+        return cv.fit(model, guide, data, max_epochs=sum(epochs.values()), **fit)
+    first = cv.fit(model, guide, data, max_epochs=epochs["first"], **fit)
+    return unmix(
+        first,
+        data,
+        by="transitions",
+        rounds=1,
+        clamped=epochs["held"],
+        progress=False,
+        max_epochs=epochs["second"],
+    )
+
+
+def program(row: dict[str, Any], programs: dict[str, int], schema: cv.Schema) -> cv.LatentDynamics:
+    """The program of a row."""
+    K = sum(programs.values())
     if row["program"] == "beta_vae":
-        options["spread"] = 0.1
-    model = kinds[row["program"]](data.schema, n_programs=K, hidden=256, **options)
-    posterior = cv.fit(model, BackwardSmoother(model), data, progress=False, **{**fit, "seed": seed})
-    if row.get("rounds"):
-        posterior = unmix(posterior, data, rounds=row["rounds"], progress=False)
-    return smoothed_states(posterior, data).swapaxes(0, 1)
+        return BetaVAE(schema, n_programs=K, hidden=256, spread=0.1)
+    if row["program"] != "citevae":
+        return {"ivae": IdentifiableVAE, "slow_vae": SlowVAE}[row["program"]](
+            schema, n_programs=K, hidden=256
+        )
+    owner = np.repeat(list(programs), list(programs.values()))
+    targets = [(owner == token).astype(int).tolist() for token in schema.tokens]
+    return ImageSequence(
+        schema,
+        n_programs=K,
+        n_invariant=row.get("n_invariant", 2),
+        hidden=256,
+        time=row.get("time", True),
+        targets=None if row.get("unknown_targets") or row.get("hidden") else targets,
+        perfect=True,
+    )
 
 
-def targets(sequences: ImageSequences) -> list[list[int]]:
-    """The programs of the factors that each environment changes: an angle has two, a position one."""
-    factor = [name for name in SCORED for _ in range(1 + (name in ANGLES))]
-    columns = [FACTORS.index(name) for name in factor]
-    spare = [0] * (K - len(factor))
-    tokens = np.unique(sequences.environments)[1:]  # the first is the control
-    changed = [sequences.interventions[sequences.environments == e].any((0, 1)) for e in tokens]
-    return [[*one[columns].astype(int).tolist(), *spare] for one in changed]
+def first_states(posterior: cv.Posterior, scenes: cv.Trajectories) -> np.ndarray:
+    """Posterior mean of each scene's state, (scene, program)."""
+    found = []
+    with torch.no_grad():
+        for batch in scenes.chunks(256):
+            law = poutine.trace(posterior.guide).get_trace(batch).nodes["z_0"]["fn"]
+            found.append(law.mean.numpy())
+    return np.concatenate(found)
 
 
-def encoded(kind: str, sequences: ImageSequences, seed: int) -> np.ndarray:
-    """Outputs of a network of random weights, or of one that learns the factors from the first half."""
-    data = sequences.trajectories()
-    parts = [
-        (np.sin(column), np.cos(column)) if name in ANGLES else (column / 2,)
-        for name, column in zip(SCORED, np.moveaxis(sequences.latents[..., COLUMNS], -1, 0), strict=True)
-    ]
-    target = torch.tensor(np.stack([one for part in parts for one in part], -1), dtype=torch.float32)
-    network = ImageEncoder(data.schema.image, 0, 256 if kind == "oracle" else K)
+def encoded(kind: str, parts: dict[str, ImageSequences], n: int, seed: int) -> np.ndarray:
+    """Outputs of a network of random weights, or of one that learns the factors of the frames to train on."""
+    train = parts["train"]
+    image = train.images.shape[1:]
+    network: nn.Module = ImageEncoder(image, 0, n if kind == "random" else 256)
     if kind == "oracle":
-        network = nn.Sequential(network, nn.ReLU(), nn.Linear(256, target.shape[-1]))
-        optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+        target = torch.tensor(coordinates(train), dtype=torch.float32)
+        network = nn.Sequential(network, nn.SiLU(), nn.Linear(256, target.shape[-1]))
+        n_epochs, size = 20, 64
+        optimiser = torch.optim.Adam(network.parameters(), 2e-3)
+        steps = n_epochs * -(-len(target) // size)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.1)
         rng = np.random.default_rng(seed)
-        for _ in range(30):
-            for rows in np.array_split(rng.permutation(data.n_cells // 2), data.n_cells // 64):
-                x = data.batch(rows).x.dense.swapaxes(0, 1)
-                loss = (network(x) - target[rows]).square().mean()
+        for _ in range(n_epochs):
+            for rows in np.array_split(rng.permutation(len(target)), steps // n_epochs):
+                loss = (network(pixels(train, rows)) - target[rows]).square().mean()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
+                schedule.step()
     with torch.no_grad():
-        blocks = np.array_split(np.arange(data.n_cells), max(data.n_cells // 64, 1))
-        made = [network(data.batch(rows).x.dense.swapaxes(0, 1)) for rows in blocks]
-    return torch.cat(made)[:, 1:].numpy()
+        made = [
+            network(pixels(parts[part], rows))
+            for part in PARTS[1:]
+            for rows in np.array_split(np.arange(parts[part].n_sequences), 16)
+        ]
+    return torch.cat(made).numpy()
+
+
+def pixels(sequences: ImageSequences, rows: np.ndarray) -> torch.Tensor:
+    """Images as networks take them."""
+    return torch.from_numpy(np.asarray(sequences.images[rows])).flatten(1).float() / 255
+
+
+def coordinates(sequences: ImageSequences) -> np.ndarray:
+    """The factors of every frame, angles as points on the circle."""
+    latents = sequences.latents.reshape(-1, 10)
+    parts = [
+        [np.sin(column), np.cos(column)] if name in ANGLES else [column / 2]
+        for name, column in zip(SCORED, latents[:, COLUMNS].T, strict=True)
+    ]
+    return np.stack([one for part in parts for one in part], axis=-1)
+
+
+def scored(z: np.ndarray, parts: dict[str, ImageSequences], seed: int) -> pd.DataFrame:
+    """The matrix of one row: a line a block of programs, a column a factor."""
+    truth = np.concatenate([parts[part].latents[:, 0, COLUMNS] for part in PARTS[1:]])
+    found = factor_recovery(z, truth, SCORED, angles=ANGLES, groups=GROUPS, seed=seed)
+    return found.table().reset_index()
+
+
+def recovery(one: pd.DataFrame) -> FactorRecovery:
+    """The matrix of one row and seed as it was scored."""
+    group = np.array([list(GROUPS).index(g) for name in SCORED for g in GROUPS if name in GROUPS[g]])
+    r2 = one.set_index("block").loc[list(GROUPS), SCORED].to_numpy()
+    return FactorRecovery(tuple(SCORED), tuple(GROUPS), group, np.arange(len(GROUPS)), r2)
 
 
 def summary(one: pd.DataFrame) -> pd.Series:
     """The two means of one matrix, and each factor by its own block."""
-    matrix = one.set_index("block")[SCORED]
-    found = FactorRecovery(tuple(SCORED), np.arange(K), matrix.loc[SCORED].to_numpy())
+    found = recovery(one)
     return pd.Series(
         {
             "row": one.row.iloc[0],
@@ -151,9 +216,16 @@ def summary(one: pd.DataFrame) -> pd.Series:
             "seconds": one.seconds.iloc[0],
             "diagonal": found.diagonal,
             "off-diagonal": found.off_diagonal,
-            **dict(zip(SCORED, found.r2.diagonal(), strict=True)),
+            **dict(zip(SCORED, found.own, strict=True)),
         }
     )
+
+
+def write(results: pd.DataFrame) -> None:
+    """The rows so far: numbers, table and picture."""
+    results.to_parquet(HERE / "images.parquet")
+    (HERE / "images.md").write_text(tabulate(results) + "\n")
+    draw(results)
 
 
 def tabulate(results: pd.DataFrame) -> str:
@@ -174,13 +246,13 @@ def draw(results: pd.DataFrame) -> None:
     """The matrix of each row, from its first seed."""
     first = results[results.seed == 0]
     groups = list(first.groupby("row", sort=False))
-    figure, axes = plt.subplots(1, len(groups), figsize=(2.3 * len(groups), 3.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(groups), figsize=(2.3 * len(groups), 2.8), squeeze=False)
     for axis, (row, one) in zip(axes[0], groups, strict=True):
-        axis.imshow(one.set_index("block")[SCORED].to_numpy(), cmap="viridis", vmin=0, vmax=1)
-        axis.set_title(row.replace(", ", ",\n"), fontsize=8)
-        axis.set_xticks(range(len(SCORED)), SCORED, rotation=90, fontsize=6)
+        axis.imshow(recovery(one).by_block, cmap="viridis", vmin=0, vmax=1)
+        axis.set_title(str(row).replace(", ", ",\n"), fontsize=8)
+        axis.set_xticks(range(len(GROUPS)), list(GROUPS), rotation=90, fontsize=6)
         axis.set_yticks([])
-    axes[0, 0].set_yticks(range(len(SCORED)), SCORED, fontsize=6)
+    axes[0, 0].set_yticks(range(len(GROUPS)), list(GROUPS), fontsize=6)
     figure.suptitle("R2 of each factor (column) by each block of programs (row)", fontsize=10)
     figure.savefig(HERE / "images.png", dpi=110, bbox_inches="tight")
     plt.close(figure)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import anndata
-from case import UnavailableError
 
 import pyro_citevae as cv
 
@@ -19,11 +18,5 @@ def in_memory(path: Path, n_steps: int = 3) -> cv.Trajectories:
 
 
 def from_disk(path: Path, n_steps: int = 3) -> cv.Trajectories:
-    """Opens the file, and reads the cells of a minibatch when it is made.
-
-    Raises:
-        UnavailableError: This version has no such reader.
-    """
-    raise UnavailableError(
-        f"this version reads all of {path.name} into memory; open_screen.from_disk says how"
-    )
+    """Opens the file, and reads the cells of a minibatch when it is made."""
+    return cv.Trajectories.from_disk(path, perturbation="perturbation", n_steps=n_steps, progress=False)

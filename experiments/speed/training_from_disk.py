@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from case import Case, Measured, Target
 from child import answer
-from open_screen import from_disk
 from screen_file import screen_file
 
 __all__ = ["cases"]
@@ -49,7 +48,6 @@ def _throughput(
     rounds: int,
     found: dict[str, list[dict[str, Any]]],
 ) -> Measured:
-    _require_reader(work, kind)
     file = screen_file(work, *sizes, kind=kind)
     disk, memory = [], []
     for _ in range(rounds):
@@ -65,15 +63,9 @@ def _memory(
     work: Path, sizes: tuple[int, int], kind: str, n_steps: int, found: dict[str, list[dict[str, Any]]]
 ) -> Measured:
     """From the runs that the throughput was taken from, or from one of its own."""
-    _require_reader(work, kind)
     runs = found.get(kind) or [_trained(screen_file(work, *sizes, kind=kind), "disk", n_steps)]
     peaks = np.array([run["peak_gib"] for run in runs])
     return Measured((peaks / _MOST_GIB).tolist(), f"{np.median(peaks):.2f} GiB")
-
-
-def _require_reader(work: Path, kind: str) -> None:
-    """Opens a tiny screen, before the large one is written."""
-    from_disk(screen_file(work, 60, 40, kind=kind))
 
 
 def _trained(file: Path, source: str, n_steps: int) -> dict[str, Any]:

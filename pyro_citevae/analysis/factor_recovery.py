@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -30,28 +30,43 @@ class FactorRecovery:
 
     Attributes:
         factors: Names of the factors.
-        factor: Position of the factor that each program stands for.
-        r2: Share of each factor's variance that each factor's block of programs explains, at least 0.
+        blocks: Names of the groups of factors that have a block of programs each.
+        group: Position of each factor's group among the blocks.
+        block: Position of the block that each program belongs to.
+        r2: Share of each factor's variance that each block of programs explains, at least 0.
     """
 
     factors: tuple[str, ...]
-    factor: Int[np.ndarray, " program"]
+    blocks: tuple[str, ...]
+    group: Int[np.ndarray, " factor"]
+    block: Int[np.ndarray, " program"]
     r2: Float[np.ndarray, "block factor"]
+
+    @property
+    def own(self) -> Float[np.ndarray, " factor"]:
+        """R2 of each factor by its own block."""
+        return self.r2[self.group, np.arange(len(self.factors))]
+
+    @property
+    def by_block(self) -> Float[np.ndarray, "block block"]:
+        """Mean R2 of each group's factors (a column) by each block of programs (a row)."""
+        member = np.eye(len(self.blocks))[self.group]
+        return self.r2 @ member / member.sum(0)
 
     @property
     def diagonal(self) -> float:
         """Mean R2 of the factors by their own blocks: 1 where each is known."""
-        return float(self.r2.diagonal().mean())
+        return float(self.own.mean())
 
     @property
     def off_diagonal(self) -> float:
-        """Mean over the blocks of the largest R2 of another factor: 0 where blocks are pure."""
-        others = self.r2 - np.diag(np.full(len(self.r2), np.inf))
+        """Mean over the blocks of the largest R2 of another group: 0 where blocks are pure."""
+        others = self.by_block - np.diag(np.full(len(self.blocks), np.inf))
         return float(others.max(1).mean())
 
     def table(self) -> pd.DataFrame:
         """The matrix with names: a row a block, a column a factor."""
-        return pd.DataFrame(self.r2, index=pd.Index(self.factors, name="block"), columns=list(self.factors))
+        return pd.DataFrame(self.r2, index=pd.Index(self.blocks, name="block"), columns=list(self.factors))
 
 
 def factor_recovery(
@@ -60,6 +75,7 @@ def factor_recovery(
     names: Sequence[str],
     *,
     angles: Collection[str] = (),
+    groups: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> FactorRecovery:
     r"""Scores fitted states against known factors.
@@ -71,19 +87,22 @@ def factor_recovery(
         R2_kf of g(z_k), by nearest neighbours                       what a program tells of a factor alone
         r2_bf  = R2 of g(the programs that stand for b), by a perceptron
 
-    Each factor has one program of its own, such that the sum of their R2_kf is largest (Hungarian method);
-    the programs that are left stand for the factor that they tell most of. Regressors learn from the first
-    half of the rows; give whole sequences one after the other, so that none is in both.
+    Factors that are always set together (the coordinates of a position) form a group, which has one block of
+    programs. Each group has one program of its own, such that the sum of their mean R2_kf is largest
+    (Hungarian method); the programs that are left stand for the group that they tell most of. Regressors
+    learn from the first half of the rows; give whole sequences one after the other, so that none is in both.
+    Rows of independent scenes show what programs mix; in sequences factors tell of each other by themselves.
 
     Args:
         z: Fitted states.
         factors: The truth, in the same rows.
         names: Names of the factors.
         angles: Names of those that are angles, in radians.
+        groups: Names of the factors of each group; each factor by itself if not given.
         seed: Seed of the regressors.
 
     Raises:
-        DataError: Rows differ, are fewer than 200, or a factor is constant.
+        DataError: Rows differ, are fewer than 200, a factor is constant, or is not in one group.
 
     Source: P. Lippe et al., CITRIS: Causal Identifiability from Temporal Intervened Sequences (2022), for the
     matrix and its two summaries.
@@ -91,9 +110,37 @@ def factor_recovery(
     Example:
         >>> z = np.random.default_rng(0).uniform(-3, 3, (1000, 2))
         >>> found = factor_recovery(z, z[:, ::-1], ["one", "two"])
-        >>> found.factor, found.diagonal > 0.95, found.off_diagonal < 0.1
+        >>> found.block, found.diagonal > 0.95, found.off_diagonal < 0.1
         (array([1, 0]), True, True)
     """
+    groups = {name: (name,) for name in names} if groups is None else groups
+    _require(z, factors, names, groups)
+    group = np.array([next(i for i, some in enumerate(groups.values()) if name in some) for name in names])
+    shown = [
+        np.column_stack([np.sin(column), np.cos(column)]) if name in angles else column[:, None]
+        for name, column in zip(names, factors.T, strict=True)
+    ]
+    shown = [(y - y.mean(0)) / np.sqrt(y.var(0).sum()) for y in shown]
+    single = np.array(
+        [_explained(KNeighborsRegressor(_NEIGHBOURS), column[:, None], shown) for column in z.T]
+    )
+    member = np.eye(len(groups))[group]
+    told = single @ member / member.sum(0)
+    block = told.argmax(1)
+    own, of = optimize.linear_sum_assignment(-told)  # type: ignore[attr-defined]
+    block[own] = of
+    r2 = np.zeros((len(groups), len(names)))
+    for b in np.unique(block):
+        network = MLPRegressor(
+            hidden_layer_sizes=_HIDDEN, early_stopping=True, max_iter=100, random_state=seed
+        )
+        r2[b] = _explained(make_pipeline(StandardScaler(), network), z[:, block == b], shown)
+    return FactorRecovery(tuple(names), tuple(groups), group, block, r2)
+
+
+def _require(
+    z: np.ndarray, factors: np.ndarray, names: Sequence[str], groups: Mapping[str, Sequence[str]]
+) -> None:
     n = len(z)
     if len(factors) != n or factors.shape[1] != len(names):
         raise DataError(
@@ -105,24 +152,14 @@ def factor_recovery(
     constant = [name for name, spread in zip(names, factors.std(0), strict=True) if spread == 0]
     if constant:
         raise DataError(f"factor '{constant[0]}' is constant, so that nothing explains it; leave it out.")
-    shown = [
-        np.column_stack([np.sin(column), np.cos(column)]) if name in angles else column[:, None]
-        for name, column in zip(names, factors.T, strict=True)
-    ]
-    shown = [(y - y.mean(0)) / np.sqrt(y.var(0).sum()) for y in shown]
-    single = np.array(
-        [_explained(KNeighborsRegressor(_NEIGHBOURS), column[:, None], shown) for column in z.T]
-    )
-    factor = single.argmax(1)
-    own, of = optimize.linear_sum_assignment(-single)  # type: ignore[attr-defined]
-    factor[own] = of
-    r2 = np.zeros((len(names), len(names)))
-    for b in np.unique(factor):
-        network = MLPRegressor(
-            hidden_layer_sizes=_HIDDEN, early_stopping=True, max_iter=100, random_state=seed
+    grouped = [name for some in groups.values() for name in some]
+    astray = [name for name in {**dict.fromkeys(names), **dict.fromkeys(grouped)} if grouped.count(name) != 1]
+    astray += [name for name in grouped if name not in names]
+    if astray:
+        raise DataError(
+            f"factor_recovery(groups=...) has '{astray[0]}' in {grouped.count(astray[0])} groups; put each "
+            f"of {', '.join(names)} in one, and nothing else."
         )
-        r2[b] = _explained(make_pipeline(StandardScaler(), network), z[:, factor == b], shown)
-    return FactorRecovery(tuple(names), factor, r2)
 
 
 def _explained(
