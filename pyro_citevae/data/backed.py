@@ -59,7 +59,8 @@ class BackedCounts:
     def of_columns(self, chosen: Int[np.ndarray, " chosen"]) -> BackedCounts:
         """Some of the columns, in the same file."""
         kept = chosen if self.columns is None else self.columns[chosen]
-        return BackedCounts(self.source, self.rows, kept, content=self.content)
+        every = np.array_equal(kept, np.arange(self.source.shape[1]))  # then the digest is that of all, too
+        return BackedCounts(self.source, self.rows, None if every else kept, content=self.content)
 
     def in_memory(self) -> sparse.csr_matrix:
         """The rows, read: neighbours in the file together, each once."""
