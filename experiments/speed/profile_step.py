@@ -44,7 +44,7 @@ _PARTS = (
     ("model: forward", CiteVAE, "forward"),
     ("model: decoder, forward", Decoder, "forward"),
     ("model: softmax and law of the counts, forward", CiteVAE, "emission"),
-    ("log probability of the counts, forward", cv.counts.NegativeBinomial, "log_prob"),
+    ("log probability of the counts, forward", cv.counts.NegativeBinomial, "log_prob_of_rows"),
     ("backward of everything", torch.Tensor, "backward"),
     (_UPDATE, import_module("torch.optim.adam"), "adam"),
 )
