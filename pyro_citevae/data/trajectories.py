@@ -450,7 +450,7 @@ class Trajectories:
         return Batch(
             size=self.n_cells,
             index=torch.as_tensor(cells, dtype=torch.int64),
-            u=torch.from_numpy(self._dose_table[self.condition[cells]].swapaxes(0, 1).copy()),
+            u=self.doses(cells),
             step=torch.from_numpy(steps),
             observed=torch.from_numpy(observed),
             library=torch.from_numpy(library.astype(np.float32)),
@@ -468,6 +468,10 @@ class Trajectories:
         """All cells in minibatches of consecutive ones, so many at most."""
         for first in range(0, self.n_cells, size):
             yield self.batch(np.arange(first, min(first + size, self.n_cells)))
+
+    def doses(self, cells: Int[np.ndarray, " cell"]) -> Float[Tensor, "step cell token"]:
+        """Dose of every token in each step, of the cells at these positions; no value is read."""
+        return torch.from_numpy(self._dose_table[self.condition[cells]].swapaxes(0, 1).copy())
 
     @cached_property
     def _slot_steps(self) -> Int[np.ndarray, " slot"]:

@@ -73,7 +73,7 @@ def likeliest_states(
     centre = flat.mean(0)
     white = np.linalg.inv(np.linalg.cholesky(np.cov(flat.T)))
     states = torch.tensor((z - centre) @ white.T, dtype=torch.float32)
-    u = data.batch().u
+    u = data.doses(np.arange(data.n_cells))
     with seeded(seed):
         found = [_climbed(copy.deepcopy(model).cpu(), states, u[len(u) - len(z) :]) for _ in range(restarts)]
     return max(found, key=lambda one: one[0])[1] @ white
