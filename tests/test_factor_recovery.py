@@ -36,6 +36,31 @@ def test_pure_programs_are_told_apart() -> None:
     assert found.table().loc["angle", "place"] == found.r2[1, 0]
 
 
+def test_ranks_agree_where_a_program_is_a_bent_factor() -> None:
+    found = recovered(programs(factors()))
+    assert (np.diag(found.spearman) > 0.97).all()  # tanh keeps the order
+    # two columns of 1,000 rows: a rank correlation of independent ones has standard deviation 1/sqrt(1000)
+    assert abs(found.spearman[0, 1]) < 4 / np.sqrt(1000)
+    assert not recovered(programs(factors())[:, [1]]).spearman[1].any()
+
+
+def test_mixtures_of_two_scenes_are_read_from_pure_blocks_alone() -> None:
+    z = programs(factors())
+    pure = recovered(z)
+    assert pure.triplet.max() < 0.15
+    # the same programs, turned into each other: read well from one scene, wrongly from two
+    turned = recovered(z @ np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))[0])
+    assert (turned.triplet > 3 * pure.triplet).all()
+    noise = recovered(np.random.default_rng(1).normal(size=(2000, 3)))
+    np.testing.assert_allclose(noise.triplet, 1.0, atol=0.1)
+
+
+def test_one_group_alone_is_never_mixed() -> None:
+    z = programs(factors())
+    found = factor_recovery(z, factors(), NAMES, angles=["angle"], groups={"all": NAMES})
+    assert found.triplet.max() < 0.15
+
+
 def test_order_sign_and_scale_of_programs_do_not_matter() -> None:
     z = programs(factors())
     one, other = recovered(z), recovered(z[:, [2, 0, 1]] * [-3.0, 0.2, 10.0])

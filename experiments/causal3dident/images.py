@@ -44,6 +44,7 @@ GROUPS = {
     for group, members in COARSE.items()
     if set(members) & set(SCORED)
 }
+STORE = HERE / "folds" / "images"
 PARTS = ("train", "val_indep", "test_indep")  # to fit, to learn the scores' regressions, to score
 
 
@@ -53,29 +54,39 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="at most so many seeds a row")
     asked = parser.parse_args()
     settings = tomllib.loads((HERE / "images.toml").read_text())
-    store = HERE / "folds" / "images"
-    store.mkdir(parents=True, exist_ok=True)
-    shared = [{name: settings[name] for name in ("frames", "programs", "fit", "epochs")}]
+    STORE.mkdir(parents=True, exist_ok=True)
     records = []
     for row in settings["rows"]:
         for seed in range(row["seeds"]):
-            kept = store / f"{key(row, *shared)}_{seed}.parquet"
+            piece = piece_of(row, settings, seed)
             wanted = not asked.rows or row["name"] in asked.rows
-            if not kept.is_file() and wanted and seed < (asked.seeds or row["seeds"]):
-                parts = rendered(settings["frames"], store, seed)
-                started = time.perf_counter()
-                z = states(row, settings, parts, seed)
-                seconds = time.perf_counter() - started
-                scored(z, parts, seed).assign(seed=seed, seconds=seconds).to_parquet(kept)
-            if kept.is_file():
-                records.append(pd.read_parquet(kept).assign(row=row["name"]))
+            if not piece.is_file() and wanted and seed < (asked.seeds or row["seeds"]):
+                parts = rendered(settings["frames"], seed)
+                found = piece.with_suffix(".npz")
+                if not found.is_file():
+                    started = time.perf_counter()
+                    z = states(row, settings, parts, seed)
+                    np.savez(found, z=z, seconds=time.perf_counter() - started)
+                with np.load(found) as made:
+                    table = scored(made["z"], parts, seed)
+                    table.assign(seed=seed, seconds=made["seconds"].item()).to_parquet(piece)
+            if piece.is_file():
+                records.append(pd.read_parquet(piece).assign(row=row["name"]))
+                if "score" not in records[-1]:
+                    records[-1]["score"] = "r2"
                 print(summary(records[-1]).to_string(header=False), flush=True)
                 write(pd.concat(records, ignore_index=True))
 
 
-def rendered(frames: dict[str, Any], store: Path, seed: int) -> dict[str, ImageSequences]:
+def piece_of(row: dict[str, Any], settings: dict[str, Any], seed: int) -> Path:
+    """Where the scores of a row and seed are kept; states lie beside them, and the fit in a folder."""
+    shared = {name: settings[name] for name in ("frames", "programs", "fit", "epochs")}
+    return STORE / f"{key(row, shared)}_{seed}.parquet"
+
+
+def rendered(frames: dict[str, Any], seed: int) -> dict[str, ImageSequences]:
     """The parts of a seed, rendered if they are not there."""
-    folder = store / f"{frames['n_frames']}_{'-'.join(frames['shapes'])}_{seed}"
+    folder = STORE / f"{frames['n_frames']}_{'-'.join(frames['shapes'])}_{seed}"
     if not folder.is_dir():
         drawn = c3d_parts(frames["n_frames"], frames["shapes"], seed=seed)
         render_parts(folder, {part: drawn[part] for part in PARTS}, render.meshes(), seed=seed)
@@ -85,16 +96,27 @@ def rendered(frames: dict[str, Any], store: Path, seed: int) -> dict[str, ImageS
 def states(
     row: dict[str, Any], settings: dict[str, Any], parts: dict[str, ImageSequences], seed: int
 ) -> np.ndarray:
-    """States of the independent scenes, those of ``val_indep`` first."""
+    """States of the independent scenes, those of ``val_indep`` first; a fit is kept."""
     torch.manual_seed(seed)
     if row["program"] in ("random", "oracle"):
         return encoded(row["program"], parts, sum(settings["programs"].values()), seed)
-    data = parts["train"].windows(2, stride=1).trajectories("interventions")
+    data = pairs(parts)
     scenes = [parts[part].trajectories("interventions", data.schema) for part in PARTS[1:]]
     if row.get("hidden"):
         data = replace(data, condition=np.full_like(data.condition, data.conditions.index(cv.do())))
     posterior = fitted(row, settings, data, seed)
+    posterior.save(piece_of(row, settings, seed).with_suffix(""), overwrite=True)
     return np.concatenate([first_states(posterior, scene) for scene in scenes])
+
+
+def pairs(parts: dict[str, ImageSequences]) -> cv.Trajectories:
+    """The series to train on, as overlapping pairs of frames."""
+    return parts["train"].windows(2, stride=1).trajectories("interventions")
+
+
+def kept(row: dict[str, Any], settings: dict[str, Any], seed: int) -> cv.Posterior:
+    """The fit of a CITE-VAE row that was run."""
+    return cv.Posterior.load(piece_of(row, settings, seed).with_suffix(""), ImageSequence, Framewise)
 
 
 def fitted(row: dict[str, Any], settings: dict[str, Any], data: cv.Trajectories, seed: int) -> cv.Posterior:
@@ -193,21 +215,40 @@ def coordinates(sequences: ImageSequences) -> np.ndarray:
 
 
 def scored(z: np.ndarray, parts: dict[str, ImageSequences], seed: int) -> pd.DataFrame:
-    """The matrix of one row: a line a block of programs, a column a factor."""
+    """The scores of one row: a line a block of programs and score, a column a factor."""
     truth = np.concatenate([parts[part].latents[:, 0, COLUMNS] for part in PARTS[1:]])
     found = factor_recovery(z, truth, SCORED, angles=ANGLES, groups=GROUPS, seed=seed)
-    return found.table().reset_index()
+    blocks = {"r2": found.r2, "spearman": found.spearman}
+    tables = [
+        pd.DataFrame(matrix, columns=SCORED).assign(block=list(GROUPS), score=score)
+        for score, matrix in blocks.items()
+    ]
+    triplet = pd.DataFrame([found.triplet], columns=SCORED).assign(block="", score="triplet")
+    return pd.concat([*tables, triplet], ignore_index=True)
 
 
 def recovery(one: pd.DataFrame) -> FactorRecovery:
-    """The matrix of one row and seed as it was scored."""
+    """The scores of one row and seed; not a number where they were not taken."""
     group = np.array([list(GROUPS).index(g) for name in SCORED for g in GROUPS if name in GROUPS[g]])
-    r2 = one.set_index("block").loc[list(GROUPS), SCORED].to_numpy()
-    return FactorRecovery(tuple(SCORED), tuple(GROUPS), group, np.arange(len(GROUPS)), r2)
+    table = one.set_index(["score", "block"])[SCORED]
+
+    def matrix(score: str, blocks: list[str]) -> np.ndarray:
+        return table.reindex([(score, block) for block in blocks]).to_numpy()
+
+    blocks = list(GROUPS)
+    return FactorRecovery(
+        tuple(SCORED),
+        tuple(GROUPS),
+        group,
+        np.arange(len(GROUPS)),
+        matrix("r2", blocks),
+        matrix("spearman", blocks),
+        matrix("triplet", [""])[0],
+    )
 
 
 def summary(one: pd.DataFrame) -> pd.Series:
-    """The two means of one matrix, and each factor by its own block."""
+    """The means of one row and seed, and R2 of each factor by its own block."""
     found = recovery(one)
     return pd.Series(
         {
@@ -216,6 +257,8 @@ def summary(one: pd.DataFrame) -> pd.Series:
             "seconds": one.seconds.iloc[0],
             "diagonal": found.diagonal,
             "off-diagonal": found.off_diagonal,
+            "Spearman": found.spearman[found.group, np.arange(len(SCORED))].mean(),
+            "triplet": found.triplet.mean(),
             **dict(zip(SCORED, found.own, strict=True)),
         }
     )
@@ -231,13 +274,13 @@ def write(results: pd.DataFrame) -> None:
 def tabulate(results: pd.DataFrame) -> str:
     """A line a row: means over the seeds."""
     rows = pd.DataFrame([summary(one) for _, one in results.groupby(["row", "seed"], sort=False)])
-    names = ["diagonal", "off-diagonal", *SCORED]
+    names = ["diagonal", "off-diagonal", "Spearman", "triplet", *SCORED]
     lines = [
         f"| R2 | seeds | {' | '.join(names)} | seconds |",
         "|---" * (len(names) + 3) + "|",
     ]
     for row, group in rows.groupby("row", sort=False):
-        values = " | ".join(f"{group[name].mean():.2f}" for name in names)
+        values = " | ".join(f"{group[name].mean():.2f}" for name in names)  # over seeds that have the score
         lines.append(f"| {row} | {len(group)} | {values} | {group.seconds.mean():.0f} |")
     return "\n".join(lines)
 

@@ -27,6 +27,7 @@ from slow_vae import SlowVAE
 import pyro_citevae as cv
 from pyro_citevae.analysis.identifiability import Matching, match
 from pyro_citevae.data.mixing import mixed
+from pyro_citevae.data.simulate import Simulation
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.infer import unmix
 from pyro_citevae.infer.unmixing import smoothed_states
@@ -66,11 +67,16 @@ def key(row: dict[str, Any], *shared: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def scored(row: dict[str, Any], settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The scores of one row from one seed."""
+def sequences(row: dict[str, Any], settings: dict[str, Any], seed: int) -> tuple[Simulation, cv.Trajectories]:
+    """The process of a seed with its truth, and what is seen of it."""
     process = {**settings["process"], "edge_weight": tuple(settings["process"]["edge_weight"])}
     simulation = cv.simulate(**process, layout="sequences", seed=seed)
-    seen = mixed(simulation, **settings["mixtures"][row["mixture"]], seed=seed).data
+    return simulation, mixed(simulation, **settings["mixtures"][row["mixture"]], seed=seed).data
+
+
+def scored(row: dict[str, Any], settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The scores of one row from one seed."""
+    simulation, seen = sequences(row, settings, seed)
     if row.get("hidden_perturbations"):
         seen = replace(seen, condition=np.zeros_like(seen.condition))
     true = simulation.truth.z[1:]
@@ -93,10 +99,22 @@ def states(
     row: dict[str, Any], fit: dict[str, Any], data: cv.Trajectories, true: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """States at steps 1..T, and the weights of the lag graph where there is one."""
-    torch.manual_seed(seed)
-    schema, K = data.schema, true.shape[-1]
+    K = true.shape[-1]
     if row["program"] in ("random", "oracle"):
         return encoded(row["program"], data, true, seed), None
+    posterior = fitted(row, fit, data, K, seed)
+    W = None
+    if row["program"] == "citevae" and row.get("time", True):
+        W = posterior.to_datatree()["posterior"]["W"].mean(("chain", "draw")).to_numpy()[0]
+    return smoothed_states(posterior, data), W
+
+
+def fitted(
+    row: dict[str, Any], fit: dict[str, Any], data: cv.Trajectories, K: int, seed: int
+) -> cv.Posterior:
+    """The fit of a row."""
+    torch.manual_seed(seed)
+    schema = data.schema
     plain = {"onset": False, "own_transcript": False, "direct": False, "group": False, "edges": False}
     makers = {
         "citevae": lambda: CiteVAE(
@@ -118,10 +136,7 @@ def states(
     posterior = cv.fit(model, BackwardSmoother(model), data, progress=False, **chosen)
     if row.get("rounds"):
         posterior = unmix(posterior, data, rounds=row["rounds"], progress=False)
-    W = None
-    if row["program"] == "citevae" and row.get("time", True):
-        W = posterior.to_datatree()["posterior"]["W"].mean(("chain", "draw")).to_numpy()[0]
-    return smoothed_states(posterior, data), W
+    return posterior
 
 
 def encoded(kind: str, data: cv.Trajectories, true: np.ndarray, seed: int) -> np.ndarray:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from scipy import optimize
+from scipy import optimize, stats
+from sklearn.metrics import r2_score
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -34,6 +34,10 @@ class FactorRecovery:
         group: Position of each factor's group among the blocks.
         block: Position of the block that each program belongs to.
         r2: Share of each factor's variance that each block of programs explains, at least 0.
+        spearman: Rank correlation of each factor with what each block of programs says of it; for an angle
+            the mean over its sine and cosine.
+        triplet: Error with which each factor is read where the blocks of two rows are put together: 0 where
+            each is read as it should be, 1 for who knows its mean alone.
     """
 
     factors: tuple[str, ...]
@@ -41,6 +45,8 @@ class FactorRecovery:
     group: Int[np.ndarray, " factor"]
     block: Int[np.ndarray, " program"]
     r2: Float[np.ndarray, "block factor"]
+    spearman: Float[np.ndarray, "block factor"]
+    triplet: Float[np.ndarray, " factor"]
 
     @property
     def own(self) -> Float[np.ndarray, " factor"]:
@@ -86,12 +92,15 @@ def factor_recovery(
         R2     = 1 - sum |y - g(z)|^2 / sum |y - mean y|^2           on the second half of the rows
         R2_kf of g(z_k), by nearest neighbours                       what a program tells of a factor alone
         r2_bf  = R2 of g(the programs that stand for b), by a perceptron
+        triplet_f = mean |y_f - g(z)| / mean |y_f - mean y_f|        where z and y take each block and its
+                                                                     factors from one of two rows
 
     Factors that are always set together (the coordinates of a position) form a group, which has one block of
     programs. Each group has one program of its own, such that the sum of their mean R2_kf is largest
     (Hungarian method); the programs that are left stand for the group that they tell most of. Regressors
     learn from the first half of the rows; give whole sequences one after the other, so that none is in both.
     Rows of independent scenes show what programs mix; in sequences factors tell of each other by themselves.
+    The mixtures are of rows of the second half, and are read by a perceptron that sees all programs.
 
     Args:
         z: Fitted states.
@@ -105,7 +114,7 @@ def factor_recovery(
         DataError: Rows differ, are fewer than 200, a factor is constant, or is not in one group.
 
     Source: P. Lippe et al., CITRIS: Causal Identifiability from Temporal Intervened Sequences (2022), for the
-    matrix and its two summaries.
+    matrix, its two summaries and the triplets, which are decoded there and read from the states here.
 
     Example:
         >>> z = np.random.default_rng(0).uniform(-3, 3, (1000, 2))
@@ -121,21 +130,20 @@ def factor_recovery(
         for name, column in zip(names, factors.T, strict=True)
     ]
     shown = [(y - y.mean(0)) / np.sqrt(y.var(0).sum()) for y in shown]
-    single = np.array(
-        [_explained(KNeighborsRegressor(_NEIGHBOURS), column[:, None], shown) for column in z.T]
-    )
+    half, near = len(z) // 2, KNeighborsRegressor(_NEIGHBOURS)
+    single = np.array([_explained(_told(near, column[:, None], shown, half), shown, half) for column in z.T])
     member = np.eye(len(groups))[group]
     told = single @ member / member.sum(0)
     block = told.argmax(1)
     own, of = optimize.linear_sum_assignment(-told)  # type: ignore[attr-defined]
     block[own] = of
-    r2 = np.zeros((len(groups), len(names)))
+    r2, spearman = np.zeros((2, len(groups), len(names)))
     for b in np.unique(block):
-        network = MLPRegressor(
-            hidden_layer_sizes=_HIDDEN, early_stopping=True, max_iter=100, random_state=seed
-        )
-        r2[b] = _explained(make_pipeline(StandardScaler(), network), z[:, block == b], shown)
-    return FactorRecovery(tuple(names), tuple(groups), group, block, r2)
+        said = _told(_perceptron(seed), z[:, block == b], shown, half)
+        r2[b] = _explained(said, shown, half)
+        spearman[b] = _ranked(said, shown, half)
+    triplet = _triplet(z, shown, block, group, seed)
+    return FactorRecovery(tuple(names), tuple(groups), group, block, r2, spearman, triplet)
 
 
 def _require(
@@ -162,14 +170,69 @@ def _require(
         )
 
 
+def _perceptron(seed: int) -> Any:
+    network = MLPRegressor(hidden_layer_sizes=_HIDDEN, early_stopping=True, max_iter=100, random_state=seed)
+    return make_pipeline(StandardScaler(), network)
+
+
+def _told(
+    regressor: Any, z: Float[np.ndarray, "row _"], shown: Sequence[np.ndarray], half: int
+) -> list[np.ndarray]:
+    """What a regressor that learns from the first half of the rows says of each factor on the second."""
+    said = regressor.fit(z[:half], np.hstack(shown)[:half]).predict(z[half:])
+    return _apart(said.reshape(len(z) - half, -1), shown)
+
+
+def _apart(columns: np.ndarray, shown: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The columns of each factor."""
+    return np.split(columns, np.cumsum([y.shape[1] for y in shown])[:-1], axis=1)
+
+
 def _explained(
-    regressor: Any, z: Float[np.ndarray, "row _"], shown: Sequence[np.ndarray]
+    said: Sequence[np.ndarray], shown: Sequence[np.ndarray], half: int
 ) -> Float[np.ndarray, " factor"]:
-    """R2 of each factor on the second half of the rows, learnt from the first."""
-    half = len(z) // 2
-    y = np.hstack(shown)
-    missed = (y[half:] - regressor.fit(z[:half], y[:half]).predict(z[half:]).reshape(len(z) - half, -1)) ** 2
-    total = (y[half:] - y[half:].mean(0)) ** 2
-    starts = np.cumsum([0, *(part.shape[1] for part in shown)])
-    spans = [slice(a, b) for a, b in pairwise(starts)]
-    return np.array([max(0.0, 1 - missed[:, span].sum() / total[:, span].sum()) for span in spans])
+    """R2 of each factor, at least 0."""
+    found = [r2_score(y[half:], g, multioutput="variance_weighted") for g, y in zip(said, shown, strict=True)]
+    return np.maximum(found, 0.0)
+
+
+def _ranked(
+    said: Sequence[np.ndarray], shown: Sequence[np.ndarray], half: int
+) -> Float[np.ndarray, " factor"]:
+    """Spearman's correlation of each factor, mean over its columns; 0 where nothing is said."""
+    return np.array(
+        [
+            np.mean(
+                [
+                    stats.spearmanr(one, other).statistic if np.ptp(one) > 0 else 0.0
+                    for one, other in zip(g.T, y[half:].T, strict=True)
+                ]
+            )
+            for g, y in zip(said, shown, strict=True)
+        ]
+    )
+
+
+def _triplet(
+    z: Float[np.ndarray, "row program"],
+    shown: Sequence[np.ndarray],
+    block: Int[np.ndarray, " program"],
+    group: Int[np.ndarray, " factor"],
+    seed: int,
+) -> Float[np.ndarray, " factor"]:
+    """Error of each factor in mixtures of two rows."""
+    half, rng = len(z) // 2, np.random.default_rng(seed)
+    one, other = rng.integers(half, len(z), size=(2, len(z) - half))
+    second = rng.integers(2, size=(len(one), max(block.max(), group.max()) + 1)).astype(bool)
+    mixed = np.where(second[:, block], z[other], z[one])
+    reader = _perceptron(seed).fit(z[:half], np.hstack(shown)[:half])
+    said = _apart(reader.predict(mixed).reshape(len(mixed), -1), shown)
+    errors = []
+    for of, g, y in zip(group, said, shown, strict=True):
+        truth = np.where(second[:, [of]], y[other], y[one])
+        errors.append(_distance(g, truth) / _distance(truth.mean(0), truth))
+    return np.array(errors)
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.linalg.norm(one - other, axis=1).mean())
