@@ -132,7 +132,7 @@ class PlainStep(nn.Module):
 def train(step: PlainStep, data: cv.Trajectories, batch_size: int, max_epochs: int, seed: int = 0) -> None:
     """The loop of :func:`pyro_citevae.fit` by hand: minibatches, warm-up, clipping, Adam, cosine."""
     n_steps = max_epochs * math.ceil(data.n_cells / batch_size)
-    optimizer = torch.optim.Adam(step.parameters(), lr=6e-3)
+    optimizer = torch.optim.Adam(step.parameters(), lr=6e-3, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     history = []
     for number, index in enumerate(_minibatches(data.n_cells, batch_size, max_epochs, seed)):
