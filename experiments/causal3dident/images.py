@@ -21,17 +21,22 @@ from beta_vae import BetaVAE
 from ivae import IdentifiableVAE
 from pyro import poutine
 from run import key
+from sklearn.metrics import roc_auc_score
 from slow_vae import SlowVAE
 from torch import nn
 
 import pyro_citevae as cv
 from pyro_citevae.analysis.factor_recovery import FactorRecovery, factor_recovery
 from pyro_citevae.data import render
-from pyro_citevae.data.causal3dident_dynamics import COARSE, FACTORS
+from pyro_citevae.data.causal3dident_dynamics import COARSE, FACTORS, adjacency
 from pyro_citevae.data.image_sequences import ImageSequences
 from pyro_citevae.data.rendered_sequences import c3d_parts, render_parts
 from pyro_citevae.guides import Framewise
 from pyro_citevae.infer import unmix
+from pyro_citevae.infer.prediction import global_draws
+from pyro_citevae.infer.seeding import seeded
+from pyro_citevae.infer.transition_unmixing import likeliest_states
+from pyro_citevae.infer.unmixing import smoothed_states
 from pyro_citevae.models import ImageSequence
 from pyro_citevae.nn.networks import ImageEncoder
 
@@ -45,6 +50,12 @@ GROUPS = {
     if set(members) & set(SCORED)
 }
 STORE = HERE / "folds" / "images"
+PROGRAMS: dict[str, Any] = {
+    "citevae": ImageSequence,
+    "beta_vae": BetaVAE,
+    "ivae": IdentifiableVAE,
+    "slow_vae": SlowVAE,
+}
 PARTS = ("train", "val_indep", "test_indep")  # to fit, to learn the scores' regressions, to score
 
 
@@ -64,9 +75,8 @@ def main() -> None:
                 parts = rendered(settings["frames"], seed)
                 found = piece.with_suffix(".npz")
                 if not found.is_file():
-                    started = time.perf_counter()
-                    z = states(row, settings, parts, seed)
-                    np.savez(found, z=z, seconds=time.perf_counter() - started)
+                    z, seconds = states(row, settings, parts, seed)
+                    np.savez(found, z=z, seconds=seconds)
                 with np.load(found) as made:
                     table = scored(made["z"], parts, seed)
                     table.assign(seed=seed, seconds=made["seconds"].item()).to_parquet(piece)
@@ -76,6 +86,7 @@ def main() -> None:
                     records[-1]["score"] = "r2"
                 print(summary(records[-1]).to_string(header=False), flush=True)
                 write(pd.concat(records, ignore_index=True))
+    draw_graphs(settings)
 
 
 def piece_of(row: dict[str, Any], settings: dict[str, Any], seed: int) -> Path:
@@ -95,18 +106,33 @@ def rendered(frames: dict[str, Any], seed: int) -> dict[str, ImageSequences]:
 
 def states(
     row: dict[str, Any], settings: dict[str, Any], parts: dict[str, ImageSequences], seed: int
-) -> np.ndarray:
-    """States of the independent scenes, those of ``val_indep`` first; a fit is kept."""
+) -> tuple[np.ndarray, float]:
+    """States of the independent scenes, those of ``val_indep`` first, and the seconds that training took."""
     torch.manual_seed(seed)
+    started = time.perf_counter()
     if row["program"] in ("random", "oracle"):
-        return encoded(row["program"], parts, sum(settings["programs"].values()), seed)
+        z = encoded(row["program"], parts, sum(settings["programs"].values()), seed)
+        return z, time.perf_counter() - started
     data = pairs(parts)
     scenes = [parts[part].trajectories("interventions", data.schema) for part in PARTS[1:]]
     if row.get("hidden"):
         data = replace(data, condition=np.full_like(data.condition, data.conditions.index(cv.do())))
-    posterior = fitted(row, settings, data, seed)
-    posterior.save(piece_of(row, settings, seed).with_suffix(""), overwrite=True)
-    return np.concatenate([first_states(posterior, scene) for scene in scenes])
+    run = run_of(row, settings, seed)
+    clock = run.with_suffix(".seconds")
+    if not clock.is_file():
+        fitted(row, settings, data, seed).save(run, overwrite=True)
+        clock.write_text(f"{time.perf_counter() - started}\n")
+    posterior = kept(row, settings, seed)
+    z = np.concatenate([first_states(posterior, scene) for scene in scenes])
+    if row.get("unmixed"):  # what training mixed again, by the same map as before, without training on
+        M = likeliest_states(posterior.model, data, smoothed_states(posterior, data, first=0), seed=seed)
+        z = z @ M.T
+    return z, float(clock.read_text())
+
+
+def run_of(row: dict[str, Any], settings: dict[str, Any], seed: int) -> Path:
+    """The folder of a row's fit."""
+    return piece_of(row, settings, seed).with_suffix("")
 
 
 def pairs(parts: dict[str, ImageSequences]) -> cv.Trajectories:
@@ -115,8 +141,8 @@ def pairs(parts: dict[str, ImageSequences]) -> cv.Trajectories:
 
 
 def kept(row: dict[str, Any], settings: dict[str, Any], seed: int) -> cv.Posterior:
-    """The fit of a CITE-VAE row that was run."""
-    return cv.Posterior.load(piece_of(row, settings, seed).with_suffix(""), ImageSequence, Framewise)
+    """The fit of a row that was run."""
+    return cv.Posterior.load(run_of(row, settings, seed), PROGRAMS[row["program"]], Framewise)
 
 
 def fitted(row: dict[str, Any], settings: dict[str, Any], data: cv.Trajectories, seed: int) -> cv.Posterior:
@@ -141,12 +167,10 @@ def fitted(row: dict[str, Any], settings: dict[str, Any], data: cv.Trajectories,
 def program(row: dict[str, Any], programs: dict[str, int], schema: cv.Schema) -> cv.LatentDynamics:
     """The program of a row."""
     K = sum(programs.values())
-    if row["program"] == "beta_vae":
-        return BetaVAE(schema, n_programs=K, hidden=256, spread=0.1)
     if row["program"] != "citevae":
-        return {"ivae": IdentifiableVAE, "slow_vae": SlowVAE}[row["program"]](
-            schema, n_programs=K, hidden=256
-        )
+        more = {"spread": 0.1} if row["program"] == "beta_vae" else {}
+        made: cv.LatentDynamics = PROGRAMS[row["program"]](schema, n_programs=K, hidden=256, **more)
+        return made
     owner = np.repeat(list(programs), list(programs.values()))
     targets = [(owner == token).astype(int).tolist() for token in schema.tokens]
     return ImageSequence(
@@ -299,6 +323,46 @@ def draw(results: pd.DataFrame) -> None:
     figure.suptitle("R2 of each factor (column) by each block of programs (row)", fontsize=10)
     figure.savefig(HERE / "images.png", dpi=110, bbox_inches="tight")
     plt.close(figure)
+
+
+def draw_graphs(settings: dict[str, Any]) -> None:
+    """The lag graph between groups in each fit of CITE-VAE that was kept, beside the true one."""
+    row = next(row for row in settings["rows"] if row["name"] == "CITE-VAE")
+    seeds = [
+        seed for seed in range(row["seeds"]) if run_of(row, settings, seed).with_suffix(".seconds").is_file()
+    ]
+    order = list(COARSE)
+    among = [order.index(group) for group in GROUPS]
+    true = adjacency(settings["frames"]["shapes"], coarse=True)[1][np.ix_(among, among)]
+    between = ~np.eye(len(GROUPS), dtype=bool)
+    figure, axes = plt.subplots(1, 1 + len(seeds), figsize=(2.6 * (1 + len(seeds)), 3), squeeze=False)
+    lines = ["| CITE-VAE | AUROC of edges between groups | true among as many strongest |", "|---|---|---|"]
+    shown = {"true": true * between}
+    for seed in seeds:
+        found = strength(kept(row, settings, seed), settings["programs"])
+        auroc = roc_auc_score(true[between], found[between])
+        strongest = np.argsort(-found[between])[: true[between].sum()]
+        hits = true[between][strongest].sum()
+        lines.append(f"| seed {seed} | {auroc:.2f} | {hits} of {len(strongest)} |")
+        shown[f"seed {seed}: AUROC {auroc:.2f}"] = found * between
+    for axis, (title, matrix) in zip(axes[0], shown.items(), strict=True):
+        axis.imshow(matrix, cmap="viridis")
+        axis.set_title(title, fontsize=8)
+        axis.set_xticks(range(len(GROUPS)), list(GROUPS), rotation=90, fontsize=6)
+        axis.set_yticks(range(len(GROUPS)), list(GROUPS), fontsize=6)
+    figure.suptitle("Lag graph: how much the group of a column drives that of a row", fontsize=9)
+    figure.savefig(HERE / "images_lag_graph.png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    (HERE / "images_lag_graph.md").write_text("\n".join(lines) + "\n")
+
+
+def strength(posterior: cv.Posterior, programs: dict[str, int]) -> np.ndarray:
+    """Root mean square weight between the programs of two groups, of a row by a column."""
+    with seeded(0), torch.no_grad():
+        W = global_draws(posterior.guide, 200)["W"].mean(0)[0, 0, 0].numpy()
+    sizes = list(programs.values())
+    member = np.repeat(np.eye(len(sizes)), sizes, axis=0) / sizes
+    return np.sqrt(member.T @ W**2 @ member)
 
 
 if __name__ == "__main__":
