@@ -103,6 +103,26 @@ def test_factors_of_a_group_share_a_block() -> None:
     assert alone.own[:2].mean() == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_group_that_nothing_shows_takes_an_idle_program(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=(2000, 3))
+    idle = rng.normal(size=2000)
+    z = np.column_stack([truth[:, 0], truth[:, 1], idle])[:, rng.permutation(3)]
+    names, groups = ["x", "y", "hidden"], {"place": ["x", "y"], "hidden": ["hidden"]}
+    found = factor_recovery(z, truth, names, groups=groups)
+    assert found.own[:2].min() > 0.95
+    assert found.own[2] < 0.05
+
+
+def test_a_faint_factor_has_its_program_where_that_tells_more_of_another() -> None:
+    rng = np.random.default_rng(0)
+    loud, faint = rng.normal(size=(2, 2000))
+    z = np.column_stack([loud, loud + 0.5 * faint + 0.3 * rng.normal(size=2000), rng.normal(size=2000)])
+    found = factor_recovery(z, np.column_stack([loud, faint]), ["loud", "faint"])
+    assert found.block[1] == 1
+
+
 WRONG: dict[str, tuple[str, Callable[[], object]]] = {
     "rows": ("2000 and 10 rows", lambda: recovered(programs(factors()), factors(10))),
     "names": ("2 factors of 1 names", lambda: factor_recovery(programs(factors()), factors(), ["place"])),

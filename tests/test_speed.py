@@ -174,7 +174,7 @@ def test_every_row_runs_at_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixt
 
     assert run.main(["--quick", "-o", str(tmp_path / "out"), "--work", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert len(results) == 17
+    assert len(results) == 18
     for one in results:
         assert one["ratio"] is not None or one["note"].startswith("not measured: ")
     measured = {one["row"] for one in results if one["ratio"] is not None}

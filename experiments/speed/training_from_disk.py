@@ -18,7 +18,7 @@ _MOST_GIB = 4.0
 
 def cases(quick: bool, work: Path) -> list[Case]:
     """1,000,000 cells x 5,000 genes as h5ad and as zarr: throughput, and resident memory."""
-    sizes, n_steps, rounds = ((60, 40), 10, 1) if quick else ((1_000_000, 5000), 800, 3)
+    sizes, n_steps, rounds = ((60, 40), 10, 1) if quick else ((1_000_000, 5000), 400, 2)
     found: dict[str, list[dict[str, Any]]] = {}
     return [
         case

@@ -22,6 +22,7 @@ __all__ = ["FactorRecovery", "factor_recovery"]
 
 _NEIGHBOURS = 25
 _HIDDEN = (64, 64)
+_PRICE = 0.1  # of what a program tells more of another group: one that nothing shows takes an idle program
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ def factor_recovery(
                                                                      factors from one of two rows
 
     Factors that are always set together (the coordinates of a position) form a group, which has one block of
-    programs. Each group has one program of its own, such that the sum of their mean R2_kf is largest
-    (Hungarian method); the programs that are left stand for the group that they tell most of. Regressors
+    programs. Each group has one program of its own, such that the sum of their mean R2_kf is largest, less a
+    tenth of what each tells more of another group (Hungarian method); the programs that are left stand for
+    the group that they tell most of. Regressors
     learn from the first half of the rows; give whole sequences one after the other, so that none is in both.
     Rows of independent scenes show what programs mix; in sequences factors tell of each other by themselves.
     The mixtures are of rows of the second half, and are read by a perceptron that sees all programs.
@@ -135,7 +137,8 @@ def factor_recovery(
     member = np.eye(len(groups))[group]
     told = single @ member / member.sum(0)
     block = told.argmax(1)
-    own, of = optimize.linear_sum_assignment(-told)  # type: ignore[attr-defined]
+    robbed = told.max(1, keepdims=True) - told
+    own, of = optimize.linear_sum_assignment(_PRICE * robbed - told)  # type: ignore[attr-defined]
     block[own] = of
     r2, spearman = np.zeros((2, len(groups), len(names)))
     for b in np.unique(block):
