@@ -82,8 +82,6 @@ def main() -> None:
                     table.assign(seed=seed, seconds=made["seconds"].item()).to_parquet(piece)
             if piece.is_file():
                 records.append(pd.read_parquet(piece).assign(row=row["name"]))
-                if "score" not in records[-1]:
-                    records[-1]["score"] = "r2"
                 print(summary(records[-1]).to_string(header=False), flush=True)
                 write(pd.concat(records, ignore_index=True))
     draw_graphs(settings)
@@ -310,8 +308,8 @@ def tabulate(results: pd.DataFrame) -> str:
 
 
 def draw(results: pd.DataFrame) -> None:
-    """The matrix of each row, from its first seed."""
-    first = results[results.seed == 0]
+    """The matrix of each row, from the first seed that it has."""
+    first = results[results.seed == results.groupby("row").seed.transform("min")]
     groups = list(first.groupby("row", sort=False))
     figure, axes = plt.subplots(1, len(groups), figsize=(2.3 * len(groups), 2.8), squeeze=False)
     for axis, (row, one) in zip(axes[0], groups, strict=True):
