@@ -99,8 +99,8 @@ def factor_recovery(
     Factors that are always set together (the coordinates of a position) form a group, which has one block of
     programs. Each group has one program of its own, such that the sum of their mean R2_kf is largest, less a
     tenth of what each tells more of another group (Hungarian method); the programs that are left stand for
-    the group that they tell most of. Regressors
-    learn from the first half of the rows; give whole sequences one after the other, so that none is in both.
+    the group that they tell most of. Regressors learn from the first half of the rows; give whole sequences
+    one after the other, so that none is in both.
     Rows of independent scenes show what programs mix; in sequences factors tell of each other by themselves.
     The mixtures are of rows of the second half, and are read by a perceptron that sees all programs.
 
