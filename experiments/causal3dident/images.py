@@ -250,22 +250,17 @@ def scored(z: np.ndarray, parts: dict[str, ImageSequences], seed: int) -> pd.Dat
 
 
 def recovery(one: pd.DataFrame) -> FactorRecovery:
-    """The scores of one row and seed; not a number where they were not taken."""
+    """The scores of one row and seed."""
     group = np.array([list(GROUPS).index(g) for name in SCORED for g in GROUPS if name in GROUPS[g]])
-    table = one.set_index(["score", "block"])[SCORED]
-
-    def matrix(score: str, blocks: list[str]) -> np.ndarray:
-        return table.reindex([(score, block) for block in blocks]).to_numpy()
-
-    blocks = list(GROUPS)
+    scores = {score: table.set_index("block")[SCORED] for score, table in one.groupby("score")}
     return FactorRecovery(
         tuple(SCORED),
         tuple(GROUPS),
         group,
         np.arange(len(GROUPS)),
-        matrix("r2", blocks),
-        matrix("spearman", blocks),
-        matrix("triplet", [""])[0],
+        scores["r2"].loc[list(GROUPS)].to_numpy(),
+        scores["spearman"].loc[list(GROUPS)].to_numpy(),
+        scores["triplet"].to_numpy()[0],
     )
 
 
@@ -302,7 +297,7 @@ def tabulate(results: pd.DataFrame) -> str:
         "|---" * (len(names) + 3) + "|",
     ]
     for row, group in rows.groupby("row", sort=False):
-        values = " | ".join(f"{group[name].mean():.2f}" for name in names)  # over seeds that have the score
+        values = " | ".join(f"{group[name].mean():.2f}" for name in names)
         lines.append(f"| {row} | {len(group)} | {values} | {group.seconds.mean():.0f} |")
     return "\n".join(lines)
 
@@ -310,16 +305,23 @@ def tabulate(results: pd.DataFrame) -> str:
 def draw(results: pd.DataFrame) -> None:
     """The matrix of each row, from the first seed that it has."""
     first = results[results.seed == results.groupby("row").seed.transform("min")]
-    groups = list(first.groupby("row", sort=False))
-    figure, axes = plt.subplots(1, len(groups), figsize=(2.3 * len(groups), 2.8), squeeze=False)
-    for axis, (row, one) in zip(axes[0], groups, strict=True):
-        axis.imshow(recovery(one).by_block, cmap="viridis", vmin=0, vmax=1)
-        axis.set_title(str(row).replace(", ", ",\n"), fontsize=8)
+    matrices = {
+        str(row).replace(", ", ",\n"): recovery(one).by_block for row, one in first.groupby("row", sort=False)
+    }
+    heatmaps(matrices, "R2 of each factor (column) by each block of programs (row)", "images.png", most=1.0)
+
+
+def heatmaps(matrices: dict[str, np.ndarray], title: str, file: str, most: float | None = None) -> None:
+    """Matrices between groups side by side, on one scale if the largest value is given."""
+    figure, axes = plt.subplots(1, len(matrices), figsize=(2.3 * len(matrices), 2.8), squeeze=False)
+    for axis, (name, matrix) in zip(axes[0], matrices.items(), strict=True):
+        axis.imshow(matrix, cmap="viridis", vmin=0, vmax=most)
+        axis.set_title(name, fontsize=8)
         axis.set_xticks(range(len(GROUPS)), list(GROUPS), rotation=90, fontsize=6)
         axis.set_yticks([])
     axes[0, 0].set_yticks(range(len(GROUPS)), list(GROUPS), fontsize=6)
-    figure.suptitle("R2 of each factor (column) by each block of programs (row)", fontsize=10)
-    figure.savefig(HERE / "images.png", dpi=110, bbox_inches="tight")
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(HERE / file, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -333,7 +335,6 @@ def draw_graphs(settings: dict[str, Any]) -> None:
     among = [order.index(group) for group in GROUPS]
     true = adjacency(settings["frames"]["shapes"], coarse=True)[1][np.ix_(among, among)]
     between = ~np.eye(len(GROUPS), dtype=bool)
-    figure, axes = plt.subplots(1, 1 + len(seeds), figsize=(2.6 * (1 + len(seeds)), 3), squeeze=False)
     lines = ["| CITE-VAE | AUROC of edges between groups | true among as many strongest |", "|---|---|---|"]
     shown = {"true": true * between}
     for seed in seeds:
@@ -343,15 +344,8 @@ def draw_graphs(settings: dict[str, Any]) -> None:
         hits = true[between][strongest].sum()
         lines.append(f"| seed {seed} | {auroc:.2f} | {hits} of {len(strongest)} |")
         shown[f"seed {seed}: AUROC {auroc:.2f}"] = found * between
-    for axis, (title, matrix) in zip(axes[0], shown.items(), strict=True):
-        axis.imshow(matrix, cmap="viridis")
-        axis.set_title(title, fontsize=8)
-        axis.set_xticks(range(len(GROUPS)), list(GROUPS), rotation=90, fontsize=6)
-        axis.set_yticks([])
-    axes[0, 0].set_yticks(range(len(GROUPS)), list(GROUPS), fontsize=6)
-    figure.suptitle("Lag graph: how much the group of a column drives that of a row", fontsize=9)
-    figure.savefig(HERE / "images_lag_graph.png", dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    title = "Lag graph: how much the group of a column drives that of a row"
+    heatmaps(shown, title, "images_lag_graph.png")
     (HERE / "images_lag_graph.md").write_text("\n".join(lines) + "\n")
 
 

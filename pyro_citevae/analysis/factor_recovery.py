@@ -100,8 +100,8 @@ def factor_recovery(
     programs. Each group has one program of its own, such that the sum of their mean R2_kf is largest, less a
     tenth of what each tells more of another group (Hungarian method); the programs that are left stand for
     the group that they tell most of. Regressors learn from the first half of the rows; give whole sequences
-    one after the other, so that none is in both.
-    Rows of independent scenes show what programs mix; in sequences factors tell of each other by themselves.
+    one after the other, so that none is in both. Rows of independent scenes show what programs mix; in
+    sequences factors tell of each other by themselves.
     The mixtures are of rows of the second half, and are read by a perceptron that sees all programs.
 
     Args:
@@ -183,12 +183,7 @@ def _told(
 ) -> list[np.ndarray]:
     """What a regressor that learns from the first half of the rows says of each factor on the second."""
     said = regressor.fit(z[:half], np.hstack(shown)[:half]).predict(z[half:])
-    return _apart(said.reshape(len(z) - half, -1), shown)
-
-
-def _apart(columns: np.ndarray, shown: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The columns of each factor."""
-    return np.split(columns, np.cumsum([y.shape[1] for y in shown])[:-1], axis=1)
+    return np.split(said.reshape(len(z) - half, -1), np.cumsum([y.shape[1] for y in shown])[:-1], axis=1)
 
 
 def _explained(
@@ -228,8 +223,7 @@ def _triplet(
     one, other = rng.integers(half, len(z), size=(2, len(z) - half))
     second = rng.integers(2, size=(len(one), max(block.max(), group.max()) + 1)).astype(bool)
     mixed = np.where(second[:, block], z[other], z[one])
-    reader = _perceptron(seed).fit(z[:half], np.hstack(shown)[:half])
-    said = _apart(reader.predict(mixed).reshape(len(mixed), -1), shown)
+    said = _told(_perceptron(seed), np.concatenate([z[:half], mixed]), shown, half)
     errors = []
     for of, g, y in zip(group, said, shown, strict=True):
         truth = np.where(second[:, [of]], y[other], y[one])

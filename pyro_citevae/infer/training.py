@@ -82,7 +82,6 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
             max_epochs=settings.max_epochs,
             accelerator=settings.accelerator,
             precision=settings.precision,
-            gradient_clip_val=settings.gradient_clip,
             enable_progress_bar=progress,
             enable_model_summary=False,
             enable_checkpointing=checkpoints is not None,
@@ -183,12 +182,12 @@ class EvidenceLowerBound(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Notes the norm of the gradient and clips by it: Lightning would take it a second time."""
-        learnt = [p for p in self.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in learnt if p.grad is not None])
-        if not math.isfinite(float(norm)) and self.batch is not None:
-            raise self._diverged(f"gradient became {float(norm)}", self.batch)
-        self.sums["gradient_norm"].append(float(norm))
-        torch.nn.utils.clip_grads_with_norm_(learnt, self.settings.gradient_clip, norm)
+        total = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        norm = float(total)
+        if not math.isfinite(norm) and self.batch is not None:
+            raise self._diverged(f"gradient became {norm}", self.batch)
+        self.sums["gradient_norm"].append(norm)
+        torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.settings.gradient_clip, total)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """The untempered bound on held-out cells, on the scale of the training bound."""
