@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any, Literal, final, get_args
 
+import pyro
+import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro import poutine
@@ -19,10 +21,12 @@ from pyro.infer.autoguide import (
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
+from torch.distributions import biject_to
 
 from pyro_citevae.errors import ModelError
 from pyro_citevae.nn.flow import InverseAutoregressiveFlow
 from pyro_citevae.nn.networks import joined
+from pyro_citevae.nn.normal_array import NormalArray
 from pyro_citevae.program import Distribution, LatentDynamics
 
 Family = Literal["normal", "low_rank", "full_rank", "flow"]
@@ -79,7 +83,7 @@ class MechanismPosterior(PyroModule):
             self.small = [name for name in sites if sizes[name] <= _MOST_FLAT]
             self.n_flat = sum(sizes[name] for name in self.small)
             joint = [name for name in sites if sizes[name] <= most and family != "normal"]
-            self.independent = AutoNormal(
+            self.independent = _Independent(
                 poutine.block(mechanism, hide=joint), init_loc_fn=init_to_median, init_scale=_SCALE
             )
             self.joint = _JOINT[family](poutine.block(mechanism, expose=joint)) if joint else None
@@ -102,6 +106,25 @@ class MechanismPosterior(PyroModule):
 
 def _lead(value: Tensor, event_dim: int) -> torch.Size:
     return value.shape[: value.dim() - event_dim]
+
+
+@final
+class _Independent(AutoNormal):
+    """Independent normals of the unconstrained values; each site is drawn as itself, with none beside it."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Draws every site."""
+        trace: Any = self.prototype_trace
+        sites = trace.iter_stochastic_nodes()
+        return {name: pyro.sample(name, self._law(name, site["fn"].support)) for name, site in sites}
+
+    def _law(self, name: str, support: Any) -> Distribution:
+        loc, scale = self._get_loc_and_scale(name)
+        law = NormalArray(loc, scale, loc.shape)
+        transform: Any = biject_to(support)
+        if transform(loc) is loc:  # the identity
+            return law
+        return dist.TransformedDistribution(law, [transform.with_cache()])
 
 
 @final

@@ -19,6 +19,7 @@ from pyro_citevae.nn.emissions import Emission
 from pyro_citevae.nn.lags import saturating
 from pyro_citevae.nn.networks import Decoder, joined
 from pyro_citevae.nn.priors import TokenRows, from_seen, gate, normal
+from pyro_citevae.nn.weighted_rows import weighted_rows
 from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
 
 
@@ -271,7 +272,7 @@ class CiteVAE(LatentDynamics):
             kappa = pyro.sample("kappa", dist.LogNormal(m_kappa, 0.5).to_event(1))
             steps = torch.arange(1, self.schema.n_steps + 1, device=kappa.device)
             typical = (1 - torch.exp(-kappa[..., None] * steps)).mean(-1)
-        T = self.schema.n_steps + 2
+        T = self.schema.n_steps + 1  # what a later step takes on is one more
         e = pyro.sample("e", normal(zero, self._group_scale(), T, P, G)) if self.group else None
         exposure = zero.expand(P)
         timed = {"kappa": kappa, "typical": typical, "exposure": exposure}
@@ -323,17 +324,19 @@ class CiteVAE(LatentDynamics):
         technical: Int[Tensor, " cell"],
     ) -> Mechanism:
         """Adds what exposure and batches change outside the decoder."""
-        response = self._response(mechanism, exposure)
-        batch = torch.nn.functional.one_hot(technical, self.schema.n_batches).to(response.dtype)
-        design, effects = [batch, response], [self.batch_effect, mechanism.direct]
+        response, B, P = self._response(mechanism, exposure), self.schema.n_batches, exposure.shape[-1]
+        effects, row = mechanism.direct, torch.arange(P, device=step.device).expand_as(exposure)
         if self.group:
             late = self.schema.n_steps + 1
-            steps = torch.arange(late + 1, device=step.device)
-            at = ((steps > 0) & (steps <= step.clamp(max=late)[..., None])).to(response.dtype)
-            design.append((at[..., :, None] * response[..., None, :]).flatten(-2))
-            effects.append(mechanism.e.flatten(-3, -2))
-        # one product for all: a value a cell and gene is made once
-        offset = joined(*design) @ joined(*(one.mT for one in effects)).mT
+            effects = (effects[..., None, :, :] + mechanism.e.cumsum(-3)).flatten(-3, -2)  # direct + E_t
+            row = row + P * (step.clamp(min=1, max=late) - 1)[..., None]
+        batch = technical.expand(step.shape)[..., None]
+        offset = weighted_rows(
+            torch.cat([self.batch_effect.expand(*effects.shape[:-2], -1, -1), effects], dim=-2),
+            torch.cat([batch, B + row], dim=-1),
+            joined(torch.ones_like(batch, dtype=response.dtype), response),
+            torch.cat([batch >= 0, exposure != 0], dim=-1),
+        )
         return mechanism.updated(offset=offset)
 
     def emission(

@@ -14,6 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from pyro_citevae.data.observations import Observations
 from pyro_citevae.data.trajectories import Batch
 from pyro_citevae.nn.networks import ImageEncoder, Perceptron, joined
 from pyro_citevae.program import Distribution, LatentDynamics, Recorded
@@ -144,16 +145,15 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     @staticmethod
     def observations(batch: Batch) -> Float[Tensor, "slot cell gene"]:
         """The observed values, zero where nothing was observed."""
-        if batch.x is None:
-            raise ValueError("a guide needs observations; run it on a batch of measured cells.")
-        x: Tensor = batch.x.dense
+        x: Tensor = _measured(batch).dense
         return x
 
     def summary(self, batch: Batch) -> Float[Tensor, "cell summary"]:
         """Encodes the observations, one slot beside the other, zero where nothing was observed."""
-        x = self.observations(batch)
         if self.model.schema.values == "counts":
-            x = torch.log1p(self.model.schema.total * x / batch.library[..., None])
+            x = _measured(batch).log1p_of(self.model.schema.total / batch.library)
+        else:
+            x = self.observations(batch)
         technical = torch.nn.functional.one_hot(batch.technical, self.model.schema.n_batches).to(x.dtype)
         encoded = self.encoder(torch.cat([x, technical.expand(*x.shape[:-1], -1)], dim=-1))
         encoded = torch.where(batch.observed[..., None], encoded, 0.0)
@@ -185,6 +185,13 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         """The step t and the steps left to the last observation, as shares of the schema's steps."""
         left = (batch.last - t).to(batch.library.dtype) / self.model.schema.n_steps
         return torch.stack([torch.full_like(left, t / self.model.schema.n_steps), left], dim=-1)
+
+
+def _measured(batch: Batch) -> Observations:
+    """The observations of a batch that has some."""
+    if batch.x is None:
+        raise ValueError("a guide needs observations; run it on a batch of measured cells.")
+    return batch.x
 
 
 def normal_size(n: int, correlated: bool = False) -> int:

@@ -143,7 +143,7 @@ def test_a_groups_deviation_is_the_sum_of_its_changes() -> None:
     exposure[..., 1] = 1.0
     E = torch.zeros(data.schema.n_genes)
     for t in range(1, data.schema.n_steps + 4):
-        E = E + (mechanism.e[t, 1] if t < len(mechanism.e) else 0.0)
+        E = E + (mechanism.e[t - 1, 1] if t <= len(mechanism.e) else 0.0)
         seen = model.observation(mechanism, exposure, torch.tensor([[t]]), torch.zeros(1, dtype=torch.int64))
         torch.testing.assert_close(seen.offset[0, 0], E)
 
@@ -186,7 +186,7 @@ def test_the_axes_named_in_dims_are_those_of_the_sites(kind: type[cv.LatentDynam
     model = kind(
         data.schema, n_programs=4, **({} if kind in (ContinuousTime, StaticShift) else {"n_lags": 2})
     )
-    sizes = {"gene": 7, "token": 3, "program": 4, "source": 4, "lag": 2, "own": 1, "step": 5}
+    sizes = {"gene": 7, "token": 3, "program": 4, "source": 4, "lag": 2, "own": 1, "step": 4}
     sizes |= {"regime": 2, "previous": 2, "edge": 6}
     trace = poutine.trace(model.mechanism).get_trace()
     off = {"A", "m", "d", "v", "w", "q"} if kind is CiteVAE else set()

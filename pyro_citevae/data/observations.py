@@ -43,6 +43,10 @@ class Observations(ABC):
     def dense(self) -> Float[Tensor, "slot cell gene"]:
         """The values with their zeros."""
 
+    def log1p_of(self, factor: Float[Tensor, "slot cell"]) -> Float[Tensor, "slot cell gene"]:
+        """``log(1 + factor x)``, which is zero where x is."""
+        return torch.log1p(factor[..., None] * self.dense)
+
     @abstractmethod
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Observations:
         """Copies to a device."""
@@ -77,9 +81,16 @@ class SparseObservations(Observations):
     @cached_property
     def dense(self) -> Float[Tensor, "slot cell gene"]:
         """The values with their zeros."""
+        return self._with_zeros(self.value)
+
+    def log1p_of(self, factor: Float[Tensor, "slot cell"]) -> Float[Tensor, "slot cell gene"]:
+        """``log(1 + factor x)``, a logarithm for each stored value alone."""
+        return self._with_zeros(torch.log1p(factor.reshape(-1)[self.row] * self.value))
+
+    def _with_zeros(self, value: Float[Tensor, " stored"]) -> Float[Tensor, "slot cell gene"]:
         slots, cells, genes = self.shape
-        flat = self.value.new_zeros(slots * cells * genes)
-        return flat.scatter_(0, self.index, self.value).view(slots, cells, genes)
+        flat = value.new_zeros(slots * cells * genes)
+        return flat.scatter_(0, self.index, value).view(slots, cells, genes)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseObservations:
         """Copies to a device."""

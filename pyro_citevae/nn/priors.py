@@ -13,6 +13,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from pyro_citevae.nn.kriging import kriged
+from pyro_citevae.nn.normal_array import NormalArray
 
 __all__ = ["TokenRows", "from_seen", "gate", "normal"]
 
@@ -34,8 +35,7 @@ def normal(loc: Float[Tensor, ...], scale: Float[Tensor, ...] | float, *shape: i
         >>> normal(torch.zeros(()), 0.3, 2, 4).event_shape
         torch.Size([2, 4])
     """
-    law: Any = dist.Normal(loc, scale)
-    return law.expand(torch.broadcast_shapes(law.batch_shape, shape)).to_event(len(shape))
+    return NormalArray(loc, scale, shape)
 
 
 def gate(open_share: Float[Tensor, ...], *shape: int) -> Distribution:
