@@ -55,7 +55,10 @@ class BackwardSmoother(Smoother):
         )
 
     def law(
-        self, output: Float[Tensor, "... cell output"], given: Float[Tensor, "... cell given"]
+        self,
+        output: Float[Tensor, "... cell output"],
+        seen: Float[Tensor, "... cell seen"],
+        moving: Float[Tensor, "... cell moving"],
     ) -> Distribution:
         """A normal."""
         return normal(output, self.model.n_programs)

@@ -11,6 +11,7 @@ from pyro_citevae.amortization import loc_scale
 from pyro_citevae.guides.mechanism_posterior import Family, MechanismPosterior
 from pyro_citevae.guides.smoother import Smoother
 from pyro_citevae.nn.flow import InverseAutoregressiveFlow
+from pyro_citevae.nn.networks import joined
 from pyro_citevae.program import Distribution, LatentDynamics
 
 
@@ -50,7 +51,10 @@ class Flow(Smoother):
         return self.invariant_flow(*loc_scale(self.invariant_head(summary)), summary)
 
     def law(
-        self, output: Float[Tensor, "... cell output"], given: Float[Tensor, "... cell given"]
+        self,
+        output: Float[Tensor, "... cell output"],
+        seen: Float[Tensor, "... cell seen"],
+        moving: Float[Tensor, "... cell moving"],
     ) -> Distribution:
         """The smoother's normal law of a state, pushed through the flow."""
-        return self.state_flow(*loc_scale(output), given)
+        return self.state_flow(*loc_scale(output), joined(seen, moving))

@@ -36,18 +36,28 @@ class Smoother(AmortizedGuide):
     ) -> None:
         super().__init__(model, mechanism_posterior, **options)
         schema = model.schema
-        n_seen = self.n_summary + model.n_invariant + schema.n_tokens + 2
-        self.n_given = n_seen + model.n_lags * model.n_programs
-        self.last_head = Perceptron(n_seen, self.n_outputs, self.correction)
+        n_seen = self.n_summary + model.n_invariant
+        n_moving = schema.n_tokens + 2
+        self.n_given = n_seen + model.n_lags * model.n_programs + n_moving
+        self.last_head = Perceptron(n_seen + n_moving, self.n_outputs, self.correction)
         self.back_head = SteppedPerceptron(
             self.n_given, self.n_outputs, max(schema.n_steps, 1), self.correction
         )
 
     @abstractmethod
     def law(
-        self, output: Float[Tensor, "... cell output"], given: Float[Tensor, "... cell given"]
+        self,
+        output: Float[Tensor, "... cell output"],
+        seen: Float[Tensor, "... cell seen"],
+        moving: Float[Tensor, "... cell moving"],
     ) -> Distribution:
-        """The law of a state from its head's output and from all that it is conditioned on."""
+        """The law of a state from its head's output, and from all that it is conditioned on.
+
+        Args:
+            output: Output of the head.
+            seen: What the laws of all steps see: the encoded observations, and the invariant state.
+            moving: What this one sees besides: later states, dose and clock.
+        """
 
     def states(
         self,
@@ -58,16 +68,15 @@ class Smoother(AmortizedGuide):
     ) -> None:
         """Draws the last observed step, then each earlier one given the later ones."""
         cells = torch.arange(batch.n_cells, device=summary.device)
-        at_last = joined(summary, s, batch.u[batch.last, cells], self.clock(batch, 0))
-        last_output = self.last_head(at_last)
+        seen = joined(summary, s)
+        last_output = self.last_head(joined(seen, batch.u[batch.last, cells], self.clock(batch, 0)))
         no_state = last_output.new_zeros(batch.n_cells, self.model.n_programs)
         later: list[Tensor] = [no_state] * self.model.n_lags
-        back_head = self.back_head  # each look-up tells Pyro of every parameter again
+        back_head = self.back_head.held(seen)
         for t in range(batch.n_steps, -1, -1):
-            dose = batch.u[min(t + 1, batch.n_steps)]
-            given = joined(*later, summary, s, dose, self.clock(batch, t))
+            moving = joined(*later, batch.u[min(t + 1, batch.n_steps)], self.clock(batch, t))
             is_last = (batch.last == t)[:, None]
-            output = torch.where(is_last, last_output, back_head(given, t))
-            z = self.state(t, self.law(output, given), batch)
+            output = torch.where(is_last, last_output, back_head(moving, t))
+            z = self.state(t, self.law(output, seen, moving), batch)
             known = torch.where((batch.last >= t)[:, None], z, 0.0)
             later = [known, *later][: self.model.n_lags]

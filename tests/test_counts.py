@@ -568,6 +568,26 @@ def test_a_stepped_perceptron_has_weights_of_its_own_at_each_step(hidden: int) -
 
 
 @pytest.mark.parametrize("hidden", [0, 8])
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_a_part_of_the_input_may_be_held_over_steps(hidden: int, lead: tuple) -> None:
+    """Values and gradients are those of the whole input, with axes to the left of either part."""
+    torch.manual_seed(36)
+    net = SteppedPerceptron(7, 3, n_steps=2, hidden=hidden)
+    if hidden:
+        torch.nn.init.normal_(net.correction[-1].weight)
+    x, rest = torch.randn(*lead, 5, 4), torch.randn(5, 3)
+    held = net.held(x)
+    for t in (0, 1, 7):
+        found, expected = held(rest, t), net(joined(x, rest), t)
+        torch.testing.assert_close(found, expected)
+        gradients = [
+            torch.autograd.grad(one.square().sum(), list(net.linear[min(t, 1)].parameters()), retain_graph=True)
+            for one in (found, expected)
+        ]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("hidden", [0, 8])
 def test_a_decoder_starts_affine_and_keeps_the_leading_axes(hidden: int) -> None:
     torch.manual_seed(35)
     net = Decoder(2, 6, hidden)

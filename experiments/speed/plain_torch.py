@@ -94,7 +94,7 @@ class PlainStep(nn.Module):
 
     def _states(self, batch: cv.data.Batch) -> tuple[Tensor, list[Tensor], Tensor]:
         """Draws of the cells' states from the last observation backwards, and their log density."""
-        n, K, T = batch.n_cells, self.n_programs, self.schema.n_steps
+        n, K = batch.n_cells, self.n_programs
         x = torch.log1p(self.schema.total * batch.x.dense / batch.library[..., None])
         technical = one_hot(batch.technical, self.schema.n_batches).to(x.dtype)
         encoded = self.encoder(torch.cat([x, technical.expand(*x.shape[:-1], -1)], dim=-1))
@@ -102,21 +102,26 @@ class PlainStep(nn.Module):
         s, log_q = _drawn(self.invariant_head(summary))
         log_q = log_q.sum()
 
-        def seen(dose: Tensor, t: int) -> list[Tensor]:
-            left = (batch.last - t).to(summary.dtype) / T
-            return [summary, s, dose, torch.stack([torch.full_like(left, t / T), left], dim=-1)]
-
-        last_output = self.last_head(torch.cat(seen(batch.u[batch.last, torch.arange(n)], 0), dim=-1))
-        later = summary.new_zeros(n, K)
+        seen = torch.cat([summary, s], dim=-1)
+        last_dose = batch.u[batch.last, torch.arange(n)]
+        last_output = self.last_head(torch.cat([seen, last_dose, self._clock(batch, 0)], dim=-1))
+        later, back_head = summary.new_zeros(n, K), self.back_head.held(seen)
         z: list[Tensor] = []
         for t in range(batch.n_steps, -1, -1):
-            given = torch.cat([later, *seen(batch.u[min(t + 1, batch.n_steps)], t)], dim=-1)
-            output = torch.where((batch.last == t)[:, None], last_output, self.back_head(given, t))
+            dose = batch.u[min(t + 1, batch.n_steps)]
+            moving = torch.cat([later, dose, self._clock(batch, t)], dim=-1)
+            output = torch.where((batch.last == t)[:, None], last_output, back_head(moving, t))
             state, log_density = _drawn(output)
             log_q = log_q + (log_density * batch.reached(t)).sum()
             later = torch.where((batch.last >= t)[:, None], state, 0.0)
             z.insert(0, state)
         return s, z, log_q
+
+    def _clock(self, batch: cv.data.Batch, t: int) -> Tensor:
+        """The step and the steps that are left, as shares."""
+        T = self.schema.n_steps
+        left = (batch.last - t).to(batch.library.dtype) / T
+        return torch.stack([torch.full_like(left, t / T), left], dim=-1)
 
     def _log_likelihood(self, batch: cv.data.Batch, c: Tensor, s: Tensor, z: list[Tensor]) -> Tensor:
         walked = torch.stack(z)

@@ -7,12 +7,13 @@ what it lacks, and starts at zero so that training leaves the linear solution on
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 __all__ = [
     "BackwardRecurrence",
@@ -65,7 +66,7 @@ class Perceptron(nn.Module):
         for layer in layers:
             hidden = layer(hidden)
         weight = torch.cat([self.linear.weight, last.weight], dim=1)
-        made: Tensor = nn.functional.linear(torch.cat([x, hidden], -1), weight, self.linear.bias + last.bias)
+        made: Tensor = linear(torch.cat([x, hidden], -1), weight, self.linear.bias + last.bias)
         return made
 
 
@@ -88,6 +89,34 @@ class SteppedPerceptron(nn.Module):
         """Evaluates the map of step t."""
         y: Tensor = self.linear[min(t, len(self.linear) - 1)](x)
         return y if self.correction is None else y + self.correction(x)
+
+    def held(self, x: Float[Tensor, "... _"]) -> Callable[[Float[Tensor, "... _"], int], Tensor]:
+        """The maps of the rest of the input and a step, the first part x being the same at all of them.
+
+        What x adds to every map is made once.
+        """
+        n = x.shape[-1]
+        maps = cast(list[nn.Linear], list(self.linear))
+        fixed = linear(x, torch.cat([one.weight[:, :n] for one in maps]), torch.cat([one.bias for one in maps]))
+        of_step = list(zip(fixed.chunk(len(maps), -1), [one.weight[:, n:] for one in maps], strict=True))
+
+        def straight(rest: Tensor, t: int) -> Tensor:
+            added, weight = of_step[min(t, len(maps) - 1)]
+            return added + linear(rest, weight)
+
+        if self.correction is None:
+            return straight
+        outer, *layers = self.correction
+        first = cast(nn.Linear, outer)
+        added, weight = linear(x, first.weight[:, :n], first.bias), first.weight[:, n:]
+
+        def corrected(rest: Tensor, t: int) -> Tensor:
+            h = added + linear(rest, weight)
+            for layer in layers:
+                h = layer(h)
+            return straight(rest, t) + h
+
+        return corrected
 
 
 class BackwardRecurrence(nn.Module):
