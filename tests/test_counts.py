@@ -581,7 +581,9 @@ def test_a_part_of_the_input_may_be_held_over_steps(hidden: int, lead: tuple) ->
         found, expected = held(rest, t), net(joined(x, rest), t)
         torch.testing.assert_close(found, expected)
         gradients = [
-            torch.autograd.grad(one.square().sum(), list(net.linear[min(t, 1)].parameters()), retain_graph=True)
+            torch.autograd.grad(
+                one.square().sum(), list(net.linear[min(t, 1)].parameters()), retain_graph=True
+            )
             for one in (found, expected)
         ]
         torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)

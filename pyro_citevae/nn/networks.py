@@ -97,7 +97,9 @@ class SteppedPerceptron(nn.Module):
         """
         n = x.shape[-1]
         maps = cast(list[nn.Linear], list(self.linear))
-        fixed = linear(x, torch.cat([one.weight[:, :n] for one in maps]), torch.cat([one.bias for one in maps]))
+        fixed = linear(
+            x, torch.cat([one.weight[:, :n] for one in maps]), torch.cat([one.bias for one in maps])
+        )
         of_step = list(zip(fixed.chunk(len(maps), -1), [one.weight[:, n:] for one in maps], strict=True))
 
         def straight(rest: Tensor, t: int) -> Tensor:
