@@ -36,7 +36,7 @@ class Size(NamedTuple):
 def cases(quick: bool, work: Path) -> list[Case]:
     """Four times the cells, the cells of a minibatch and the genes, and twice the latent steps."""
     base = Size(16, 8, 30, 3) if quick else Size(2560, 256, 2000, 3)
-    rounds, warm_up, least = (1, 0, 4) if quick else (5, 1, 20)
+    rounds, warm_up, least = (1, 0, 4) if quick else (9, 1, 40)
     four = "at four times, over one"
     grown = [
         (

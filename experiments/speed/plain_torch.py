@@ -1,7 +1,7 @@
 """A training step of CiteVAE without Pyro and without a trainer: what the library's own step is held against.
 
 The same networks, draws, laws and order of draws, written by hand as log-probabilities of normals, with the
-library's likelihood. From the same weights and the same seed it gives the same bound.
+library's likelihood and its sparse sums. From the same weights and the same seed it gives the same bound.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot, softplus
 import pyro_citevae as cv
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.models import CiteVAE
+from pyro_citevae.nn.weighted_rows import weighted_rows
 
 __all__ = ["PlainStep", "program", "train"]
 
@@ -95,7 +96,7 @@ class PlainStep(nn.Module):
     def _states(self, batch: cv.data.Batch) -> tuple[Tensor, list[Tensor], Tensor]:
         """Draws of the cells' states from the last observation backwards, and their log density."""
         n, K = batch.n_cells, self.n_programs
-        x = torch.log1p(self.schema.total * batch.x.dense / batch.library[..., None])
+        x = batch.x.log1p_of(self.schema.total / batch.library)
         technical = one_hot(batch.technical, self.schema.n_batches).to(x.dtype)
         encoded = self.encoder(torch.cat([x, technical.expand(*x.shape[:-1], -1)], dim=-1))
         summary = torch.where(batch.observed[..., None], encoded, 0.0).transpose(0, 1).flatten(1)
@@ -128,7 +129,15 @@ class PlainStep(nn.Module):
         observed = walked.gather(0, batch.step[..., None].expand(*batch.step.shape, walked.shape[-1]))
         logits = self.decoder(torch.cat([observed, s.expand(*observed.shape[:-1], -1)], dim=-1))
         response = batch.exposure.clamp(max=1.0)
-        logits = logits + self.batch_effect[batch.technical] + response @ (c * self.own)
+        batch_and_tokens = torch.arange(1 + response.shape[-1]).expand(*batch.step.shape, -1)
+        logits = logits + weighted_rows(
+            torch.cat([self.batch_effect, c * self.own]),
+            torch.where(
+                batch_and_tokens == 0, batch.technical[:, None], len(self.batch_effect) - 1 + batch_and_tokens
+            ),
+            torch.cat([torch.ones_like(response[..., :1]), response], dim=-1),
+            torch.cat([torch.ones_like(batch.observed[..., None]), batch.exposure != 0], dim=-1),
+        )
         log_mean = batch.library.log()[..., None] + logits.log_softmax(-1)
         law = cv.counts.NegativeBinomial(log_mean, self.log_theta, validate_args=False)
         return (law.log_prob(batch.x.dense).sum(-1) * batch.observed).sum()

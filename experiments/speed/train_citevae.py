@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import resource
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,10 +35,12 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--precision", default="32-true")
     chosen = parser.parse_args(given)
+    started = time.perf_counter()
     try:
         data = (in_memory if chosen.source == "memory" else from_disk)(chosen.file)
     except UnavailableError as error:
         raise SystemExit(str(error)) from None
+    opened = time.perf_counter() - started
     model = CiteVAE(data.schema, hidden=chosen.hidden)
     with step_ends(chosen.steps) as ends:
         cv.fit(
@@ -57,6 +60,7 @@ def main(given: Sequence[str] | None = None) -> None:
         first = len(ends) // 5
         cells = (len(ends) - 1 - first) * min(chosen.batch_size, data.n_cells)
     found = {
+        "open_seconds": opened,
         "cells_per_second": cells / (ends[-1] - ends[first]),
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
