@@ -124,8 +124,9 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
     Attributes:
         settings: The arguments that the model was made with, for the run's record.
-        dims: Names of the event axes of global sites, among gene, token, program, source and lag. In a
-            prediction, what a site says of a token without training cells is drawn from the site's prior.
+        dims: Names of the event axes of global sites, among gene, token, program, source, lag and step (from
+            1 to the one after the last observation). In a prediction, what a site says of a token without
+            training cells is drawn from the site's prior.
         seen: Which tokens have training cells; :func:`~pyro_citevae.fit` notes it.
         enumerated: Whether cells have discrete sites that inference sums over (``TraceEnum_ELBO``).
     """

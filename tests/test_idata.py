@@ -143,6 +143,12 @@ def test_prior_and_posterior_have_the_same_sites(counts: xr.DataTree) -> None:
         assert prior[name].shape == posterior[name].shape
 
 
+def test_deviations_are_labelled_by_the_steps_that_take_them_on(counts: xr.DataTree) -> None:
+    e = counts["posterior"]["e"]
+    assert e.dims == ("chain", "draw", "step", "token", "gene")
+    assert e.step.values.tolist() == [1, 2, 3]  # two steps, and one for all that follow
+
+
 def test_a_real_dim_of_size_one_survives_as_a_plate_axis_does_not() -> None:
     data = cv.simulate(**{**SCREEN, "n_perturbations": 1}).data
     tree = unfitted(StaticShift(data.schema, n_programs=1, hidden=4)).to_datatree(draws=3)

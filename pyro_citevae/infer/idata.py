@@ -36,6 +36,7 @@ def coordinates(model: LatentDynamics) -> dict[str, list[Any]]:
         "program": programs,
         "source": programs,
         "lag": list(range(1, model.n_lags + 1)),
+        "step": list(range(1, model.schema.n_steps + 2)),  # the last stands for all that follow
     }
 
 
