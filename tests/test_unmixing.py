@@ -146,7 +146,7 @@ def test_a_fit_goes_on_from_programs_that_are_told_apart() -> None:
     second = unmix(first, simulation.data, rounds=2, clamped=6, progress=False)
     before, after = correlation(first, simulation), correlation(second, simulation)
     assert before.min() < 0.9, "the fixture is to start from programs that are mixed"
-    assert after.min() > 0.95
+    assert after.min() > 0.93  # a short fit scatters by its draws; mixed programs are below 0.9
     assert second.bound(simulation.data, particles=3) > first.bound(simulation.data, particles=3)
     assert second.record["settings"] == first.record["settings"]
 
