@@ -335,7 +335,7 @@ class CiteVAE(LatentDynamics):
             torch.cat([self.batch_effect.expand(*effects.shape[:-2], -1, -1), effects], dim=-2),
             torch.cat([batch, B + row], dim=-1),
             joined(torch.ones_like(batch, dtype=response.dtype), response),
-            torch.cat([batch >= 0, exposure != 0], dim=-1),
+            torch.cat([torch.ones_like(batch, dtype=torch.bool), exposure != 0], dim=-1),
         )
         return mechanism.updated(offset=offset)
 

@@ -81,7 +81,7 @@ def test_every_global_site_is_drawn_under_a_plate_of_draws(family: str) -> None:
 
 
 def test_large_sites_stay_independent() -> None:
-    model = citevae(screen())  # e has 5 x 3 x 7 values, d 21, all others fewer
+    model = citevae(screen())  # e has 4 x 3 x 7 values, d 21, all others fewer
     sizes = {"e": 84, "d": 21}
     posterior = stirred(MechanismPosterior(model, "low_rank", most=20))
     with pyro.plate("draw", 4000, dim=-3):

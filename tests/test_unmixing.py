@@ -143,10 +143,10 @@ def correlation(posterior: cv.Posterior, simulation: cv.data.Simulation) -> np.n
 def test_a_fit_goes_on_from_programs_that_are_told_apart() -> None:
     simulation = sequences()
     first = fitted(simulation, epochs=8)
-    second = unmix(first, simulation.data, rounds=2, clamped=6, progress=False)
+    second = unmix(first, simulation.data, rounds=3, clamped=6, progress=False)
     before, after = correlation(first, simulation), correlation(second, simulation)
     assert before.min() < 0.9, "the fixture is to start from programs that are mixed"
-    assert after.min() > 0.93  # a short fit scatters by its draws; mixed programs are below 0.9
+    assert after.min() > 0.95
     assert second.bound(simulation.data, particles=3) > first.bound(simulation.data, particles=3)
     assert second.record["settings"] == first.record["settings"]
 

@@ -129,14 +129,13 @@ class PlainStep(nn.Module):
         observed = walked.gather(0, batch.step[..., None].expand(*batch.step.shape, walked.shape[-1]))
         logits = self.decoder(torch.cat([observed, s.expand(*observed.shape[:-1], -1)], dim=-1))
         response = batch.exposure.clamp(max=1.0)
-        batch_and_tokens = torch.arange(1 + response.shape[-1]).expand(*batch.step.shape, -1)
+        tokens = len(self.batch_effect) + torch.arange(response.shape[-1]).expand_as(response)
+        technical = batch.technical.expand(batch.step.shape)[..., None]
         logits = logits + weighted_rows(
             torch.cat([self.batch_effect, c * self.own]),
-            torch.where(
-                batch_and_tokens == 0, batch.technical[:, None], len(self.batch_effect) - 1 + batch_and_tokens
-            ),
+            torch.cat([technical, tokens], dim=-1),
             torch.cat([torch.ones_like(response[..., :1]), response], dim=-1),
-            torch.cat([torch.ones_like(batch.observed[..., None]), batch.exposure != 0], dim=-1),
+            torch.cat([torch.ones_like(technical, dtype=torch.bool), batch.exposure != 0], dim=-1),
         )
         log_mean = batch.library.log()[..., None] + logits.log_softmax(-1)
         law = cv.counts.NegativeBinomial(log_mean, self.log_theta, validate_args=False)

@@ -41,12 +41,11 @@ def weighted_rows(
     cell, chosen = acts.reshape(-1, n_chosen).nonzero(as_tuple=True)
     # each draw has a copy of the table, one behind the other, or all share one
     shift = torch.arange(n_draws, device=index.device)[:, None] * (len(table) > 1) * table.shape[1]
-    n_acting = acts.reshape(-1, n_chosen).sum(-1)
-    starts = n_acting.repeat(n_draws).cumsum(0) - n_acting.repeat(n_draws)
+    n_acting = acts.reshape(-1, n_chosen).sum(-1).repeat(n_draws)
     summed = torch.nn.functional.embedding_bag(
         (index.reshape(-1, n_chosen)[cell, chosen] + shift).flatten(),
         table.flatten(0, 1),
-        starts,
+        n_acting.cumsum(0) - n_acting,
         mode="sum",
         per_sample_weights=each[:, cell, chosen].expand(n_draws, -1).flatten(),
     )
