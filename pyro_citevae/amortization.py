@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import pyro
 import pyro.distributions as dist
@@ -177,7 +177,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
     def state(self, t: int, law: Distribution, batch: Batch) -> Float[Tensor, "... cell program"]:
         """Draws z_t, which counts only up to a cell's last observation, as in the model."""
-        with poutine.mask(mask=batch.reached(t)):
+        with poutine.mask(mask=cast(torch.BoolTensor, batch.reached(t))):
             value: Tensor = pyro.sample(f"z_{t}", law)
         return value
 

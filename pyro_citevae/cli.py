@@ -63,6 +63,7 @@ _Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 _Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a fitted run.")]
 _OwnModel = Annotated[str | None, typer.Option("--model", help="The run's model, if it is FILE.py:CLASS.")]
 _OwnGuide = Annotated[str | None, typer.Option("--guide", help="The run's guide, if it is FILE.py:CLASS.")]
+_Accelerator = Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")]
 
 _Layout = Annotated[
     str | None,
@@ -263,6 +264,7 @@ def predict(
     time: Annotated[float | None, typer.Option(help="Time to predict; the last one if not given.")] = None,
     most_cells: Annotated[int, typer.Option(min=1, help="Control cells to predict from, at most.")] = 500,
     seed: _Seed = 0,
+    accelerator: _Accelerator = "cpu",
     model: _OwnModel = None,
     guide: _OwnGuide = None,
     overwrite: _Overwrite = False,
@@ -272,7 +274,7 @@ def predict(
     if out.name == "effects.nc":
         raise RunError("effects.nc is written beside the predicted cells; name the cells' file otherwise.")
     effects_path = require_free(out.with_name("effects.nc"), overwrite)
-    posterior = _loaded(run, model, guide)
+    posterior = _loaded(run, model, guide).to(accelerator)
     schedules = [posterior.schema.require(Schedule.parse(text, posterior.schema.control)) for text in do_]
     controls = _controls(posterior, cells).thinned(most_cells)
     acting = [one for one in dict.fromkeys(schedules) if not one.is_control]
@@ -303,6 +305,7 @@ def rank_command(
     draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the table and picture.")] = None,
     seed: _Seed = 0,
+    accelerator: _Accelerator = "cpu",
     model: _OwnModel = None,
     guide: _OwnGuide = None,
     overwrite: _Overwrite = False,
@@ -310,7 +313,7 @@ def rank_command(
     """Say which perturbation to measure next, and why."""
     if out is not None:
         require_free(out, overwrite)
-    posterior = _loaded(run, model, guide)
+    posterior = _loaded(run, model, guide).to(accelerator)
     named = [*(_candidates(candidates) if candidates else []), *(do_ or [])]
     wanted = named if candidates or do_ else list(posterior.schema.tokens)
     with _console.status("predicting the candidates ..."):
@@ -349,6 +352,7 @@ def evaluate(
         bool,
         typer.Option("--licence", help="Say what the fit would license of its latent states; score nothing."),
     ] = False,
+    accelerator: _Accelerator = "cpu",
     model: _OwnModel = None,
     guide: _OwnGuide = None,
     overwrite: _Overwrite = False,
@@ -356,7 +360,7 @@ def evaluate(
     """Score a run's forecast of its held-out time beside baselines and the ceiling."""
     if out is not None:
         require_free(out, overwrite)
-    posterior = _loaded(run, model, guide)
+    posterior = _loaded(run, model, guide).to(accelerator)
     train, held_out = _divided(posterior)
     if licence_:
         _report_licences(posterior, train, out, overwrite)

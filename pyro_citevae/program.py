@@ -234,7 +234,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             z = [pyro.sample("z_0", hooks.initial(mechanism))]
             for t in pyro.markov(range(1, batch.n_steps + 1), history=self.n_lags):
                 mechanism = hooks.regime(mechanism, t, batch.u[t])
-                with poutine.mask(mask=batch.reached(t)):
+                with poutine.mask(mask=cast(torch.BoolTensor, batch.reached(t))):
                     law = hooks.transition(mechanism, z[-self.n_lags :], batch.u[t])
                     z.append(pyro.sample(f"z_{t}", law))
             with (

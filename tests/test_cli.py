@@ -505,6 +505,8 @@ BAD_COMMANDS = [
     ("fit {text} --from-disk -o made", "cannot be read as h5ad"),
     ("fit {truncated} --from-disk -o made", "it may be truncated"),
     pytest.param("FIT -o made --accelerator gpu", "finds no CUDA device", marks=NO_CUDA),
+    pytest.param("PREDICT -o made.h5ad --do gene_0 --accelerator gpu", "finds no CUDA device", marks=NO_CUDA),
+    ("PREDICT -o made.h5ad --do gene_0 --accelerator abacus", "to('abacus') names no device"),
     ("PREDICT -o made.h5ad --do gene_9", "the nearest are gene_3, gene_2, gene_1"),
     ("PREDICT -o made.h5ad --do gene_0+gene_0", "doses 'gene_0' twice"),
     ("PREDICT -o made.h5ad --do gene_0@noon", "'gene_0@noon' cannot be read"),

@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=3, help="Two at least: the first one is not counted.")
     parser.add_argument("--hidden", type=int, default=128)
+    parser.add_argument("--accelerator", default="cpu")
     chosen = parser.parse_args()
     warnings.filterwarnings("ignore")
     adata = anndata.read_h5ad(chosen.file)
@@ -48,7 +49,7 @@ def main() -> None:
         "max_epochs": chosen.epochs,
         "batch_size": chosen.batch_size,
         "train_size": 1.0,
-        "accelerator": "cpu",
+        "accelerator": chosen.accelerator,
         "enable_progress_bar": False,
         "datasplitter_kwargs": {"drop_last": False},
         "callbacks": [clock],

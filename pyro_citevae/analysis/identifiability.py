@@ -102,8 +102,11 @@ def recovery(
     """
     truth, data = simulation.truth, simulation.data
     with seeded(seed), torch.no_grad():
-        sites = {name: value[:, 0, 0].numpy() for name, value in global_draws(posterior.guide, draws).items()}
-        states: Any = poutine.trace(posterior.guide).get_trace(data.batch()).nodes
+        sites = {
+            name: value[:, 0, 0].cpu().numpy() for name, value in global_draws(posterior.guide, draws).items()
+        }
+        batch = data.batch().to(posterior.model._like.device)
+        states: Any = poutine.trace(posterior.guide).get_trace(batch).nodes
         prior: Any = poutine.trace(posterior.model.mechanism).get_trace().nodes
     if not {"W", "a"} <= sites.keys() or sites["W"].shape[1:] != truth.W.shape:
         raise ModelError(
@@ -113,7 +116,7 @@ def recovery(
     ends = data.schema.ends(data.schema.n_steps).astype(int)
     # observed steps alone: elsewhere a state is drawn towards its prior, which would pass for a smaller unit
     steps = np.unique(data.row_step)
-    z = np.stack([states[f"z_{t}"]["value"].numpy() for t in steps])
+    z = np.stack([states[f"z_{t}"]["value"].cpu().numpy() for t in steps])
     K = z.shape[-1]
     found = match(z.reshape(-1, K), truth.z[ends[steps]].reshape(-1, K))
     W = found.lag_graph(sites["W"] * sites.get("A", 1.0))
@@ -147,7 +150,7 @@ def _covered(drawn: Float[np.ndarray, "draw ..."], true: Float[np.ndarray, ...],
 
 def _contraction(drawn: Float[np.ndarray, "draw ..."], prior: Any) -> float:
     """1 - posterior variance / prior variance, averaged over values."""
-    variance = prior.variance.detach().expand(drawn.shape[1:]).numpy()
+    variance = prior.variance.detach().cpu().expand(drawn.shape[1:]).numpy()
     return float(np.mean(1 - drawn.var(0) / variance))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -71,9 +71,9 @@ class Batch:
         """Step of each cell's last observation; 0 for a cell without one."""
         return torch.where(self.observed, self.step, 0).amax(0)
 
-    def reached(self, t: int) -> torch.BoolTensor:
+    def reached(self, t: int) -> Bool[Tensor, " cell"]:
         """Which cells have an observation at step t or later."""
-        return cast(torch.BoolTensor, self.last >= t)
+        return self.last >= t
 
     @cached_property
     def exposure(self) -> Float[Tensor, "slot cell token"]:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 
 from pyro_citevae.errors import FitError
 from pyro_citevae.infer.bounds import Objective
+from pyro_citevae.infer.devices import n_gpus
 
 __all__ = ["FitSettings", "settings_of"]
 
@@ -86,12 +86,12 @@ class FitSettings:
         self._require_devices()
 
     def _require_devices(self) -> None:
-        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if self.accelerator == "gpu" and n_gpus == 0:
+        there = n_gpus()
+        if self.accelerator == "gpu" and there == 0:
             raise FitError("fit(accelerator='gpu') finds no CUDA device; use accelerator='cpu'.")
-        if self.accelerator != "cpu" and 0 < n_gpus < self.devices:
+        if self.accelerator != "cpu" and 0 < there < self.devices:
             raise FitError(
-                f"fit(devices={self.devices}) finds {n_gpus} CUDA device{'s' * (n_gpus > 1)} on this machine;"
+                f"fit(devices={self.devices}) finds {there} CUDA device{'s' * (there > 1)} on this machine;"
                 " ask for no more than there are."
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -14,6 +14,7 @@ from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.infer import idata
+from pyro_citevae.infer.devices import device_of
 from pyro_citevae.infer.prediction import (
     Effect,
     RollOut,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["Predictive"]
+
+_Asked = TypeVar("_Asked", bound="Predictive")
 
 
 class Predictive(ABC):
@@ -49,6 +52,36 @@ class Predictive(ABC):
         """Model and guide, for tables."""
         model, guide = self.members[0]
         return f"{type(model).__name__}/{type(guide).__name__}"
+
+    def to(self: _Asked, device: str) -> _Asked:
+        """Moves the models and the guides to a device, where everything asked of them is then computed.
+
+        A fit on a GPU leaves them on the CPU. Another kind of device makes other draws of the same law.
+
+        Args:
+            device: ``"cpu"``, ``"gpu"``, ``"auto"`` for a GPU where there is one, or torch's name, such as
+                ``"cuda:1"``.
+
+        Returns:
+            Itself.
+
+        Raises:
+            FitError: There is no such device.
+
+        Example:
+            >>> import pyro_citevae as cv
+            >>> data = cv.simulate(n_cells=30).data
+            >>> model = cv.models.StaticShift(data.schema, n_programs=2, hidden=4)
+            >>> guide = cv.guides.MeanField(model, hidden=4)
+            >>> posterior = cv.fit(model, guide, data, max_epochs=1, progress=False)
+            >>> posterior.to("cpu").effect(cv.do("gene_0"), draws=5).sizes["draw"]
+            5
+        """
+        found = device_of(device)
+        for model, guide in self.members:
+            model.to(found)
+            guide.to(found)
+        return self
 
     def predict(
         self,
