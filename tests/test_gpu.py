@@ -307,6 +307,7 @@ def test_the_command_line_fits_predicts_and_scores_on_a_gpu(data: cv.Trajectorie
     ("device", "phrase"),
     [
         ("abacus", r"to\('abacus'\) names no device"),
+        ("meta", r"to\('meta'\) names no device"),
         ("cuda:99", r"to\('cuda:99'\) finds .* on this machine"),
     ],
 )

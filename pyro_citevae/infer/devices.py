@@ -29,7 +29,9 @@ def device_of(name: str) -> torch.device:
     try:
         found = torch.device(known.get(name, name))
     except RuntimeError:
-        raise FitError(f"to('{name}') names no device; use 'cpu', 'gpu', 'auto' or 'cuda:0'.") from None
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise FitError(f"to('{name}') names no device; use 'cpu', 'gpu', 'auto' or 'cuda:0'.")
     if found.type == "cuda" and (found.index or 0) >= there:
         counted = f"{there} CUDA device{'s' * (there > 1)}" if there else "no CUDA device"
         raise FitError(f"to('{name}') finds {counted} on this machine; use one that is there, or 'cpu'.")
