@@ -1,10 +1,12 @@
 """Recovery of programs from vectors: CITE-VAE beside programs that see less.
 
-python experiments/causal3dident/run.py goes on where it was cut off: folds/ keeps what a row's settings made.
+python experiments/causal3dident/run.py goes on where it was cut off: states and scores are in folds/.
+Given names of rows, it runs those.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import time
@@ -25,6 +27,7 @@ from sklearn.neural_network import MLPRegressor
 from slow_vae import SlowVAE
 
 import pyro_citevae as cv
+from pyro_citevae.analysis.factor_recovery import factor_recovery
 from pyro_citevae.analysis.identifiability import Matching, match
 from pyro_citevae.data.mixing import mixed
 from pyro_citevae.data.simulate import Simulation
@@ -34,31 +37,51 @@ from pyro_citevae.infer.unmixing import smoothed_states
 from pyro_citevae.models import CiteVAE
 
 HERE = Path(__file__).parent
+STORE = HERE / "folds"
 EDGE = 0.2  # absolute weight from which an edge is called, half of the smallest true one
+SCORES = {  # what the table has, by name
+    "mcc": "MCC",
+    "worst": "worst program",
+    "linear_r2": "linear R2",
+    "diagonal": "diagonal R2",
+    "off_diagonal": "off-diagonal R2",
+    "spearman": "Spearman",
+    "triplet": "triplet",
+    "auroc": "edge AUROC",
+    "f1": "edge F1",
+    "shd": "edges wrong of 16",
+}
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", nargs="*", help="names of the rows to run; all if none")
+    asked = parser.parse_args()
     settings = tomllib.loads((HERE / "config.toml").read_text())
+    STORE.mkdir(exist_ok=True)
     records = []
-    store = HERE / "folds"
-    store.mkdir(exist_ok=True)
     for row in settings["rows"]:
         for seed in range(row["seeds"]):
-            mixture = settings["mixtures"][row["mixture"]]
-            kept = store / f"{key(row, settings['process'], mixture, settings['fit'])}_{seed}.parquet"
-            if not kept.is_file():
-                started = time.perf_counter()
-                found = scored(row, settings, seed)
-                found |= {"seed": seed, "seconds": time.perf_counter() - started}
-                pd.DataFrame([found]).to_parquet(kept)
-            records.append(pd.read_parquet(kept).assign(row=row["name"]))
-            print(records[-1][["row", "seed", "mcc", "f1", "seconds"]].to_string(header=False), flush=True)
+            piece = piece_of(row, settings, seed)
+            if not piece.is_file() and (not asked.rows or row["name"] in asked.rows):
+                kept = piece.with_suffix(".npz")
+                if not kept.is_file():
+                    fit_states(kept, row, settings, seed)
+                scored(kept, row, settings, seed).to_parquet(piece)
+            if piece.is_file():
+                records.append(pd.read_parquet(piece).assign(row=row["name"]))
+                print(records[-1][["row", "seed", *SCORES]].to_string(header=False), flush=True)
     results = pd.concat(records, ignore_index=True)
     results.to_parquet(HERE / "results.parquet")
-    table = tabulate(results)
-    (HERE / "results.md").write_text(table + "\n")
+    (HERE / "results.md").write_text(tabulate(results) + "\n")
     draw(results, settings)
-    print(table)
+    draw_programs(results)
+
+
+def piece_of(row: dict[str, Any], settings: dict[str, Any], seed: int) -> Path:
+    """Where the scores of a row and seed are kept, and the states beside them."""
+    shared = (settings["process"], settings["mixtures"][row["mixture"]], settings["fit"])
+    return STORE / f"{key(row, *shared)}_{seed}.parquet"
 
 
 def key(row: dict[str, Any], *shared: dict[str, Any]) -> str:
@@ -74,25 +97,47 @@ def sequences(row: dict[str, Any], settings: dict[str, Any], seed: int) -> tuple
     return simulation, mixed(simulation, **settings["mixtures"][row["mixture"]], seed=seed).data
 
 
-def scored(row: dict[str, Any], settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The scores of one row from one seed."""
+def fit_states(kept: Path, row: dict[str, Any], settings: dict[str, Any], seed: int) -> None:
+    """Writes the states that a row finds, and its lag graph where it has one."""
+    started = time.perf_counter()
     simulation, seen = sequences(row, settings, seed)
     if row.get("hidden_perturbations"):
         seen = replace(seen, condition=np.zeros_like(seen.condition))
-    true = simulation.truth.z[1:]
-    z, W = states(row, settings["fit"], seen, true, seed)
+    z, W = states(row, settings["fit"], seen, simulation.truth.z[1:], seed)
+    found = {"z": z} if W is None else {"z": z, "W": W}
+    np.savez(kept, seconds=time.perf_counter() - started, **found)
+
+
+def scored(kept: Path, row: dict[str, Any], settings: dict[str, Any], seed: int) -> pd.DataFrame:
+    """The scores of the states of one row from one seed.
+
+    Blocks and triplets are scored at the last step of each sequence, so that no two rows are of one sequence.
+    """
+    truth = sequences(row, settings, seed)[0].truth
+    true = truth.z[1:]
     K = true.shape[-1]
+    with np.load(kept) as found:
+        z, W, seconds = found["z"], found.get("W"), found["seconds"].item()
     flat, target = z.reshape(-1, z.shape[-1]), true.reshape(-1, K)
-    found = match(flat, target)
-    linear = LinearRegression().fit(flat, target)
+    matching = match(flat, target)
+    correlation = abs(matching.correlation)
+    last = factor_recovery(z[-1], true[-1], [f"program {k}" for k in range(K)], seed=seed)
     scores = {
-        "mcc": abs(found.correlation).mean(),
-        "worst": abs(found.correlation).min(),
-        "linear_r2": linear.score(flat, target),
+        "seed": seed,
+        "seconds": seconds,
+        "mcc": correlation.mean(),
+        "worst": correlation.min(),
+        "correlation": correlation.tolist(),
+        "linear_r2": LinearRegression().fit(flat, target).score(flat, target),
+        "diagonal": last.diagonal,
+        "off_diagonal": last.off_diagonal,
+        "spearman": last.spearman.diagonal().mean(),
+        "triplet": last.triplet.mean(),
         "auroc": np.nan,
         "f1": np.nan,
+        "shd": np.nan,
     }
-    return scores | (graph(W, found, simulation.truth) if W is not None else {})
+    return pd.DataFrame([scores | (graph(W, matching, truth) if W is not None else {})])
 
 
 def states(
@@ -161,6 +206,7 @@ def graph(W: np.ndarray, found: Matching, truth: Any) -> dict[str, Any]:
     return {
         "auroc": roc_auc_score(true, strength),
         "f1": f1_score(true, strength > EDGE),
+        "shd": float((true != (strength > EDGE)).sum()),
         "W": turned.ravel().tolist(),
         "W_true": truth.W[0].ravel().tolist(),
     }
@@ -168,17 +214,16 @@ def graph(W: np.ndarray, found: Matching, truth: Any) -> dict[str, Any]:
 
 def tabulate(results: pd.DataFrame) -> str:
     """A line a row: median over seeds, and the range."""
-    names = ("mcc", "worst", "linear_r2", "auroc", "f1")
     lines = [
-        "| | seeds | MCC | worst program | linear R2 | edge AUROC | edge F1 | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| | seeds | {' | '.join(SCORES.values())} | seconds |",
+        "|---" * (len(SCORES) + 3) + "|",
     ]
     for row, group in results.groupby("row", sort=False):
         cells = [
             f"{group[n].median():.2f} ({group[n].min():.2f}-{group[n].max():.2f})"
             if group[n].notna().all()
             else ""
-            for n in names
+            for n in SCORES
         ]
         lines.append(
             f"| {row} | " + " | ".join([str(len(group)), *cells, f"{group.seconds.mean():.0f}"]) + " |"
@@ -187,8 +232,10 @@ def tabulate(results: pd.DataFrame) -> str:
 
 
 def draw(results: pd.DataFrame, settings: dict[str, Any]) -> None:
-    """The lag graph of the first row beside the true one, seed by seed."""
+    """The lag graph of the first row beside the true one, seed by seed, once it has run."""
     rows = results[results.row == settings["rows"][0]["name"]]
+    if rows.empty:
+        return
     K = settings["process"]["n_programs"]
     figure, axes = plt.subplots(2, len(rows), figsize=(2 * len(rows), 4.4), squeeze=False)
     for column, (_, one) in zip(axes.T, rows.iterrows(), strict=True):
@@ -199,6 +246,28 @@ def draw(results: pd.DataFrame, settings: dict[str, Any]) -> None:
     axes[0, 0].set_ylabel("true"), axes[1, 0].set_ylabel("fitted")
     figure.suptitle("Lag graph: weight of program j (column) on program k (row)", fontsize=10)
     figure.savefig(HERE / "lag_graph.png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def draw_programs(results: pd.DataFrame) -> None:
+    """The correlation of every true program with its match, a line a row of the table."""
+    by_row = {
+        str(row): np.stack(list(group.correlation)) for row, group in results.groupby("row", sort=False)
+    }
+    seeds, K = max(found.shape for found in by_row.values())
+    shown = np.full((len(by_row), seeds * K), np.nan)
+    for line, found in zip(shown, by_row.values(), strict=True):
+        line[: found.size] = found.ravel()
+    figure, axis = plt.subplots(figsize=(9, 0.32 * len(by_row) + 0.9))
+    image = axis.imshow(shown, cmap="viridis", vmin=0.5, vmax=1.0, aspect="auto")
+    axis.set_yticks(range(len(by_row)), list(by_row), fontsize=8)
+    axis.set_xticks(np.arange(seeds) * K + (K - 1) / 2, [f"seed {seed}" for seed in range(seeds)], fontsize=8)
+    for edge in np.arange(1, seeds) * K - 0.5:
+        axis.axvline(edge, color="white")
+    figure.colorbar(image, extend="min")
+    axis.set_title("Absolute correlation of each true program with its match", fontsize=10)
+    figure.savefig(HERE / "programs.png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
 
 
 if __name__ == "__main__":
