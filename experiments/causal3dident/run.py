@@ -157,7 +157,15 @@ def states(
 def fitted(
     row: dict[str, Any], fit: dict[str, Any], data: cv.Trajectories, K: int, seed: int
 ) -> cv.Posterior:
-    """The fit of a row."""
+    """The fit of a row: of more than one start, that of the best bound."""
+    starts = [started(row, fit, data, K, seed + 1000 * start) for start in range(row.get("restarts", 1))]
+    return max(starts, key=lambda posterior: posterior.bound(data)) if len(starts) > 1 else starts[0]
+
+
+def started(
+    row: dict[str, Any], fit: dict[str, Any], data: cv.Trajectories, K: int, seed: int
+) -> cv.Posterior:
+    """The fit of a row from one start."""
     torch.manual_seed(seed)
     schema = data.schema
     plain = {"onset": False, "own_transcript": False, "direct": False, "group": False, "edges": False}
@@ -178,7 +186,8 @@ def fitted(
     model = makers[row["program"]]()
     epochs = row.get("max_epochs", fit["max_epochs"])
     chosen = {**fit, "max_epochs": epochs, "seed": seed}
-    posterior = cv.fit(model, BackwardSmoother(model), data, progress=False, **chosen)
+    guide = BackwardSmoother(model, correlated=row.get("correlated", False))
+    posterior = cv.fit(model, guide, data, progress=False, **chosen)
     if row.get("rounds"):
         posterior = unmix(posterior, data, rounds=row["rounds"], progress=False)
     return posterior
