@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide, loc_scale
-from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.guides.mechanism_posterior import Family, MechanismPosterior
 from pyro_citevae.nn.networks import Perceptron
 from pyro_citevae.program import LatentDynamics

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.errors import ModelError
 from pyro_citevae.guides.mechanism_posterior import Family, MechanismPosterior
 from pyro_citevae.nn.linear_chain import JointNormal, LinearChain, derivative, times

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide, normal
-from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.guides.mechanism_posterior import Family, MechanismPosterior
 from pyro_citevae.nn.networks import SteppedPerceptron, joined
 from pyro_citevae.program import LatentDynamics

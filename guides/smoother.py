@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.guides.mechanism_posterior import MechanismPosterior
 from pyro_citevae.nn.networks import Perceptron, SteppedPerceptron, joined
 from pyro_citevae.program import Distribution, LatentDynamics

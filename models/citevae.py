@@ -3,50 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, final
+from typing import final
 
-import pyro
-import pyro.distributions as dist
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from pyro_citevae.data.features import GeneFeatures
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
-from pyro_citevae.nn.emissions import Emission
-from pyro_citevae.nn.lags import saturating
-from pyro_citevae.nn.networks import Decoder, joined
-from pyro_citevae.nn.priors import TokenRows, from_seen, gate, normal
+from pyro_citevae.models.lagged import LaggedExpression
+from pyro_citevae.models.token_terms import (
+    Absent,
+    AtOnce,
+    Direct,
+    EdgeGates,
+    Epistasis,
+    GroupDeviation,
+    Memory,
+    NoDeviation,
+    Onset,
+    OwnTranscript,
+    Pairs,
+    Rescaling,
+    Rows,
+    Shift,
+    TargetMask,
+    TokenTerm,
+    sampled,
+)
+from pyro_citevae.nn.networks import joined
+from pyro_citevae.nn.priors import TokenRows
 from pyro_citevae.nn.weighted_rows import weighted_rows
-from pyro_citevae.program import Distribution, LatentDynamics, Mechanism, positive
+from pyro_citevae.program import Distribution, Mechanism
 
 
 @final
-class CiteVAE(LatentDynamics):
+class CiteVAE(LaggedExpression):
     r"""Latent causal programs that evolve under perturbation-conditioned mechanisms.
 
     ::
 
-        A_lkj  ~ RelaxedBernoulli(0.2)    W_lkj ~ N(0, 0.3)        lag graph (edges), weight of j -> k
-        m_pk   ~ RelaxedBernoulli(0.5)                             which programs a token targets (mask)
-        a_pk   ~ N(mu_a, s_a)             b_pk  ~ N(0, 0.1)        shift and log-scale change of a token
-        c_p    ~ N(m_c, 0.5)              d_pg  ~ N(0, s_d)        own transcript, and single genes (direct)
-        e_tpg  ~ N(0, s_p)                                         what a group takes on at one time
-        kappa_p ~ LogNormal(m_kappa, 0.5)                          rate at which a token sets in
-        v_pr   ~ N(0, 1)                  w_rk  ~ N(0, 0.3)        what two tokens shift together (pairs)
-        q_ijk  ~ N(0, s_q)                                         what a pair shifts by itself (epistasis)
+        W_lkj   ~ N(0, 0.3)                                        weight of an edge j -> k of the lag graph
+        a_pk    ~ N(mu_a, s_a)            b_pk  ~ N(0, 0.1)        shift and log-scale change of a token
+        A_lkj   ~ RelaxedBernoulli(0.2)                            which edges there are (edges)
+        m_pk    ~ RelaxedBernoulli(0.5)                            which programs a token targets (mask)
+        d_pg    ~ N(0, s_d)               c_p   ~ N(m_c, 0.5)      single genes (direct), own transcript
+        v_pr    ~ N(0, 1)                 w_rk  ~ N(0, 0.3)        what two tokens shift together (pairs)
+        q_ijk   ~ N(0, s_q)                                        what a pair shifts by itself (epistasis)
+        kappa_p ~ LogNormal(m_kappa, 0.5)                          rate at which a token sets in (onset)
+        e_tpg   ~ N(0, s_p)                                        what a group takes on at one time (group)
 
         s_n      ~ N(0, I)                                         invariant state
         z_{n,0}  ~ N(0, I)
         r_{n,t}  = 1 - exp(-kappa sum_{t' <= t} u_{t'})            share that the exposure has set in
         h_{n,t}  = u_t r_t / mean_{t' <= T} (1 - exp(-kappa t'))   dose that acts, T units in all T steps
         E_t      = e_1 + ... + e_t                                 deviation of the groups by now
-        z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l}) + h_t (m a) + pairs(h_t)
-                     - (sum_p h_tp - max_p h_tp) mu_a,  sigma exp(h_t (m b)))
-        pairs(h) = sum_{i < j} h_i h_j (q_ij + sum_r v_ir v_jr w_r)
-        x_{n,t}  ~ NB(library_n softmax(f(z_t, s_n) + batch_n + r_t (c + d + E_t)), theta_g)
+        pairs(h) = sum_{i < j} h_i h_j sum_r v_ir v_jr w_r
+        epi(h)   = sum_{i < j} h_i h_j q_ij
+        z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l})
+                     + h_t (m a) - (sum_p h_tp - max_p h_tp) mu_a + pairs(h_t) + epi(h_t),
+                     sigma exp(h_t (m b)))
+        x_{n,t}  ~ NB(library_n softmax(f(z_t, s_n) + batch_n + r_t (d + c + E_t)), theta_g)
 
     ================  ============================================  ==================
     symbol            meaning                                       shape
@@ -67,17 +86,12 @@ class CiteVAE(LatentDynamics):
     by ``B_0 + F_p B``, as :class:`~pyro_citevae.nn.priors.TokenRows` says: a token without cells is drawn
     around what is learnt from the tokens that it is like.
 
-    What all tokens shift alike, mu_a, counts once in a combination: it is mostly the sampling error of
-    the controls, which a sum over the tokens would repeat. The decoder f sees neither dose nor time. A
-    knocked-out gene's protein decays, so that its loss sets in with exposure; programs sum up what acts on
-    them, and follow later than single genes do. The deviation E is to a forecast what a group's own
-    scatter is to a mean: the scale s_p of its changes is learnt from the observed times, and what it does
-    at a time without data is drawn, which widens the interval. The scales s_a and s_d are given, since
-    maximising the bound over them shrinks strong effects. Where the library size counts unmeasured genes
-    too, the softmax has one more class for them.
-
-    A pair is one more of the seen ones: the scale s_q of what pairs shift by themselves is learnt from those
-    that were seen, and what an unseen one does is drawn, which widens its interval.
+    Each of these lines is a term of :mod:`~pyro_citevae.models.token_terms`, which says more of it. What all
+    tokens shift alike, mu_a, counts once in a combination: it is mostly the sampling error of the controls.
+    The decoder f sees neither dose nor time. A knocked-out gene's protein decays, so that its loss sets in
+    with exposure; programs sum up what acts on them, and follow later than single genes do. The scales s_a
+    and s_d are given, since maximising the bound over them shrinks strong effects. Where the library size
+    counts unmeasured genes too, the softmax has one more class for them.
 
     The switches that are off by default (edges, mask, direct, pairs, epistasis) add what did not pay in
     forecasts of real screens; turn them on where the ingredient itself is the question.
@@ -124,25 +138,8 @@ class CiteVAE(LatentDynamics):
         4
     """
 
-    sigma: Tensor
-    s_e: Tensor
     own: Tensor
-    dims: Mapping[str, tuple[str, ...]] = MappingProxyType(
-        {
-            "A": ("lag", "program", "source"),
-            "W": ("lag", "program", "source"),
-            "m": ("token", "program"),
-            "a": ("token", "program"),
-            "b": ("token", "program"),
-            "c": ("token", "own"),
-            "d": ("token", "gene"),
-            "e": ("step", "token", "gene"),
-            "kappa": ("token",),
-            "v": ("token", "rank"),
-            "w": ("rank", "program"),
-            "q": ("pair", "program"),
-        }
-    )
+    batch_moves_rest = False
 
     def __init__(
         self,
@@ -169,118 +166,56 @@ class CiteVAE(LatentDynamics):
         features: GeneFeatures | Sequence[str] | None = None,
         informed: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant, n_lags=n_lags)
-        self.time, self.onset, self.edges = time, time and onset, edges
-        self.mask, self.scale = mask, scale
-        self.own_transcript, self.direct, self.group = own_transcript, direct, group
-        K, G = n_programs, schema.n_genes
-        self.decoder = Decoder(K + n_invariant, schema.n_shares, hidden)
-        self.likelihood = Emission(schema.values, G, emission)
-        self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, G))
-        self.decay, self.s_a, self.s_d = decay, shift_scale, direct_scale
-        self.sigma = positive(torch.full((K,), 0.3))
-        if group:
-            self.s_e = positive(torch.full((schema.n_tokens, 1), 0.05))
-        self.mu_a = torch.nn.Parameter(torch.zeros(K))
-        self.pairs, self.epistasis = pairs, epistasis
-        if epistasis:
-            self.s_q = positive(torch.tensor(0.1))
-        if own_transcript:
-            self.m_c = torch.nn.Parameter(torch.zeros(()))
-        if self.onset:
-            self.m_kappa = torch.nn.Parameter(torch.tensor(-1.2))
-        moved = ("a", "d")[: 1 + direct] if informed is None else informed
-        self.rows = self._token_rows(features, moved)
-        self.dims = {**type(self).dims, **self.rows.axes(type(self).dims)}
+        super().__init__(
+            schema,
+            n_programs=n_programs,
+            n_invariant=n_invariant,
+            n_lags=n_lags,
+            hidden=hidden,
+            emission=emission,
+            decay=decay,
+        )
         own = torch.from_numpy(schema.own_gene)
-        self.register_buffer("own", torch.nn.functional.one_hot(own.clamp(min=0), G) * (own >= 0)[:, None])
-
-    def _token_rows(
-        self, features: GeneFeatures | Sequence[str] | None, informed: Sequence[str]
-    ) -> TokenRows:
-        """The laws of rows; where the features are names alone, their values come with the weights."""
-        there = {"a": True, "b": self.scale, "c": self.own_transcript, "d": self.direct}
-        for site in informed if features is not None else ():
-            if not there.get(site):
-                known = ", ".join(name for name, on in there.items() if on)
-                raise ModelError(f"CiteVAE(informed=...) names '{site}', expected some of {known}.")
-        if features is None:
-            return TokenRows(None, informed)
-        if isinstance(features, str):
-            raise ModelError(f"CiteVAE(features={features!r}) is a text; give GeneFeatures of the tokens.")
-        if isinstance(features, GeneFeatures):
-            return TokenRows(torch.from_numpy(features.rows(self.schema.tokens)).float(), informed)
-        return TokenRows(torch.zeros(self.schema.n_tokens, len(features)), informed)
+        self.register_buffer("own", one_hot(own.clamp(min=0), schema.n_genes) * (own >= 0)[:, None])
+        self.memory = Memory(self) if time else Absent(self)
+        self.deviation = GroupDeviation(self) if group else NoDeviation(self)
+        self.shift = Shift(self, shift_scale, masked=mask)
+        self.rescaling = Rescaling(self) if scale else Absent(self)
+        self.edges = EdgeGates(self) if time and edges else Absent(self)
+        self.targets = TargetMask(self) if mask else Absent(self)
+        self.direct = Direct(self, direct_scale) if direct else Absent(self)
+        self.pairs = Pairs(self, pairs) if pairs else Absent(self)
+        self.epistasis = Epistasis(self) if epistasis else Absent(self)
+        self.own_transcript = OwnTranscript(self) if own_transcript else Absent(self)
+        self.onset = Onset(self) if time and onset else AtOnce(self)
+        moved = informed if informed is not None else ["a", "d"] if direct else ["a"]
+        self.rows = self._token_rows(features, moved)
+        axes = {site: names for term in self.terms for site, names in term.dims.items()}
+        self.dims = {**axes, **self.rows.axes(axes)}
 
     @property
-    def informed(self) -> Bool[Tensor, " token"]:
-        """Tokens that have features."""
-        return super().informed if self.rows.F is None else self.rows.F.any(-1)
-
-    @property
-    def _populations(self) -> dict[str, tuple[Tensor, float]]:
-        """Mean and scale of the rows of each site."""
-        zero = torch.zeros_like(self.mu_a[0])
-        m_c = self.m_c if self.own_transcript else zero
-        return {"a": (self.mu_a, self.s_a), "b": (zero, 0.1), "c": (m_c, 0.5), "d": (zero, self.s_d)}
-
-    def unseen(self, values: Mapping[str, Tensor], donor: Int[Tensor, "draw token"]) -> Mapping[str, Tensor]:
-        """Rows that features move, by kriging from the seen ones."""
-        populations = self._populations
-        return {
-            site: self.rows.unseen(site, values, *populations[site], self.seen, donor)
-            for site in self.rows.m_rho
-        }
-
-    def _group_scale(self) -> Float[Tensor, "token 1"]:
-        """Scale of each token's group deviations; for one without cells, that of a middling token."""
-        s_e = self.s_e
-        typical = s_e[self.seen].log().mean().exp().detach()
-        return torch.where(self.seen[:, None], s_e, typical)
+    def terms(self) -> tuple[TokenTerm, ...]:
+        """The terms in the order of the equations, in which their sites are sampled."""
+        return (
+            self.memory,  # W
+            self.shift,  # a
+            self.rescaling,  # b
+            self.edges,  # A
+            self.targets,  # m
+            self.direct,  # d
+            self.own_transcript,  # c
+            self.pairs,  # v, w
+            self.epistasis,  # q
+            self.onset,  # kappa
+            self.deviation,  # e
+        )
 
     def mechanism(self) -> Mechanism:
-        """Samples the lag graph, the tokens' effects and their direct changes."""
-        P, K, G, L = self.schema.n_tokens, self.n_programs, self.schema.n_genes, self.n_lags
-        zero, rows = torch.zeros_like(self.mu_a[0]), self._populations
-        W: Any = pyro.sample("W", normal(zero, 0.3, L, K, K)) if self.time else None
-        a = pyro.sample("a", self.rows("a", *rows["a"], K, self.seen))
-        b = torch.zeros_like(a)
-        if self.scale:
-            b = pyro.sample("b", self.rows("b", *rows["b"], K, self.seen))
-        if self.time and self.edges:
-            W = W * pyro.sample("A", gate(zero + 0.2, L, K, K))
-        if self.mask:
-            m = pyro.sample("m", gate(zero + 0.5, P, K))
-            a, b = m * a, m * b
-        direct = zero.expand(P, G)
-        if self.direct:
-            direct = pyro.sample("d", self.rows("d", *rows["d"], G, self.seen))
-        if self.own_transcript:
-            # (token, 1), so that it lines up with d under a plate of draws
-            c = pyro.sample("c", self.rows("c", *rows["c"], 1, self.seen))
-            direct = direct + c * self.own
-        v = w = None
-        if self.pairs:
-            v = pyro.sample("v", normal(zero, 1.0, P, self.pairs))
-            w = pyro.sample("w", normal(zero, 0.3, self.pairs, K))
-        q = None
-        if self.epistasis:
-            q = pyro.sample("q", normal(zero, self.s_q, P * (P - 1) // 2, K))
-        kappa = typical = None
-        if self.onset:
-            m_kappa = from_seen(self.m_kappa.expand(P, 1), self.seen)[:, 0]
-            kappa = pyro.sample("kappa", dist.LogNormal(m_kappa, 0.5).to_event(1))
-            steps = torch.arange(1, self.schema.n_steps + 1, device=kappa.device)
-            typical = (1 - torch.exp(-kappa[..., None] * steps)).mean(-1)
-        T = self.schema.n_steps + 1  # what a later step takes on is one more
-        e = pyro.sample("e", normal(zero, self._group_scale(), T, P, G)) if self.group else None
-        exposure = zero.expand(P)
-        timed = {"kappa": kappa, "typical": typical, "exposure": exposure}
-        return Mechanism(W=W, a=a, b=b, direct=direct, e=e, v=v, w=w, q=q, **timed)
-
-    def initial(self, mechanism: Mechanism) -> Distribution:
-        """Standard normal: the same state before every perturbation."""
-        return dist.Normal(torch.zeros_like(self.mu_a), 1.0).to_event(1)
+        """Samples the sites of every term; adds ``direct = d + c``, what a token changes of single genes."""
+        P, G = self.schema.n_tokens, self.schema.n_genes
+        mechanism = Mechanism(**sampled(self.terms), exposure=self.zero.expand(P))
+        direct = self.direct(mechanism) + self.own_transcript(mechanism)
+        return mechanism.updated(direct=direct.expand(*direct.shape[:-2], P, G))
 
     def regime(self, mechanism: Mechanism, t: int, u: Float[Tensor, "cell token"]) -> Mechanism:
         """Sums up the exposure to each token, this step's dose included."""
@@ -293,28 +228,12 @@ class CiteVAE(LatentDynamics):
         u: Float[Tensor, "cell token"],
     ) -> Distribution:
         """A lagged step with decay, shifted and rescaled by the dose that acts."""
-        h = u * self._response(mechanism, mechanism.exposure) / mechanism.typical if self.onset else u
-        loc = h @ mechanism.a
-        if not self.mask:
-            repeated = (h.sum(-1, keepdim=True) - h.amax(-1, keepdim=True)).clamp(min=0.0)
-            loc = loc - repeated * self.mu_a
-        if self.pairs:
-            loc = loc + ((h @ mechanism.v).square() - h.square() @ mechanism.v.square()) @ mechanism.w / 2
-        if self.epistasis:
-            i, j = torch.triu_indices(h.shape[-1], h.shape[-1], 1)
-            loc = loc + (h[..., i] * h[..., j]) @ mechanism.q
-        if self.time:
-            loc = (1 - self.decay) * history[-1] + saturating(mechanism.W, history) + loc
-        return dist.Normal(loc, self.sigma * torch.exp(h @ mechanism.b)).to_event(1)
-
-    def _response(
-        self, mechanism: Mechanism, exposure: Float[Tensor, "... cell token"]
-    ) -> Float[Tensor, "... cell token"]:
-        """Which share of each token has set in."""
-        if not self.onset:
-            return exposure.clamp(max=1.0)
-        response: Tensor = 1 - torch.exp(-mechanism.kappa * exposure)
-        return response
+        h = self.onset.dose(mechanism, u)
+        shift = self.shift(mechanism, h)  # h (m a) - (sum_p h_p - max_p h_p) mu_a
+        shift = shift + self.pairs(mechanism, h)  # sum_{i < j} h_i h_j sum_r v_ir v_jr w_r
+        shift = shift + self.epistasis(mechanism, h)  # sum_{i < j} h_i h_j q_ij
+        mean = self.memory(mechanism, history) + shift  # (1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l})
+        return self.step(mean, self.rescaling(mechanism, h))  # sigma exp(h (m b))
 
     def observation(
         self,
@@ -323,32 +242,53 @@ class CiteVAE(LatentDynamics):
         step: Int[Tensor, "slot cell"],
         technical: Int[Tensor, " cell"],
     ) -> Mechanism:
-        """Adds what exposure and batches change outside the decoder."""
-        response, B, P = self._response(mechanism, exposure), self.schema.n_batches, exposure.shape[-1]
-        effects, row = mechanism.direct, torch.arange(P, device=step.device).expand_as(exposure)
-        if self.group:
-            late = self.schema.n_steps + 1
-            effects = (effects[..., None, :, :] + mechanism.e.cumsum(-3)).flatten(-3, -2)  # direct + E_t
-            row = row + P * (step.clamp(min=1, max=late) - 1)[..., None]
-        batch = technical.expand(step.shape)[..., None]
-        offset = weighted_rows(
-            torch.cat([self.batch_effect.expand(*effects.shape[:-2], -1, -1), effects], dim=-2),
-            torch.cat([batch, B + row], dim=-1),
-            joined(torch.ones_like(batch, dtype=response.dtype), response),
-            torch.cat([torch.ones_like(batch, dtype=torch.bool), exposure != 0], dim=-1),
-        )
-        return mechanism.updated(offset=offset)
+        """Adds what exposure and batches change outside the decoder: ``batch_n + r_t (d + c + E_t)``."""
+        r = self.onset.share(mechanism, exposure)
+        table, first = self.deviation.in_steps(mechanism, step)
+        return mechanism.updated(offset=self._offset(table, first, r, exposure != 0, technical))
 
-    def emission(
+    def _offset(
         self,
-        mechanism: Mechanism,
-        z: Float[Tensor, "... slot cell program"],
-        s: Float[Tensor, "... slot cell invariant"],
-        library: Float[Tensor, "slot cell"],
-    ) -> Distribution:
-        """Counts around the library's share of each gene, unless another family was asked for."""
-        logits, offset = self.decoder(torch.cat([z, s], dim=-1)), mechanism.offset
-        n_rest = self.schema.n_shares - self.schema.n_genes
-        if n_rest:
-            offset = torch.nn.functional.pad(offset, (0, n_rest))
-        return self.likelihood(logits + offset, library)
+        table: Float[Tensor, "... row gene"],
+        first: Int[Tensor, "slot cell 1"],
+        r: Float[Tensor, "... slot cell token"],
+        acts: Bool[Tensor, "slot cell token"],
+        technical: Int[Tensor, " cell"],
+    ) -> Float[Tensor, "... slot cell gene"]:
+        """The batch's effect and those of the tokens that act, as a sum of few rows of one table."""
+        batch = technical.expand(first.shape[:-1])[..., None]
+        token = torch.arange(self.schema.n_tokens, device=first.device)
+        return weighted_rows(
+            torch.cat([self.batch_effect.expand(*table.shape[:-2], -1, -1), table], dim=-2),
+            torch.cat([batch, self.schema.n_batches + first + token], dim=-1),
+            joined(torch.ones_like(batch, dtype=r.dtype), r),
+            torch.cat([torch.ones_like(batch, dtype=torch.bool), acts], dim=-1),
+        )
+
+    @property
+    def has_features(self) -> Bool[Tensor, " token"]:
+        """Tokens that have features."""
+        return super().has_features if self.rows.F is None else self.rows.F.any(-1)
+
+    def unseen(self, values: Mapping[str, Tensor], donor: Int[Tensor, "draw token"]) -> Mapping[str, Tensor]:
+        """Rows that features move, by kriging from the seen ones."""
+        informed = (term for term in self.terms if isinstance(term, Rows) and term.symbol in self.rows.m_rho)
+        return {term.symbol: term.unseen(values, donor) for term in informed}
+
+    def _token_rows(
+        self, features: GeneFeatures | Sequence[str] | None, informed: Sequence[str]
+    ) -> TokenRows:
+        """The laws of rows; where the features are names alone, their values come with the weights."""
+        known = [term.symbol for term in self.terms if isinstance(term, Rows)]
+        for site in informed if features is not None else ():
+            if site not in known:
+                raise ModelError(
+                    f"CiteVAE(informed=...) names '{site}', expected some of {', '.join(sorted(known))}."
+                )
+        if features is None:
+            return TokenRows(None, informed)
+        if isinstance(features, str):
+            raise ModelError(f"CiteVAE(features={features!r}) is a text; give GeneFeatures of the tokens.")
+        if isinstance(features, GeneFeatures):
+            return TokenRows(torch.from_numpy(features.rows(self.schema.tokens)).float(), informed)
+        return TokenRows(torch.zeros(self.schema.n_tokens, len(features)), informed)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.nn.emissions import Emission
@@ -21,7 +24,8 @@ class ExpressionDynamics(LatentDynamics):
         s_n     ~ N(0, I)                                          invariant state
         z_{n,0} ~ N(0, I)
         z_{n,t} ~ transition(mechanism, history, u_{n,t})          from the subclass
-        x_{n,t} ~ NB(library_n softmax(f(z_t, s_n) + batch_n), theta_g)
+        x_{n,t} ~ NB(library_n softmax(f(z_t, s_n) + offset), theta_g)
+        offset  = batch_n                                          a subclass may add to it
 
     ======  =====================================  ==============
     symbol  meaning                                shape
@@ -39,8 +43,13 @@ class ExpressionDynamics(LatentDynamics):
         n_invariant: Size S of the invariant state.
         n_lags: Number L of past states that a transition sees.
         hidden: Width of the decoder's hidden layers; 0 makes it linear.
-        emission: Family of :class:`Emission`; None for NB, or N(f + batch, scale) where values are real.
+        emission: Family of :class:`Emission`; None for NB, or N(f + offset, scale) where values are real.
+
+    Attributes:
+        batch_moves_rest: Whether a technical batch has an effect on the class of unmeasured genes too.
     """
+
+    batch_moves_rest: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -54,7 +63,8 @@ class ExpressionDynamics(LatentDynamics):
     ) -> None:
         super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant, n_lags=n_lags)
         self.decoder = Decoder(n_programs + n_invariant, schema.n_shares, hidden)
-        self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, schema.n_shares))
+        n_moved = schema.n_shares if self.batch_moves_rest else schema.n_genes
+        self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, n_moved))
         self.likelihood = Emission(schema.values, schema.n_genes, emission)
 
     def initial(self, mechanism: Mechanism) -> Distribution:
@@ -69,7 +79,7 @@ class ExpressionDynamics(LatentDynamics):
         technical: Int[Tensor, " cell"],
     ) -> Mechanism:
         """Adds the effect of technical batches."""
-        return mechanism.updated(batch=self.batch_effect[technical])
+        return mechanism.updated(offset=self.batch_effect[technical])
 
     def emission(
         self,
@@ -79,4 +89,7 @@ class ExpressionDynamics(LatentDynamics):
         library: Float[Tensor, "slot cell"],
     ) -> Distribution:
         """Counts around the library's share of each gene, unless another family was asked for."""
-        return self.likelihood(self.decoder(joined(z, s)) + mechanism.batch, library)
+        logits = self.decoder(joined(z, s))
+        n_rest = logits.shape[-1] - mechanism.offset.shape[-1]
+        offset = pad(mechanism.offset, (0, n_rest)) if n_rest else mechanism.offset
+        return self.likelihood(logits + offset, library)

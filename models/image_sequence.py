@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import final
 
@@ -81,7 +81,7 @@ class ImageSequence(LatentDynamics):
     sigma: Tensor
     r: Tensor
     known: Tensor
-    dims = MappingProxyType(
+    dims: Mapping[str, tuple[str, ...]] = MappingProxyType(
         {
             "A": ("lag", "program", "source"),
             "W": ("lag", "program", "source"),
@@ -120,6 +120,8 @@ class ImageSequence(LatentDynamics):
         self.sigma = positive(torch.full((n_programs,), 0.5))
         self.r = positive(torch.tensor(0.1))
         self.mask = targets is None
+        sampled = {"W": time, "A": time and edges, "m": self.mask, "a": True, "b": scale}
+        self.dims = {site: axes for site, axes in type(self).dims.items() if sampled[site]}
         if targets is not None:
             known = torch.tensor(targets, dtype=torch.get_default_dtype())
             if known.shape != (schema.n_tokens, n_programs):

@@ -13,14 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
-from pyro_citevae.models.expression import ExpressionDynamics
-from pyro_citevae.nn.lags import saturating
+from pyro_citevae.models.lagged import LaggedExpression
 from pyro_citevae.nn.priors import normal
-from pyro_citevae.program import Distribution, Mechanism, positive
+from pyro_citevae.program import Distribution, Mechanism
 
 
 @final
-class Instantaneous(ExpressionDynamics):
+class Instantaneous(LaggedExpression):
     r"""Lagged effects between programs, and same-step effects from earlier to later ones.
 
     ::
@@ -71,7 +70,6 @@ class Instantaneous(ExpressionDynamics):
         tensor(False)
     """
 
-    sigma: Tensor
     dims = MappingProxyType(
         {
             "W": ("lag", "program", "source"),
@@ -100,19 +98,18 @@ class Instantaneous(ExpressionDynamics):
             n_lags=n_lags,
             hidden=hidden,
             emission=emission,
+            decay=decay,
         )
-        self.decay, self.s_a = decay, shift_scale
-        self.sigma = positive(torch.full((n_programs,), 0.3))
+        self.s_a = shift_scale
 
     def mechanism(self) -> Mechanism:
         """Samples lagged and same-step edges and the tokens' effects."""
-        P, K, L = self.schema.n_tokens, self.n_programs, self.n_lags
-        zero = self.batch_effect.new_zeros(())
-        W = pyro.sample("W", normal(zero, 0.3, L, K, K))
-        below = pyro.sample("B", normal(zero, 0.3, K * (K - 1) // 2))
-        a = pyro.sample("a", normal(zero, self.s_a, P, K))
-        b = pyro.sample("b", normal(zero, 0.1, P, K))
-        row, column = torch.tril_indices(K, K, -1, device=zero.device)
+        P, K = self.schema.n_tokens, self.n_programs
+        W = self.lag_weights()
+        below = pyro.sample("B", normal(self.zero, 0.3, K * (K - 1) // 2))
+        a = pyro.sample("a", normal(self.zero, self.s_a, P, K))
+        b = pyro.sample("b", normal(self.zero, 0.1, P, K))
+        row, column = torch.tril_indices(K, K, -1, device=below.device)
         B = below.new_zeros(*below.shape[:-1], K, K)
         B[..., row, column] = below
         return Mechanism(W=W, B=B, a=a, b=b)
@@ -124,7 +121,7 @@ class Instantaneous(ExpressionDynamics):
         u: Float[Tensor, "cell token"],
     ) -> Distribution:
         """The joint normal of all programs, solved for the effects within the step."""
-        loc = (1 - self.decay) * history[-1] + saturating(mechanism.W, history) + u @ mechanism.a
+        loc = self.past(mechanism.W, history) + u @ mechanism.a
         scale = self.sigma * torch.exp(u @ mechanism.b)
         unit = torch.eye(self.n_programs, dtype=loc.dtype, device=loc.device)
         M = torch.linalg.solve_triangular(unit - mechanism.B, unit, upper=False, unitriangular=True)

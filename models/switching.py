@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import final
 
@@ -15,14 +15,14 @@ from torch.nn.functional import one_hot
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
-from pyro_citevae.models.expression import ExpressionDynamics
+from pyro_citevae.models.lagged import LaggedExpression
 from pyro_citevae.nn.lags import saturating
 from pyro_citevae.nn.priors import normal
-from pyro_citevae.program import Distribution, Mechanism, positive
+from pyro_citevae.program import Distribution, Mechanism
 
 
 @final
-class Switching(ExpressionDynamics):
+class Switching(LaggedExpression):
     r"""Lagged programs whose mechanism switches with a regime of the cell, a Markov chain of R states.
 
     ::
@@ -77,9 +77,8 @@ class Switching(ExpressionDynamics):
         True
     """
 
-    sigma: Tensor
     enumerated = True
-    dims = MappingProxyType(
+    dims: Mapping[str, tuple[str, ...]] = MappingProxyType(
         {
             "pi": ("regime",),
             "Q": ("previous", "regime"),
@@ -111,25 +110,26 @@ class Switching(ExpressionDynamics):
             n_lags=n_lags,
             hidden=hidden,
             emission=emission,
+            decay=decay,
         )
         if n_regimes < 1:
             raise ModelError(f"Switching(n_regimes={n_regimes}) needs a regime at least.")
         self.n_regimes, self.steered = n_regimes, steered
-        self.decay, self.s_a = decay, shift_scale
-        self.sigma = positive(torch.full((n_programs,), 0.3))
+        self.s_a = shift_scale
         spread = 0.5 * (torch.arange(n_regimes) - (n_regimes - 1) / 2)
+        if not steered:
+            self.dims = {site: axes for site, axes in type(self).dims.items() if site != "v"}
         self.mu_c = torch.nn.Parameter(spread[:, None].repeat(1, n_programs))
 
     def mechanism(self) -> Mechanism:
         """Samples the chain of regimes, the mechanism of each, and the tokens' effects."""
-        P, K, L, R = self.schema.n_tokens, self.n_programs, self.n_lags, self.n_regimes
-        zero = self.batch_effect.new_zeros(())
-        pi = pyro.sample("pi", dist.Dirichlet(zero.new_ones(R)))
-        Q = pyro.sample("Q", dist.Dirichlet(1 + 4 * torch.eye(R).to(zero)).to_event(1))
-        v = pyro.sample("v", normal(zero, 1.0, P, R)) if self.steered else zero.expand(P, R)
-        W = pyro.sample("W", normal(zero, 0.3, R, L, K, K))
+        P, K, R = self.schema.n_tokens, self.n_programs, self.n_regimes
+        pi = pyro.sample("pi", dist.Dirichlet(self.zero.new_ones(R)))
+        Q = pyro.sample("Q", dist.Dirichlet(1 + 4 * torch.eye(R).to(self.zero)).to_event(1))
+        v = pyro.sample("v", normal(self.zero, 1.0, P, R)) if self.steered else self.zero.expand(P, R)
+        W = self.lag_weights(R)
         c = pyro.sample("c", normal(self.mu_c, 0.5, R, K))
-        a = pyro.sample("a", normal(zero, self.s_a, P, K))
+        a = pyro.sample("a", normal(self.zero, self.s_a, P, K))
         return Mechanism(pi=pi, Q=Q, v=v, W=W, c=c, a=a)
 
     def regime(self, mechanism: Mechanism, t: int, u: Float[Tensor, "cell token"]) -> Mechanism:
@@ -149,5 +149,5 @@ class Switching(ExpressionDynamics):
         lagged = [saturating(mechanism.W[..., r, :, :, :], history) for r in range(self.n_regimes)]
         each = torch.stack(lagged, dim=-2)
         chosen = (mechanism.r[..., None, :] @ each)[..., 0, :] + mechanism.r @ mechanism.c
-        loc = (1 - self.decay) * history[-1] + chosen + u @ mechanism.a
+        loc = self.kept(history) + chosen + u @ mechanism.a
         return dist.Normal(loc, self.sigma).to_event(1)

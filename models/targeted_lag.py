@@ -7,20 +7,18 @@ from types import MappingProxyType
 from typing import final
 
 import pyro
-import pyro.distributions as dist
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
-from pyro_citevae.models.expression import ExpressionDynamics
-from pyro_citevae.nn.lags import kept, saturating
+from pyro_citevae.models.lagged import LaggedExpression
+from pyro_citevae.nn.lags import kept
 from pyro_citevae.nn.priors import gate, normal
-from pyro_citevae.program import Distribution, Mechanism, positive
+from pyro_citevae.program import Distribution, Mechanism
 
 
 @final
-class TargetedLag(ExpressionDynamics):
+class TargetedLag(LaggedExpression):
     r"""Lagged programs whose incoming edges a perturbation cuts: Pearl's do(.) on a program.
 
     ::
@@ -67,7 +65,6 @@ class TargetedLag(ExpressionDynamics):
         ('token', 'program')
     """
 
-    sigma: Tensor
     dims = MappingProxyType(
         {
             "A": ("lag", "program", "source"),
@@ -97,19 +94,18 @@ class TargetedLag(ExpressionDynamics):
             n_lags=n_lags,
             hidden=hidden,
             emission=emission,
+            decay=decay,
         )
-        self.decay, self.s_a = decay, shift_scale
-        self.sigma = positive(torch.full((n_programs,), 0.3))
+        self.s_a = shift_scale
 
     def mechanism(self) -> Mechanism:
         """Samples the lag graph, the targets, and what they are set to."""
         P, K, L = self.schema.n_tokens, self.n_programs, self.n_lags
-        zero = self.batch_effect.new_zeros(())
-        A = pyro.sample("A", gate(zero + 0.2, L, K, K))
-        W = pyro.sample("W", normal(zero, 0.3, L, K, K))
-        m = pyro.sample("m", gate(zero + 0.5, P, K))
-        a = pyro.sample("a", normal(zero, self.s_a, P, K))
-        b = pyro.sample("b", normal(zero, 0.1, P, K))
+        A = pyro.sample("A", gate(self.zero + 0.2, L, K, K))
+        W = self.lag_weights()
+        m = pyro.sample("m", gate(self.zero + 0.5, P, K))
+        a = pyro.sample("a", normal(self.zero, self.s_a, P, K))
+        b = pyro.sample("b", normal(self.zero, 0.1, P, K))
         return Mechanism(W=A * W, m=m, a=m * a, b=m * b)
 
     def transition(
@@ -119,6 +115,5 @@ class TargetedLag(ExpressionDynamics):
         u: Float[Tensor, "cell token"],
     ) -> Distribution:
         """A lagged step, from which the dosed tokens cut their targets."""
-        past = (1 - self.decay) * history[-1] + saturating(mechanism.W, history)
-        loc = kept(mechanism.m, u) * past + u @ mechanism.a
-        return dist.Normal(loc, self.sigma * torch.exp(u @ mechanism.b)).to_event(1)
+        loc = kept(mechanism.m, u) * self.past(mechanism.W, history) + u @ mechanism.a
+        return self.step(loc, u @ mechanism.b)

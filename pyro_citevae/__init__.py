@@ -19,8 +19,11 @@ from pyro_citevae.infer import Ensemble, Posterior, fit, nuts
 from pyro_citevae.nn import counts
 from pyro_citevae.program import LatentDynamics, Mechanism
 from pyro_citevae.registry import load
+from pyro_citevae.renamed import remember_modules
 
 __version__ = "0.1.0"
+
+remember_modules()
 
 __all__ = [
     "AmortizedGuide",

@@ -14,8 +14,9 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from pyro_citevae import sites
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.observations import Observations
-from pyro_citevae.data.trajectories import Batch
 from pyro_citevae.nn.networks import ImageEncoder, Perceptron, joined
 from pyro_citevae.program import Distribution, LatentDynamics, Recorded
 
@@ -135,7 +136,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
             s = summary.new_zeros(batch.n_cells, 0)
             if self.model.n_invariant:
-                s = pyro.sample("s", self.invariant(summary))
+                s = pyro.sample(sites.INVARIANT, self.invariant(summary))
             self.states(batch, summary, s, drawn)
 
     def invariant(self, summary: Float[Tensor, "... cell summary"]) -> Distribution:
@@ -178,7 +179,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     def state(self, t: int, law: Distribution, batch: Batch) -> Float[Tensor, "... cell program"]:
         """Draws z_t, which counts only up to a cell's last observation, as in the model."""
         with poutine.mask(mask=cast(torch.BoolTensor, batch.reached(t))):
-            value: Tensor = pyro.sample(f"z_{t}", law)
+            value: Tensor = pyro.sample(sites.state(t), law)
         return value
 
     def clock(self, batch: Batch, t: int) -> Float[Tensor, "cell 2"]:

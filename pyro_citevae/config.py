@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pyro_citevae.errors import ModelError, reason
 
-__all__ = ["Part", "Settings", "make", "read", "read_as"]
+__all__ = ["Part", "Settings", "make", "settings_as", "settings_from"]
 
 
 class Part(BaseModel):
@@ -37,16 +37,16 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
-def read(path: str | Path | None) -> Settings:
+def settings_from(path: str | Path | None) -> Settings:
     """Reads a fit's TOML file; the defaults if there is none.
 
     Raises:
         ModelError: The file is missing, is no TOML, or has a table that is unknown.
     """
-    return read_as(path, Settings)
+    return settings_as(path, Settings)
 
 
-def read_as(path: str | Path | None, kind: type[S]) -> S:
+def settings_as(path: str | Path | None, kind: type[S]) -> S:
     """Reads a TOML file of settings that add to a fit's; the defaults if there is none.
 
     Raises:
@@ -59,9 +59,9 @@ def read_as(path: str | Path | None, kind: type[S]) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ModelError(f"--config '{path}': {where}: {first['msg'].lower()}.") from None
+        raise ModelError(f"the settings '{path}' are wrong at {where}: {first['msg'].lower()}.") from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"--config '{path}' cannot be read as TOML ({error}).") from None
+        raise ModelError(f"the settings '{path}' cannot be read as TOML ({error}).") from None
 
 
 def make(found: type[Any], part: Part, first: Any) -> Any:

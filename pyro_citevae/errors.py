@@ -9,6 +9,7 @@ __all__ = [
     "DataError",
     "DivergenceError",
     "FitError",
+    "HookError",
     "ModelError",
     "RunError",
     "ScheduleError",
@@ -29,6 +30,18 @@ class ScheduleError(CiteVAEError):
 
 class ModelError(CiteVAEError):
     """A model or a guide cannot be found, built, or used as written."""
+
+
+class HookError(ModelError):
+    """A hook of a model fails, or returns something else than it should.
+
+    Attributes:
+        mend: What to do, as a part of a sentence.
+    """
+
+    def __init__(self, said: str, mend: str) -> None:
+        super().__init__(f"{said}; {mend}.")
+        self.said, self.mend = said, mend
 
 
 class ConformanceError(ModelError):

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, final
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from pyro_citevae.errors import ModelError, reason
+from pyro_citevae.errors import HookError, reason
 
 if TYPE_CHECKING:
-    from pyro_citevae.data.trajectories import Batch
+    from pyro_citevae.data.batch import Batch
     from pyro_citevae.program import LatentDynamics
 
 __all__ = ["Distribution", "Hooks", "Mechanism"]
@@ -44,7 +44,7 @@ class Hooks:
         batch: The cells that its laws are for.
 
     Raises:
-        ModelError: A hook fails, or returns something else than it should; the sentence names the hook,
+        HookError: A hook fails, or returns something else than it should; the sentence names the hook,
             what was expected and what came.
     """
 
@@ -92,17 +92,18 @@ class Hooks:
         except (RuntimeError, IndexError, TypeError, AttributeError) as error:
             why = reason(error).rstrip(".")
             handed = _shapes(dict(zip(inspect.signature(method).parameters, given, strict=False)))
-            raise ModelError(
-                f"{self._name(hook)} failed{_place(error)}: {why}{handed and f'; it was given {handed}'}."
+            raise HookError(
+                f"{self._name(hook)} failed{_place(error)}: {why}{handed and f'; it was given {handed}'}",
+                _advice(hook, error),
             ) from error
 
     def _mechanism(self, hook: str, *given: Any) -> Mechanism:
         found = self._ask(hook, *given)
         if not isinstance(found, Mechanism):
             values = "Mechanism(W=W, ...), the values by their symbols" if not given else "mechanism"
-            raise ModelError(
-                f"{self._name(hook)} returned {_kind(found)}, expected a Mechanism; end it with "
-                f"return {values}."
+            raise HookError(
+                f"{self._name(hook)} returned {_kind(found)}, expected a Mechanism",
+                f"end it with return {values}",
             )
         return found
 
@@ -110,22 +111,22 @@ class Hooks:
         law = self._ask(hook, *given)
         where = self._name(hook)
         if not isinstance(law, Distribution):
-            raise ModelError(
-                f"{where} returned {_kind(law)}, expected a law of pyro.distributions; "
-                "end it with return dist.Normal(loc, scale).to_event(1), or another law."
+            raise HookError(
+                f"{where} returned {_kind(law)}, expected a law of pyro.distributions",
+                "end it with return dist.Normal(loc, scale).to_event(1), or another law",
             )
         event, batch = tuple(law.event_shape), tuple(law.batch_shape)
         if event != (size,):
-            raise ModelError(
-                f"{where} returned a law of event shape {event}, expected ({axis},) = ({size},); "
-                f"end it with .to_event(1), and let the {axis} be its parameters' last axis."
+            raise HookError(
+                f"{where} returned a law of event shape {event}, expected ({axis},) = ({size},)",
+                f"end it with .to_event(1), and let the {axis} be its parameters' last axis",
             )
         if not self._fits(batch, slots := self.batch.step.shape[0] if hook == "emission" else 1):
             cells = self.batch.n_cells
             axes = f"(slot, cell) = ({slots}, {cells})" if hook == "emission" else f"(cell,) = ({cells},)"
-            raise ModelError(
-                f"{where} returned a law of batch shape {batch}, expected {axes} or what broadcasts to it; "
-                "keep the axes of what the hook was given, and index them from the right."
+            raise HookError(
+                f"{where} returned a law of batch shape {batch}, expected {axes} or what broadcasts to it",
+                "keep the axes of what the hook was given, and index them from the right",
             )
         return law
 
@@ -150,6 +151,19 @@ def _place(error: BaseException) -> str:
     if inside is None:
         return ""
     return f" at {Path(inside.tb_frame.f_code.co_filename).name}, line {inside.tb_lineno}"
+
+
+def _advice(hook: str, error: Exception) -> str:
+    """What to do about an error inside a hook."""
+    if isinstance(error, IndexError) and hook == "transition":
+        return "history holds the last min(t, n_lags) states, z_0 alone at step 1; ask for no more of them"
+    if isinstance(error, IndexError):
+        return "ask for no position that the hook was not given, such as a step after the last one"
+    if isinstance(error, AttributeError):
+        return "use what the hook is given, and return from mechanism() what the others need"
+    if isinstance(error, TypeError):
+        return "see the hook's arguments in help(LatentDynamics)"
+    return "index tensors from the right (u @ a, not a[0]), and keep the axes of what the hook was given"
 
 
 def _shapes(given: Mapping[str, Any]) -> str:

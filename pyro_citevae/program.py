@@ -17,11 +17,13 @@ from pyro import poutine
 from pyro.distributions import constraints
 from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_citevae import sites
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.observations import SparseObservations
 from pyro_citevae.data.schema import Schema
-from pyro_citevae.data.trajectories import Batch
 from pyro_citevae.errors import ModelError
 from pyro_citevae.hooks import Distribution, Hooks, Mechanism
 from pyro_citevae.nn.sparse_counts import SparseCounts
@@ -111,10 +113,36 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             z_{n,t} ~ transition(mechanism, history, u_{n,t})
           x_{n,t} ~ emission(mechanism, z_{n,t}, s_n, library_n)         where observed
 
+    What a subclass says of itself:
+
+    ===============  ========  ==============================================================================
+    name             required  what it is
+    ===============  ========  ==============================================================================
+    ``mechanism``    yes       samples the global sites and returns them as a :class:`Mechanism`
+    ``initial``      yes       law of z_0
+    ``transition``   yes       law of z_t
+    ``emission``     yes       law of x
+    ``regime``       no        mechanism that holds in a step; the same in all steps
+    ``observation``  no        mechanism as the emission sees it; the same
+    ``invariant``    no        law of s; standard normal
+    ``unseen``       no        rows of tokens without training cells; those of the seen ones by turns
+    ``dims``         no        names of the axes of global sites, ``{"a": ("token", "program")}``
+    ``coords``       no        names along axes of one's own, ``{"phase": ("early", "late")}``
+    ``enumerated``   no        whether cells have discrete sites that inference sums over; False
+    ===============  ========  ==============================================================================
+
+    The axes that ``dims`` may name without ``coords`` are gene, token, program, source (a program that drives
+    another), lag, step (from 1 to the one after the last observation) and feature. A site without ``dims`` is
+    exported with axes numbered ``NAME_dim_0``, ``NAME_dim_1``, ..., and what it says of a token without
+    training cells is what the guide says; of a site whose ``dims`` have ``token`` it is what a seen token
+    deviates by. Names of sites that the program or the export uses are refused
+    (:mod:`~pyro_citevae.sites`).
+
     Hooks receive doses and library sizes, never counts. Tensors are indexed from the right: a state is
     ``(..., cell, program)``, a dose ``(cell, token)``, and a global value broadcasts against them (a vector
     as ``(..., gene)``, a matrix as ``(..., token, program)`` for ``u @ a``), so that every program runs on
-    many draws at once. Steps after a cell's last observation are masked: they integrate to one.
+    many draws at once. Steps after a cell's last observation are masked: they integrate to one. In step t
+    ``history`` holds the last ``min(t, n_lags)`` states: at step 1 that is z_0 alone.
 
     Args:
         schema: Names and sizes of the screen's axes.
@@ -124,9 +152,8 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
     Attributes:
         settings: The arguments that the model was made with, for the run's record.
-        dims: Names of the event axes of global sites, among gene, token, program, source, lag and step (from
-            1 to the one after the last observation). In a prediction, what a site says of a token without
-            training cells is drawn from the site's prior.
+        dims: Names of the axes of global sites.
+        coords: Names along the axes of one's own.
         seen: Which tokens have training cells; :func:`~pyro_citevae.fit` notes it.
         enumerated: Whether cells have discrete sites that inference sums over (``TraceEnum_ELBO``).
     """
@@ -134,6 +161,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     settings: dict[str, Any]
     enumerated: ClassVar[bool] = False
     dims: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    coords: Mapping[str, Sequence[Any]] = MappingProxyType({})
     seen: Tensor
 
     def __init__(self, schema: Schema, *, n_programs: int = 8, n_invariant: int = 0, n_lags: int = 1) -> None:
@@ -149,8 +177,13 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         self.n_lags = n_lags
         self.register_buffer("seen", torch.ones(schema.n_tokens, dtype=torch.bool))
 
+    def axes(self, site: str) -> tuple[str, ...] | None:
+        """The names of a site's axes by ``dims``; None where it does not name the site."""
+        named = self.dims.get(site)
+        return (named,) if isinstance(named, str) else None if named is None else tuple(named)
+
     @property
-    def informed(self) -> Bool[Tensor, " token"]:
+    def has_features(self) -> Bool[Tensor, " token"]:
         """Tokens that features say something of; none, unless a model has features."""
         return torch.zeros_like(self.seen)
 
@@ -181,7 +214,13 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         history: Sequence[Float[Tensor, "... cell program"]],
         u: Float[Tensor, "cell token"],
     ) -> Distribution:
-        """The law of z_t given ``history = [..., z_{t-2}, z_{t-1}]`` and the dose in this step."""
+        """The law of z_t given the states before and the dose in this step.
+
+        Args:
+            mechanism: What :meth:`regime` returned for this step.
+            history: The last ``min(t, n_lags)`` states, ``[..., z_{t-2}, z_{t-1}]``: ``[z_0]`` at step 1.
+            u: Dose of each token.
+        """
 
     @abstractmethod
     def emission(
@@ -227,16 +266,20 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             ModelError: A hook fails, or returns a law of another shape than it should.
         """
         hooks = Hooks(self, batch)
-        with _Aligned():
+        with self._aligned():
             mechanism = hooks.mechanism()
         with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
-            s = pyro.sample("s", hooks.invariant()) if self.n_invariant else self._no_invariant(batch)
-            z = [pyro.sample("z_0", hooks.initial(mechanism))]
+            s = (
+                pyro.sample(sites.INVARIANT, hooks.invariant())
+                if self.n_invariant
+                else self._no_invariant(batch)
+            )
+            z = [pyro.sample(sites.state(0), hooks.initial(mechanism))]
             for t in pyro.markov(range(1, batch.n_steps + 1), history=self.n_lags):
                 mechanism = hooks.regime(mechanism, t, batch.u[t])
                 with poutine.mask(mask=cast(torch.BoolTensor, batch.reached(t))):
                     law = hooks.transition(mechanism, z[-self.n_lags :], batch.u[t])
-                    z.append(pyro.sample(f"z_{t}", law))
+                    z.append(pyro.sample(sites.state(t), law))
             with (
                 pyro.plate("slot", batch.step.shape[0], dim=-2),
                 poutine.mask(mask=cast(torch.BoolTensor, batch.observed)),
@@ -246,7 +289,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
                     *observed_states(batch.step, z, s),
                     batch.library,
                 )
-                pyro.sample("x", emission, obs=observed_values(batch))
+                pyro.sample(sites.VALUES, emission, obs=observed_values(batch))
         return Rollout(mechanism, s, z, emission)
 
     def mechanism_at(self, values: Mapping[str, Tensor]) -> Mechanism:
@@ -256,7 +299,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
     def aligned_mechanism(self) -> Mechanism:
         """The mechanism as the other hooks see it: under a plate of draws it broadcasts against cells."""
-        with _Aligned():
+        with self._aligned():
             return self.mechanism()
 
     def invariant(self) -> Distribution:
@@ -264,9 +307,17 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         return dist.Normal(self._like.new_zeros(self.n_invariant), 1.0).to_event(1)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return self._like.device
+
+    @property
     def _like(self) -> Tensor:
         """A tensor with the model's device and type."""
         return next(iter(self.parameters()), torch.zeros(()))
+
+    def _aligned(self) -> _Aligned:
+        return _Aligned(type(self).__name__)
 
     def _no_invariant(self, batch: Batch) -> Float[Tensor, "cell 0"]:
         return batch.library.new_zeros(batch.n_cells, 0)
@@ -302,8 +353,20 @@ class _Aligned(Messenger):
 
     Under a plate of draws a global site of event shape E has shape (draw, 1, 1) + E, where the ones stand
     for the plates "slot" and "cell" it does not belong to. A matrix then needs one of them less, for
-    ``u @ a``, and a scalar one more. What the trace records is left alone.
+    ``u @ a``, and a scalar one more. What the trace records is left alone. A name that the program keeps for
+    itself is refused.
+
+    Args:
+        model: Name of the model's class.
     """
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.model = model
+
+    def _pyro_sample(self, message: dict[str, Any]) -> None:
+        if not site_is_subsample(cast(Any, message)):
+            sites.require_unreserved(message["name"], self.model)
 
     def _pyro_post_sample(self, message: dict[str, Any]) -> None:
         value, event_dim = message["value"], message["fn"].event_dim

@@ -16,11 +16,11 @@ from typing import Any, cast, final
 
 from pyro_citevae import guides, models
 from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.class_source import kind_and_reason, module_of, reference
 from pyro_citevae.errors import CiteVAEWarning, ModelError
 from pyro_citevae.infer.ensemble import Ensemble, member_folders
 from pyro_citevae.infer.posterior import Posterior, read_record
 from pyro_citevae.program import LatentDynamics
-from pyro_citevae.source import read, reason, reference
 
 __all__ = ["GUIDES", "MODELS", "Listing", "find", "find_guide", "find_model", "listings", "load"]
 
@@ -94,7 +94,9 @@ class _Kind:
         try:
             found = entry.load()
         except (Exception, SystemExit) as error:
-            raise ModelError(f"{said} cannot be loaded: {reason(error)}; mend or uninstall it.") from error
+            raise ModelError(
+                f"{said} cannot be loaded: {kind_and_reason(error)}; mend or uninstall it."
+            ) from error
         if not (isinstance(found, type) and issubclass(found, self.abstract)):
             raise ModelError(f"{said} is not a subclass of {self.abstract.__name__}; mend its entry point.")
         return found
@@ -137,7 +139,7 @@ def find_model(name: str) -> type[LatentDynamics]:
         >>> find_model("citevae").__name__
         'CiteVAE'
     """
-    return cast(type[LatentDynamics], _find(name, (_MODEL,), f"--model '{name}'"))
+    return cast(type[LatentDynamics], _find(name, (_MODEL,), f"the model '{name}'"))
 
 
 def find_guide(name: str) -> type[AmortizedGuide]:
@@ -146,7 +148,7 @@ def find_guide(name: str) -> type[AmortizedGuide]:
     Raises:
         ModelError: There is none, or its file cannot be read.
     """
-    return cast(type[AmortizedGuide], _find(name, (_GUIDE,), f"--guide '{name}'"))
+    return cast(type[AmortizedGuide], _find(name, (_GUIDE,), f"the guide '{name}'"))
 
 
 def find(name: str) -> type[LatentDynamics] | type[AmortizedGuide]:
@@ -213,8 +215,8 @@ def _installed(noted: str, kind: _Kind) -> Any:
                 return found
     file = module if module.endswith(".py") else "FILE.py"
     raise ModelError(
-        f"the run's {kind.name} is your own class '{name}'; pass it: load(path, {kind.name}={name}), or "
-        f"--{kind.name} {file}:{name} on the command line."
+        f"the run's {kind.name} is your own class '{name}' of '{file}'; pass it by "
+        f"load(path, {kind.name}={name})."
     )
 
 
@@ -238,7 +240,7 @@ def _by_name(name: str, kinds: tuple[_Kind, ...], said: str) -> type:
 
 def _in_file(file: Path, class_name: str, kinds: tuple[_Kind, ...], said: str) -> type:
     try:
-        module = read(file)
+        module = module_of(file)
     except ModelError as error:
         raise ModelError(f"{said}: {error}") from error
     found = getattr(module, class_name, None)

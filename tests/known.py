@@ -66,7 +66,7 @@ def screen(layout: str = "time course", values: str = "counts", n_cells: int = 4
         n_perturbations=3,
         n_steps=3,
         library=40.0,
-        layout=layout,
+        design=layout,
         values=values,
         seed=1,
     ).data

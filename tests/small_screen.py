@@ -57,7 +57,7 @@ class KnownDecoder(cv.LatentDynamics):
 def small_screen(n_cells: int = 60, n_steps: int = 2, seed: int = 0) -> cv.Trajectories:
     """Sequences of counts at known library sizes of about 500, drawn from the model itself at TRUTH."""
     sizes = {"n_cells": n_cells, "n_genes": 5, "n_programs": 2, "n_perturbations": 2, "n_steps": n_steps}
-    data = cv.simulate(**sizes, layout="sequences", library=500.0, seed=seed).data
+    data = cv.simulate(**sizes, design="sequences", library=500.0, seed=seed).data
     batch = data.batch().unobserved()
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)

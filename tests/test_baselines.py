@@ -30,7 +30,7 @@ from pyro_citevae.analysis import (
     StrongerSingle,
     TechnicalDuplicate,
 )
-from pyro_citevae.analysis.baselines import EffectRule, without_noise
+from pyro_citevae.analysis.baselines.rules import EffectRule, without_noise
 from pyro_citevae.data.pseudobulk import effect, profile
 from pyro_citevae.errors import DataError, ScheduleError
 

@@ -14,17 +14,17 @@ from scipy import sparse
 from typer.testing import CliRunner
 
 import pyro_citevae as cv
-from pyro_citevae import benchmark
-from pyro_citevae.analysis.technical_duplicate import Duplicate
-from pyro_citevae.benchmark import PROTOCOLS, Fold, Settings, Variant, pieces
+from pyro_citevae import benchmark, recipe
+from pyro_citevae.analysis.baselines.technical_duplicate import Duplicate
+from pyro_citevae.benchmark import PROTOCOLS, Fold, Settings, Variant
 from pyro_citevae.benchmark.ablation import ablated
-from pyro_citevae.benchmark.features import features_of
 from pyro_citevae.benchmark.protocols import grouped
 from pyro_citevae.cli import app
 from pyro_citevae.errors import CiteVAEError, ModelError
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.infer import Ensemble
 from pyro_citevae.models import CiteVAE
+from pyro_citevae.recipe import features_of
 
 SIZES = {"n_cells": 240, "n_genes": 8, "n_perturbations": 3, "n_steps": 2, "effect": 1.5}
 PAIRS = ("gene_0+gene_1", "gene_1+gene_2")
@@ -249,7 +249,7 @@ def refuse(*_: object, **__: object) -> None:
 
 def test_a_second_start_takes_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = benchmark.run("held-out-time", settings(seeds=2, limit=None), tmp_path)
-    monkeypatch.setattr(pieces, "fit", refuse)
+    monkeypatch.setattr(recipe, "fit", refuse)
     monkeypatch.setattr(Fold, "scores", refuse)
     again = benchmark.run("held-out-time", settings(seeds=2, limit=None), tmp_path)
     pd.testing.assert_frame_equal(first.scores, again.scores)
@@ -280,7 +280,7 @@ def test_what_follows_from_other_settings_is_made_again(
 def test_a_start_that_was_broken_off_keeps_its_whole_pieces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit: Callable = pieces.fit
+    fit: Callable = recipe.fit
     calls: list[int] = []
 
     def break_at_the_second(*given: object, **more: object) -> cv.Posterior:
@@ -289,7 +289,7 @@ def test_a_start_that_was_broken_off_keeps_its_whole_pieces(
             raise KeyboardInterrupt
         return fit(*given, **more)
 
-    monkeypatch.setattr(pieces, "fit", break_at_the_second)
+    monkeypatch.setattr(recipe, "fit", break_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         benchmark.run("held-out-time", settings(seeds=2, baselines=False), tmp_path)
     found = benchmark.run("held-out-time", settings(seeds=2, baselines=False), tmp_path)
@@ -377,7 +377,7 @@ def test_the_challenge_is_scored_and_its_version_kept(tmp_path: Path) -> None:
         ("held-out-tim", {}, "'held-out-tim' is not a protocol; name one of held-out-time"),
         ("ablation", {"protocol": "nothing"}, "'nothing' is not a protocol"),
         ("unseen-combination", {"simulate": SIZES}, "no combination is in the data"),
-        ("held-out-time", {"simulate": {**SIZES, "layout": "snapshot"}}, "these data have one time"),
+        ("held-out-time", {"simulate": {**SIZES, "design": "snapshot"}}, "these data have one time"),
         ("held-out-time", {"simulate": {"n_cell": 5}}, "cannot be made from its settings"),
         ("held-out-time", {"simulate": {}, "dataset": "no.h5ad"}, "is not a file"),
         ("unseen-gene", {"simulate": {**SIZES, "n_cells": 12}}, "no held-out group of four cells"),

@@ -24,7 +24,7 @@ def screen(layout: str = "time course", values: str = "counts") -> cv.Trajectori
         n_programs=2,
         n_perturbations=3,
         n_steps=3,
-        layout=layout,
+        design=layout,
         values=values,
         seed=3,
     ).data

@@ -16,16 +16,15 @@ import pyro_citevae as cv
 from pyro_citevae.analysis import (
     Measurement,
     coverage,
-    criticism_plots,
     ecdf_band,
     measured_effects,
     quantities,
     randomised_pit,
-    replication,
     simulation_based_calibration,
     uniform,
 )
-from pyro_citevae.analysis.uniformity import ecdf
+from pyro_citevae.analysis.criticism import plots, replication
+from pyro_citevae.analysis.criticism.uniformity import ecdf
 from pyro_citevae.errors import DataError, FitError
 from pyro_citevae.guides import BackwardSmoother, MeanField
 from pyro_citevae.models import LinearGaussian
@@ -185,15 +184,15 @@ def test_transforms_are_not_uniform_when_the_dispersion_is_wrong(theta: float) -
     assert ends > 0.25 if theta > 3 else ends < 0.17
 
 
-def test_transforms_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transforms_do_not_depend_on_the_blocks() -> None:
     design = screen()
     model = Counts(design.schema)
     data = drawn_from(model, design)
-    monkeypatch.setattr(replication, "_MOST_VALUES", 8 * 4 * 3 * 7)  # 7 draws of at most 12 cells at once
-    blocks = list(replication.replicates(known(model), data, draws=20))
+    few = {"most_values": 8 * 4 * 3 * 7}  # 7 draws of at most 12 cells at once
+    blocks = list(replication.replicates(known(model), data, draws=20, **few))
     assert {block.draws.stop - block.draws.start for block in blocks} == {7, 6}
     assert max(len(block.x[0]) for block in blocks) == 12
-    pit = randomised_pit(known(model), data, draws=10)
+    pit = randomised_pit(known(model), data, draws=10, **few)
     assert bool(uniform(pit, "cell", probability=0.999).inside.all())
 
 
@@ -305,7 +304,7 @@ def test_the_model_stays_as_it_is_through_all_fits(design: cv.Trajectories) -> N
 
 def ranked_mean(replicates: int, epochs: int) -> xr.DataTree:
     design = cv.simulate(
-        n_cells=5, n_genes=3, n_perturbations=1, n_steps=1, layout="snapshot", values="real"
+        n_cells=5, n_genes=3, n_perturbations=1, n_steps=1, design="snapshot", values="real"
     ).data
     model = Mean(design.schema)
     return simulation_based_calibration(
@@ -356,16 +355,16 @@ def test_calibration_refuses_what_it_cannot_do(
 def test_the_pictures_say_what_was_found() -> None:
     rng = np.random.default_rng(0)
     pit = xr.DataArray(rng.random((300, 6)) ** [1, 1, 1, 1, 1, 2], dims=("cell", "gene"))
-    figure = criticism_plots.pit(pit.assign_coords(gene=list("abcdef")))
+    figure = plots.pit(pit.assign_coords(gene=list("abcdef")))
     left, right = figure.axes
     assert right.get_title() == "5 of 6 inside the 99% band (n = 300)"
     assert [text.get_text() for text in right.get_legend().get_texts()] == ["f"]
     assert len(left.patches) == 20
     scaled = xr.DataArray(rng.random((3, 90)), dims=("quantity", "draw"), coords={"quantity": list("abc")})
-    (axis,) = criticism_plots.ecdf_differences(scaled).axes
+    (axis,) = plots.ecdf_differences(scaled).axes
     assert axis.get_title().startswith("3 of 3")
     draws, truth = gaussian()
     found = coverage(draws, truth)
-    one, two = criticism_plots.calibration(found, unit="log").axes
+    one, two = plots.calibration(found, unit="log").axes
     np.testing.assert_allclose(one.lines[1].get_ydata(), found.coverage)
     assert two.get_ylabel() == "mean width (log)"

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyro_citevae.data.causal3dident_dynamics import (
+from pyro_citevae.errors import DataError
+from pyro_citevae.scenes.dynamics import (
     COARSE,
     FACTORS,
     NOISE,
@@ -18,7 +19,6 @@ from pyro_citevae.data.causal3dident_dynamics import (
     latent_dynamics,
     latent_triplets,
 )
-from pyro_citevae.errors import DataError
 
 TURN = 2 * np.pi
 COLUMN = {name: i for i, name in enumerate(FACTORS)}

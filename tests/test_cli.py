@@ -527,7 +527,7 @@ BAD_COMMANDS = [
     ("predict {cut_model} --do gene_0 -o made.h5ad", "is damaged or from another version"),
     ("predict {cut_history} --do gene_0 -o made.h5ad", "is damaged or from another version"),
     ("predict {cut_run} --do gene_0 -o made.h5ad", "is not a run"),
-    ("predict {foreign} --do gene_0 -o made.h5ad", "is your own class 'Tiny'; pass it"),
+    ("predict {foreign} --do gene_0 -o made.h5ad", "the run's model is your own; pass it by --model "),
     ("export {run} -o made.txt", "ends in neither .nc (netCDF) nor .zarr"),
     ("export {missing} -o made.nc", "is not a run"),
     ("export {cut_model} -o made.nc", "is damaged or from another version"),

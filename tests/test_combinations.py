@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyro_citevae as cv
-from pyro_citevae.analysis.evaluation import relative_l2
+from pyro_citevae.analysis.scoring.scores import relative_l2
 from pyro_citevae.conformance import check_model
 from pyro_citevae.data import members_seen, pseudobulk
 from pyro_citevae.errors import DataError
@@ -246,7 +246,7 @@ def test_a_model_with_pairs_obeys_every_law(term: dict[str, object]) -> None:
 
 
 def test_an_unseen_pair_of_seen_tokens_is_learnt_from_other_pairs() -> None:
-    options = {"n_genes": 20, "n_programs": 3, "n_perturbations": 6, "n_steps": 1, "layout": "snapshot"}
+    options = {"n_genes": 20, "n_programs": 3, "n_perturbations": 6, "n_steps": 1, "design": "snapshot"}
     options |= {"values": "real", "combinations": tuple(PAIRS), "interaction": 1.0}
     data = cv.simulate(n_cells=40 * 22, **options).data
     exact = cv.simulate(n_cells=1000 * 22, **options).data

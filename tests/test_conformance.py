@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -284,7 +285,74 @@ class SettingIsAFunction(Correct):
         super().__init__(schema)
 
 
+class HasASiteCalledTime(Correct):
+    def mechanism(self) -> cv.Mechanism:
+        return super().mechanism().updated(time=pyro.sample("time", dist.LogNormal(0.0, 1.0)))
+
+
+class HasASiteCalledAsAState(Correct):
+    def mechanism(self) -> cv.Mechanism:
+        return super().mechanism().updated(z_7=pyro.sample("z_7", dist.LogNormal(0.0, 1.0)))
+
+
+class TurnsItsAxes(Correct):
+    dims = MappingProxyType({"a": ("program", "token")})
+
+
+class NamesAnAxisTooMany(Correct):
+    dims = MappingProxyType({"a": ("token", "program", "gene")})
+
+
+class NamesAnAxisTwice(Correct):
+    dims = MappingProxyType({"a": ("token", "token")})
+
+
+class NamesNoSite(Correct):
+    dims = MappingProxyType({"b": ("token", "program")})
+
+
+class NamesAnAxisOfTheExport(Correct):
+    dims = MappingProxyType({"a": ("token", "draw")})
+
+
+class NamesTooFewEffects(Correct):
+    dims = MappingProxyType({"a": ("token", "effect")})
+    coords = MappingProxyType({"effect": ("weak",)})
+
+
+class NamesAnAxisOfNoSite(Correct):
+    coords = MappingProxyType({"effect": ("weak", "strong")})
+
+
+class NamesTheGenesAnew(Correct):
+    coords = MappingProxyType({"gene": tuple("abcdef")})
+
+
+class LooksTwoStepsBack(Correct):
+    def __init__(self, schema: cv.Schema) -> None:
+        cv.LatentDynamics.__init__(self, schema, n_programs=2, n_lags=2)
+        self.loading = nn.Linear(2, schema.n_genes)
+
+    def transition(self, mechanism: Any, history: Any, u: Any) -> Any:
+        return dist.Normal(0.8 * history[-1] - 0.1 * history[-2] + u @ mechanism.a, 0.5).to_event(1)
+
+
 BROKEN_MODELS = [
+    (
+        HasASiteCalledTime,
+        "names",
+        r"mechanism samples 'time', a name that inference or the export uses itself",
+    ),
+    (HasASiteCalledAsAState, "names", r"mechanism samples 'z_7'.*give the site another"),
+    (TurnsItsAxes, "dims", r"dims\['a'\] names axes \(program of 2, token of 3\), .* shape \(3, 2\)"),
+    (NamesAnAxisTooMany, "dims", r"dims\['a'\] names axes \(token of 3, program of 2, gene of 6\)"),
+    (NamesAnAxisTwice, "dims", r"names axes \(token of 3, token of 3\).*name each once"),
+    (NamesNoSite, "dims", r"dims names 'b', expected global sites, which are a.*leave the site out of dims"),
+    (NamesAnAxisOfTheExport, "dims", r"names axes \(token of 3, draw\).*no other use in the export"),
+    (NamesTooFewEffects, "dims", r"names axes \(token of 3, effect of 1\)"),
+    (NamesAnAxisOfNoSite, "dims", r"coords names 'effect', an axis that no site has by dims"),
+    (NamesTheGenesAnew, "dims", r"coords names the axis 'gene', which the schema or the export names"),
+    (LooksTwoStepsBack, "hooks", r"transition failed at .*: list index out of range.*z_0 alone at step 1"),
     (NeedsAWidth, "made", r"TypeError.*'width'; give every further argument a default"),
     (WithoutEmission, "made", r"abstract.*WithoutEmission.*emission"),
     (
@@ -293,7 +361,7 @@ BROKEN_MODELS = [
         r"transition returned a law of event shape \(\), .*; end it with .to_event\(1\)",
     ),
     (DropsACell, "hooks", r"transition returned a law of batch shape \(23,\), expected \(cell,\) = \(24,\)"),
-    (MechanismIsADict, "hooks", r"mechanism returned a builtins.dict, expected a Mechanism; end it with"),
+    (MechanismIsADict, "hooks", r"mechanism returned a builtins.dict, expected a Mechanism .*; end it with"),
     (MultipliesAskew, "hooks", r"transition failed at test_conformance.py, line \d+: .*shapes"),
     (DrawsInARegime, "sites", r"DrawsInARegime samples 'speed_1', and MeanField does not; draw it in"),
     (MarksToEnumerate, "sites", r"'k_1'.*set enumerated = True on MarksToEnumerate"),
@@ -490,7 +558,7 @@ def test_a_model_is_not_blamed_for_what_its_guide_does_not_use() -> None:
 
 def test_a_model_that_refuses_counts_is_tried_on_real_values() -> None:
     (made,) = (row for row in cv.check_model(LinearGaussian, small).rows if row.law == "made")
-    assert made.seen == "made for real, in 3 layouts"
+    assert made.seen == "made for real, in 3 study designs"
 
 
 def test_a_check_leaves_random_state_and_parameters_alone() -> None:
@@ -507,9 +575,9 @@ def test_what_could_not_be_tried_says_why() -> None:
     assert rows["causality"].passed is None
     assert rows["causality"].seen == "not tried, since 'hooks' does not hold"
     text = str(report)
-    assert text.startswith("ForgetsToEvent with MeanField: 1 of 20 laws hold.")
+    assert text.startswith("ForgetsToEvent with MeanField: 2 of 22 laws hold.")
     assert "BROKEN    hooks" in text
-    assert "mend: a state's law has event shape (program,)" in text
+    assert "mend: end it with .to_event(1), and let the program be its parameters' last axis" in text
 
 
 # The same mistakes in a fit and in a prediction
@@ -548,7 +616,9 @@ def test_a_bad_hook_is_named_by_fit_predict_and_check(model: type, phrase: str) 
         posterior.predict(cv.do("gene_0"), cells=data.controls(), draws=2)
     (row,) = (row for row in cv.check_model(model, small).rows if row.passed is False)
     assert row.law == "hooks"
-    assert re.search(phrase, row.seen)
+    seen, _, mend = phrase.partition("; end it")
+    assert re.search(seen, row.seen)
+    assert not mend or re.search("end it" + mend, row.mend)
 
 
 def test_the_cause_of_a_failing_hook_is_kept() -> None:

@@ -21,7 +21,7 @@ K, N, P = 3, 4, 2
 
 
 def schema(*ends: float, **fields: Any) -> cv.Schema:
-    given = {"layout": "sequences", "time_unit": "day", "times": ends, "grid": ends}
+    given = {"design": "sequences", "time_unit": "day", "times": ends, "grid": ends}
     return cv.Schema(("g0", "g1", "g2"), ("A", "B"), **(given | fields))
 
 

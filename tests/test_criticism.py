@@ -20,12 +20,11 @@ from test_linear_gaussian import exact
 
 import pyro_citevae as cv
 from pyro_citevae.analysis import (
-    criticism_plots,
     held_out_bound,
     pareto_k,
     predictive_check,
-    replication,
 )
+from pyro_citevae.analysis.criticism import plots
 from pyro_citevae.errors import DataError, ModelError
 from pyro_citevae.guides import BackwardSmoother, MeanField
 from pyro_citevae.infer.importance import log_weights
@@ -161,12 +160,11 @@ def test_an_ensemble_is_checked_chain_by_chain() -> None:
     assert wide > 2 * narrow
 
 
-def test_checks_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checks_do_not_depend_on_the_blocks() -> None:
     data = screen("sequences", n_cells=60)
     posterior = known(Counts(data.schema))
     whole = predictive_check(posterior, data, draws=60)
-    monkeypatch.setattr(replication, "_MOST_VALUES", 8 * 12 * 25)  # 25 draws and 4 cells at once
-    parts = predictive_check(posterior, data, draws=60)
+    parts = predictive_check(posterior, data, draws=60, most_values=8 * 12 * 25)  # 25 draws, 4 cells at once
     xr.testing.assert_allclose(whole["observed_data"].to_dataset(), parts["observed_data"].to_dataset())
     for name in ("mean", "zero_fraction", "differentially_expressed"):
         one, two = (tree["posterior_predictive"][name] for tree in (whole, parts))
@@ -471,7 +469,7 @@ def test_weights_of_discrete_sites_are_refused(call: str) -> None:
 def test_a_check_has_a_panel_a_statistic_and_one_of_mean_and_variance(values: str, panels: int) -> None:
     data = screen("time course", values, n_cells=60)
     model = Counts(data.schema) if values == "counts" else LinearGaussian(data.schema, n_programs=2)
-    figure = criticism_plots.predictive_checks(predictive_check(known(model), data, draws=10))
+    figure = plots.predictive_checks(predictive_check(known(model), data, draws=10))
     shown = [axis for axis in figure.axes if axis.get_visible()]
     assert len(shown) == panels
     assert shown[-1].get_title() == "mean and variance, by gene"
@@ -483,7 +481,7 @@ def test_the_picture_of_k_counts_the_cells_below_each_threshold() -> None:
         {"states": ("trajectory", [-np.inf, 0.2, 0.6, np.inf]), "mechanism": 0.4},
         attrs={"good_below": 0.5, "usable_below": 0.7},
     )
-    figure = criticism_plots.pareto_k(found)
+    figure = plots.pareto_k(found)
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert texts == [
         "good below 0.50: 50% of cells", "usable below 0.70: 75% of cells", "mechanism: 0.40",

@@ -74,7 +74,7 @@ def held_names(data: Trajectories) -> set[tuple[str, float]]:
 
 def schema(**fields: Any) -> Schema:
     given: dict[str, Any] = {"genes": GENES, "tokens": ("A", "B", "C"), "times": (24.0, 72.0), "step": 24.0}
-    return Schema(**(given | {"time_unit": "hour", "layout": "time course"} | fields))
+    return Schema(**(given | {"time_unit": "hour", "design": "time course"} | fields))
 
 
 def test_step_of_counts_grid_lengths() -> None:
@@ -150,7 +150,7 @@ def test_a_grid_that_does_not_increase_from_above_zero_is_refused(grid: tuple[fl
 def test_sizes_follow_the_names() -> None:
     one = schema(batches=("x", "y"))
     assert (one.n_genes, one.n_tokens, one.n_batches, one.n_steps, one.n_slots) == (6, 3, 2, 3, 1)
-    assert schema(layout="sequences").n_slots == 2
+    assert schema(design="sequences").n_slots == 2
 
 
 def test_own_gene_points_at_the_token_or_nowhere() -> None:
@@ -266,7 +266,7 @@ def test_an_unreadable_schedule_is_refused(text: str) -> None:
 
 def test_a_snapshot_has_one_row_a_cell_at_the_last_step() -> None:
     data = Trajectories.from_anndata(screen(), n_steps=4)
-    assert (data.schema.layout, data.schema.times, data.schema.n_steps) == ("snapshot", (4.0,), 4)
+    assert (data.schema.design, data.schema.times, data.schema.n_steps) == ("snapshot", (4.0,), 4)
     assert (data.n_cells, data.n_observations) == (12, 12)
     assert set(data.row_step) == {4}
     assert data.perturbations() == ("A", "A+B", "B", "C")
@@ -276,14 +276,14 @@ def test_a_snapshot_has_one_row_a_cell_at_the_last_step() -> None:
 def test_a_time_course_has_one_row_a_cell_at_its_own_time() -> None:
     adata = screen(time=TIMES)
     data = Trajectories.from_anndata(adata, time="time")
-    assert (data.schema.layout, data.schema.times, data.schema.step) == ("time course", (1.0, 2.0), 1.0)
+    assert (data.schema.design, data.schema.times, data.schema.step) == ("time course", (1.0, 2.0), 1.0)
     assert held_names(data) == set(zip(adata.obs_names, adata.obs["time"], strict=True))
     assert (data.n_cells, data.n_observations) == (12, 12)
 
 
 def test_sequences_gather_the_rows_of_a_cell_in_order_of_time() -> None:
     data = read_sequences()
-    assert (data.schema.layout, data.schema.times, data.schema.n_slots) == ("sequences", (1.0, 2.0, 4.0), 3)
+    assert (data.schema.design, data.schema.times, data.schema.n_slots) == ("sequences", (1.0, 2.0, 4.0), 3)
     assert data.names.tolist() == ["p", "q", "r"]
     assert data.row_cell.tolist() == [0, 0, 0, 1, 1, 2]
     assert data.row_times.tolist() == [1, 2, 4, 1, 4, 2]
@@ -907,7 +907,7 @@ def test_sequences_do_not_fit_the_schema_of_a_snapshot() -> None:
     ],
 )
 def test_unreadable_hold_out_text_is_refused(text: str) -> None:
-    with pytest.raises(DataError, match="--hold-out '"):
+    with pytest.raises(DataError, match=r"Split\.parse\('"):
         Split.parse([text])
 
 
@@ -983,7 +983,7 @@ def test_a_path_without_a_file_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_minibatch_in_pinned_memory_is_copied_to_a_gpu_unchanged() -> None:
-    batch = simulate(n_cells=30, n_genes=8, n_perturbations=2, layout="sequences").data.batch()
+    batch = simulate(n_cells=30, n_genes=8, n_perturbations=2, design="sequences").data.batch()
     pinned = batch.pin_memory()
     assert pinned.u.is_pinned()
     assert pinned.x.value.is_pinned()

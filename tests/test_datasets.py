@@ -155,7 +155,7 @@ def test_load_fits_the_design(
     batches: int,
 ) -> None:
     schema = loaded[name].schema
-    assert (schema.layout, schema.times, schema.time_unit, schema.n_batches) == (layout, times, unit, batches)
+    assert (schema.design, schema.times, schema.time_unit, schema.n_batches) == (layout, times, unit, batches)
 
 
 @every_screen

@@ -26,7 +26,8 @@ from pyro_citevae.analysis import (
     skills,
     summary,
 )
-from pyro_citevae.analysis.evaluation import Measurement, pearson, relative_l2, require_unseen
+from pyro_citevae.analysis.scoring.measurement import Measurement, require_unseen
+from pyro_citevae.analysis.scoring.scores import pearson, relative_l2
 from pyro_citevae.data.cell_eval2_files import write_pair
 from pyro_citevae.errors import DataError
 from pyro_citevae.guides import BackwardSmoother

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pyro_citevae.analysis.factor_recovery import FactorRecovery, factor_recovery
+from pyro_citevae.analysis.identifiability.factor_recovery import FactorRecovery, factor_recovery
 from pyro_citevae.errors import DataError
 
 NAMES = ["place", "angle"]

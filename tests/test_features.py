@@ -152,7 +152,7 @@ def test_shared_terms_are_the_most_specific_first() -> None:
 
 def screen(**options: object) -> cv.Trajectories:
     given = {"n_cells": 60, "n_genes": 7, "n_programs": 3, "n_perturbations": 3, "n_steps": 3, "seed": 3}
-    return cv.simulate(**(given | {"layout": "time course"} | options)).data
+    return cv.simulate(**(given | {"design": "time course"} | options)).data
 
 
 def test_coexpression_is_the_correlation_with_the_components() -> None:
@@ -364,7 +364,7 @@ def test_a_run_with_features_comes_back_whole(tmp_path: Path) -> None:
     loaded = cv.load(tmp_path / "run")
     assert loaded.model.settings["features"] == ["mine_0", "mine_1"]
     assert loaded.model.seen.tolist() == [True, True, False]
-    assert loaded.model.informed.tolist() == [False, True, True]
+    assert loaded.model.has_features.tolist() == [False, True, True]
     before, after = (one.effect(cv.do("gene_2"), draws=20) for one in (posterior, loaded))
     assert np.array_equal(before, after)
 

@@ -269,7 +269,7 @@ def test_a_posterior_is_checked_where_it_is(simulation: Simulation, on_gpu: cv.P
 @pytest.mark.gpu
 def test_programs_are_unmixed_on_a_gpu() -> None:
     sizes = {**SIZES, "n_cells": 2000, "n_steps": 4}
-    data = cv.simulate(**sizes, layout="sequences", seed=0).data
+    data = cv.simulate(**sizes, design="sequences", seed=0).data
     posterior = fitted(data, accelerator=ACCELERATOR).to(ACCELERATOR)
     unmixed = unmix(posterior, data, rounds=1, clamped=1, **QUICK, accelerator=ACCELERATOR)
     assert np.isfinite(unmixed.history["training"]).all()

@@ -46,7 +46,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 def screen(layout: str = "time course", values: str = "counts") -> cv.Trajectories:
     sizes = {"n_cells": 40, "n_genes": 7, "n_programs": 3, "n_perturbations": 3, "n_steps": 3}
-    return cv.simulate(**sizes, layout=layout, values=values, seed=3).data
+    return cv.simulate(**sizes, design=layout, values=values, seed=3).data
 
 
 def citevae(data: cv.Trajectories) -> CiteVAE:

@@ -87,7 +87,7 @@ def at_observation(tree: xr.DataTree) -> np.ndarray:
 @pytest.mark.parametrize("layout", ["time course", "sequences"])
 def test_each_value_has_its_likelihood_given_the_drawn_state(layout: str) -> None:
     """log N(x_ng; (C z_n + e)_g, r_g)."""
-    data = cv.simulate(**SCREEN, layout=layout, values="real").data
+    data = cv.simulate(**SCREEN, design=layout, values="real").data
     posterior = made(LinearGaussian, data)
     tree = posterior.to_datatree(data, draws=7, most_cells=11)
     C, e = (one.detach().numpy() for one in (posterior.model.loading.weight, posterior.model.loading.bias))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyro_citevae.data.causal3dident_dynamics import FACTORS, latent_dynamics, latent_triplets
-from pyro_citevae.data.image_sequences import ImageSequences, ImageTriplets, write
 from pyro_citevae.errors import DataError, RunError
+from pyro_citevae.scenes.dynamics import FACTORS, latent_dynamics, latent_triplets
+from pyro_citevae.scenes.sequences import ImageSequences, ImageTriplets, write
 
 SIDE = 8
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from pyro_citevae.cli import app
 from pyro_citevae.data import Trajectories, do, open_h5ad, simulate
-from pyro_citevae.data.layouts import LAYOUTS, Columns, resolve
+from pyro_citevae.data.columns import Columns
+from pyro_citevae.data.published_layouts import LAYOUTS, resolve
 from pyro_citevae.errors import CiteVAEError
 
 GENES = ["KLF1", "MAP2K6", "SET", "GAPDH", "ACTB"]
@@ -332,7 +333,7 @@ def test_the_command_fits_a_published_file_and_predicts_from_it(tmp_path: Path) 
 def published_screen(path: Path) -> None:
     """A screen with pairs as scPerturb writes it."""
     pairs = ("gene_0+gene_1", "gene_1+gene_2")
-    sizes = {"n_cells": 240, "n_genes": 12, "n_perturbations": 3, "layout": "snapshot"}
+    sizes = {"n_cells": 240, "n_genes": 12, "n_perturbations": 3, "design": "snapshot"}
     data = simulate(combinations=pairs, effect=1.5, **sizes).data
     members = [0 if label == "control" else label.count("+") + 1 for label in data.labels]
     obs = pd.DataFrame(

@@ -13,7 +13,7 @@ import torch
 
 import pyro_citevae as cv
 from pyro_citevae.analysis import Licence, licence
-from pyro_citevae.analysis.dependence import auc, dependence
+from pyro_citevae.analysis.identifiability.dependence import auc, dependence
 from pyro_citevae.errors import DataError, ModelError
 from pyro_citevae.guides import BackwardSmoother, MeanField
 from pyro_citevae.models import (
@@ -88,7 +88,7 @@ class Told(MeanField):  # type: ignore[misc]
 
 def screen(layout: str = "time course", values: str = "real", **options: Any) -> cv.Trajectories:
     sizes = {"n_cells": 60, "n_genes": 6, "n_programs": 2, "n_perturbations": 4, "n_steps": 2}
-    return cv.simulate(**{**sizes, **options}, layout=layout, values=values, seed=1).data
+    return cv.simulate(**{**sizes, **options}, design=layout, values=values, seed=1).data
 
 
 DATA = screen()

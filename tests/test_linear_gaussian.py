@@ -126,7 +126,7 @@ GUIDES = [
 @pytest.fixture(scope="module")
 def data() -> cv.Trajectories:
     simulation = cv.simulate(
-        n_cells=400, n_genes=6, n_programs=2, n_perturbations=3, n_steps=4, layout="sequences", values="real"
+        n_cells=400, n_genes=6, n_programs=2, n_perturbations=3, n_steps=4, design="sequences", values="real"
     )
     return simulation.data
 
@@ -205,7 +205,7 @@ def test_the_family_needs_correlated_programs_and_dependent_steps(data: cv.Traje
 def test_the_kalman_smoother_is_exact_before_any_training(layout: str) -> None:
     """Every draw weighs as much as the evidence: nothing is left to learn, whatever was observed."""
     sizes = {"n_cells": 30, "n_genes": 6, "n_programs": 2, "n_perturbations": 3, "n_steps": 4, "seed": 5}
-    few = cv.simulate(**sizes, layout=layout, values="real").data
+    few = cv.simulate(**sizes, design=layout, values="real").data
     model = moving(few.schema)
     guide, batch = KalmanSmoother(model, hidden=4, iterations=6), few.batch()
     torch.manual_seed(0)

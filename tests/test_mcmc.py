@@ -18,10 +18,9 @@ from pyro import poutine
 from small_screen import LOADING, KnownDecoder, small_screen
 
 import pyro_citevae as cv
-from pyro_citevae.analysis.importance_sampling import pareto_k
+from pyro_citevae.analysis.criticism.importance_sampling import pareto_k
 from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
 from pyro_citevae.guides import BackwardSmoother, Flow, MeanField
-from pyro_citevae.infer import mcmc
 from pyro_citevae.models import CiteVAE, Switching
 
 SHORT = {"draws": 5, "warmup": 5, "max_tree_depth": 3, "progress": False}
@@ -62,7 +61,7 @@ class Conjugate(cv.LatentDynamics):
 
 def screen(n_cells: int = 12, **options: object) -> cv.Trajectories:
     sizes = {"n_cells": n_cells, "n_genes": 5, "n_programs": 2, "n_perturbations": 2, "n_steps": 2}
-    return cv.simulate(**{**sizes, "layout": "sequences", "values": "real", "seed": 3, **options}).data
+    return cv.simulate(**{**sizes, "design": "sequences", "values": "real", "seed": 3, **options}).data
 
 
 def exact(model: cv.LatentDynamics, data: cv.Trajectories) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -157,11 +156,10 @@ def test_the_same_seed_gives_the_same_draws_and_leaves_the_model_alone() -> None
     assert model.C.requires_grad
 
 
-def test_a_long_run_is_told_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_run_is_told_before_it_starts() -> None:
     data = screen()
-    monkeypatch.setattr(mcmc, "_LONG", 0.0)
     with pytest.warns(CiteVAEWarning, match="nuts\\(\\) of 12 cells takes about .* hours for 10 draws"):
-        cv.nuts(Conjugate(data.schema), data, **SHORT)
+        cv.nuts(Conjugate(data.schema), data, **SHORT, long=0.0)
 
 
 BAD = [

@@ -12,14 +12,14 @@ import torch
 from sklearn.linear_model import LinearRegression
 
 import pyro_citevae as cv
-from pyro_citevae.data.causal3dident_dynamics import COARSE, FACTORS, SoftEffects, latent_dynamics
-from pyro_citevae.data.image_sequences import ImageSequences
 from pyro_citevae.data.pixels import Pixels
 from pyro_citevae.errors import CiteVAEError, DataError, ModelError
 from pyro_citevae.guides import Framewise
 from pyro_citevae.infer.unmixing import smoothed_states
 from pyro_citevae.models import ImageSequence
 from pyro_citevae.nn.networks import ImageDecoder, ImageEncoder
+from pyro_citevae.scenes.dynamics import COARSE, FACTORS, SoftEffects, latent_dynamics
+from pyro_citevae.scenes.sequences import ImageSequences
 
 N, T, SIDE = 12, 3, 8
 
@@ -63,7 +63,9 @@ def test_rows_are_those_of_the_dense_array() -> None:
     np.testing.assert_allclose(pixels[1:3].toarray(), dense[1:3], rtol=1e-6)
     np.testing.assert_allclose(pixels.sum(0), dense.sum(0), rtol=1e-5)
     np.testing.assert_allclose(pixels.sum(), dense.sum(), rtol=1e-5)
-    np.testing.assert_allclose(abs(pixels).toarray(), dense, rtol=1e-6)
+    np.testing.assert_allclose(pixels.sum(1), dense.sum(1), rtol=1e-6)
+    np.testing.assert_allclose(pixels.of_columns(np.array([3, 0])).toarray(), dense[:, [3, 0]], rtol=1e-6)
+    np.testing.assert_allclose(pixels.tocsr().toarray(), dense, rtol=1e-6)
 
 
 def test_blocks_hold_every_row_once_in_order() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import tracemalloc
 from typing import Any
 
@@ -16,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyro_citevae as cv
 from pyro_citevae.guides import BackwardSmoother
-from pyro_citevae.infer import prediction, progress
-from pyro_citevae.infer.prediction import RollOut
+from pyro_citevae.infer import progress
+from pyro_citevae.infer.counterfactuals import Counterfactuals
 from pyro_citevae.models import CiteVAE
 
 DRAWS, GENES = 16, 300
@@ -60,44 +61,42 @@ def controls() -> cv.Trajectories:
     return untrained()[1]
 
 
-def most_values(posterior: cv.Posterior, cells: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Lets so many cells be held at once; the draws of all that moves a gene by itself are no more values."""
+def most_values(posterior: cv.Posterior, cells: int) -> int:
+    """Values of so many cells; the draws of all that moves a gene by itself are no more values."""
     most = DRAWS * GENES * cells
-    monkeypatch.setattr(prediction, "_MOST_VALUES", most)
-    monkeypatch.setattr(prediction, "_MOST_OF_POPULATION", most)
     schema = posterior.schema
     assert schema.n_batches + schema.n_tokens * (schema.n_steps + 3) <= cells
     return most
 
 
 def test_no_tensor_of_draws_by_cells_by_genes_is_made(
-    posterior: cv.Posterior, controls: cv.Trajectories, monkeypatch: pytest.MonkeyPatch
+    posterior: cv.Posterior, controls: cv.Trajectories
 ) -> None:
     """With room for twelve cells at once no tensor is larger, however many cells and schedules there are."""
-    most = most_values(posterior, 12, monkeypatch)
+    most = most_values(posterior, 12)
     schedules = [cv.do("gene_0"), cv.do("gene_1"), cv.do("gene_0+gene_1")]
     with LargestTensor() as largest:
-        posterior.predict(schedules, cells=controls, draws=DRAWS, time=2)
+        posterior.predict(schedules, cells=controls, draws=DRAWS, time=2, most_values=most)
     assert most // 2 < largest.elements <= most < DRAWS * GENES * controls.n_cells
 
 
-def test_the_effect_in_a_population_is_made_in_parts(
-    posterior: cv.Posterior, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    most = most_values(posterior, 12, monkeypatch)
+def test_the_effect_in_a_population_is_made_in_parts(posterior: cv.Posterior) -> None:
+    most = most_values(posterior, 12)
     with LargestTensor() as largest:
-        posterior.effect(cv.do("gene_0"), draws=DRAWS)
+        posterior.effect(cv.do("gene_0"), draws=DRAWS, most_values=most * 2 // 3)
     assert most // 2 < largest.elements <= most
 
 
 def test_an_array_of_the_results_size_is_kept_and_no_other(
-    posterior: cv.Posterior, controls: cv.Trajectories, monkeypatch: pytest.MonkeyPatch
+    posterior: cv.Posterior, controls: cv.Trajectories
 ) -> None:
     """Four layers in single precision, a sparse draw, and the draws of one chunk with their sorted copy."""
-    most_values(posterior, 12, monkeypatch)
+    few = {"most_values": most_values(posterior, 12)}
     posterior.predict(cv.do(), cells=controls.thinned(2), draws=2)  # what the first call imports and compiles
     tracemalloc.start()
-    made = posterior.predict([cv.do("gene_0"), cv.do("gene_1")] * 4, cells=controls, draws=DRAWS, time=2)
+    made = posterior.predict(
+        [cv.do("gene_0"), cv.do("gene_1")] * 4, cells=controls, draws=DRAWS, time=2, **few
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     layers = sum(layer.nbytes for layer in made.layers.values())
@@ -109,7 +108,7 @@ def test_an_array_of_the_results_size_is_kept_and_no_other(
 @pytest.mark.parametrize("n_members", [1, 2])
 def test_summaries_are_those_of_all_draws_held_together(controls: cv.Trajectories, n_members: int) -> None:
     members = tuple(untrained(seed=seed)[0].members[0] for seed in range(n_members))
-    roll = RollOut(members, [cv.do("gene_0")], [1.0, 2.0], 30, 5)
+    roll = Counterfactuals(members, [cv.do("gene_0")], [1.0, 2.0], 30, 5)
     few = controls.thinned(7)
     made = roll.cells(few)
     drawn, means = [], []
@@ -131,14 +130,13 @@ def test_summaries_are_those_of_all_draws_held_together(controls: cv.Trajectorie
 
 
 def test_rows_stand_under_their_schedule_time_and_cell_however_they_are_chunked(
-    posterior: cv.Posterior, controls: cv.Trajectories, monkeypatch: pytest.MonkeyPatch
+    posterior: cv.Posterior, controls: cv.Trajectories
 ) -> None:
     """A library of its own for each cell is told by the mean, which the draws only blur."""
     few = controls.thinned(23)
     asked = {"cells": few, "draws": DRAWS, "time": [1, 2]}
     whole = posterior.predict([cv.do(), cv.do("gene_0")], **asked)
-    monkeypatch.setattr(prediction, "_MOST_VALUES", 2 * DRAWS * GENES * 4)
-    parts = posterior.predict([cv.do(), cv.do("gene_0")], **asked)
+    parts = posterior.predict([cv.do(), cv.do("gene_0")], **asked, most_values=2 * DRAWS * GENES * 4)
     assert whole.obs.equals(parts.obs)
     np.testing.assert_allclose(whole.layers["mean"].sum(1), np.tile(few.library, 4), rtol=1e-4)
     np.testing.assert_allclose(parts.layers["mean"].sum(1), np.tile(few.library, 4), rtol=1e-4)
@@ -146,12 +144,9 @@ def test_rows_stand_under_their_schedule_time_and_cell_however_they_are_chunked(
     assert first.all()
 
 
-def test_a_population_in_parts_has_the_effect_of_the_whole(
-    posterior: cv.Posterior, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_population_in_parts_has_the_effect_of_the_whole(posterior: cv.Posterior) -> None:
     whole = posterior.effect(cv.do("gene_0"), draws=DRAWS).mean("draw")
-    monkeypatch.setattr(prediction, "_MOST_OF_POPULATION", DRAWS * GENES * 60)
-    parts = posterior.effect(cv.do("gene_0"), draws=DRAWS).mean("draw")
+    parts = posterior.effect(cv.do("gene_0"), draws=DRAWS, most_values=DRAWS * GENES * 40).mean("draw")
     assert 0 < float(abs(whole - parts).max()) < 0.1
 
 
@@ -164,9 +159,13 @@ class TestProgress:
         monkeypatch.setattr(progress, "get_console", lambda: console)
         return console
 
-    def test_it_appears_once_it_takes_long(self, shown: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(progress, "_SECONDS", 0.0)
-        with progress.appearing("counting", 2, shown=True) as advance:
+    @pytest.fixture
+    def slow(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A clock by which every step takes three seconds."""
+        monkeypatch.setattr(progress, "perf_counter", itertools.count(0.0, 3.0).__next__)
+
+    def test_it_appears_once_it_takes_long(self, shown: Console) -> None:
+        with progress.appearing("counting", 2, shown=True, after=0.0) as advance:
             advance()
             advance()
         assert "counting" in shown.export_text()
@@ -181,9 +180,8 @@ class TestProgress:
         posterior: cv.Posterior,
         controls: cv.Trajectories,
         shown: Console,
-        monkeypatch: pytest.MonkeyPatch,
+        slow: None,
     ) -> None:
-        monkeypatch.setattr(progress, "_SECONDS", 0.0)
         few = controls.thinned(2)
         posterior.predict(cv.do("gene_0"), cells=few, draws=2, progress=False)
         posterior.effect(cv.do("gene_0"), draws=2, progress=False)
@@ -194,14 +192,10 @@ class TestProgress:
     def test_a_file_gets_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
         console = Console(file=io.StringIO())
         monkeypatch.setattr(progress, "get_console", lambda: console)
-        monkeypatch.setattr(progress, "_SECONDS", 0.0)
-        with progress.appearing("counting", 1, shown=True) as advance:
+        with progress.appearing("counting", 1, shown=True, after=0.0) as advance:
             advance()
         assert console.file.getvalue() == ""
 
-    def test_another_bar_around_it_does_no_harm(
-        self, shown: Console, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(progress, "_SECONDS", 0.0)
-        with Progress(console=shown), progress.appearing("counting", 1, shown=True) as advance:
+    def test_another_bar_around_it_does_no_harm(self, shown: Console) -> None:
+        with Progress(console=shown), progress.appearing("counting", 1, shown=True, after=0.0) as advance:
             advance()

@@ -65,7 +65,7 @@ def screen(layout: str, values: str = "counts") -> cv.Trajectories:
         n_programs=3,
         n_perturbations=3,
         n_steps=3,
-        layout=layout,
+        design=layout,
         values=values,
         seed=3,
     ).data
@@ -142,7 +142,7 @@ def test_a_dose_does_not_reach_earlier_states(pair: tuple) -> None:
     (gradient,) = torch.autograd.grad(early.sum(), u, allow_unused=True)
     assert gradient is not None
     assert gradient[2:].abs().sum() == 0
-    if "time" in data.schema.layout:
+    if "time" in data.schema.design:
         assert gradient[1].abs().sum() > 0
 
 

@@ -152,7 +152,7 @@ def test_one_cell_has_no_halves(pick: Callable[[Trajectories, Trajectories], tup
 
 
 def test_real_values_are_averaged() -> None:
-    data = simulate(n_cells=60, n_genes=4, n_perturbations=2, layout="snapshot", values="real").data
+    data = simulate(n_cells=60, n_genes=4, n_perturbations=2, design="snapshot", values="real").data
     one, control = data.select("gene_0"), data.controls()
     means = [part.values.toarray().mean(0) for part in (one, control)]
     np.testing.assert_allclose(effect(one, control), means[0] - means[1], rtol=1e-5)

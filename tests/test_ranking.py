@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import pyro_citevae as cv
 from pyro_citevae.analysis import plots
-from pyro_citevae.analysis.evaluation import relative_l2
+from pyro_citevae.analysis.scoring.scores import relative_l2
 from pyro_citevae.cli import app
 from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
 from pyro_citevae.guides import BackwardSmoother
@@ -87,7 +87,7 @@ def thinned(data: cv.Trajectories, few: dict[str, int]) -> cv.Trajectories:
 
 
 def screen(seed: int = 0, per: int = 60) -> cv.Trajectories:
-    options = {"n_genes": 20, "n_programs": 3, "n_perturbations": 5, "n_steps": 1, "layout": "snapshot"}
+    options = {"n_genes": 20, "n_programs": 3, "n_perturbations": 5, "n_steps": 1, "design": "snapshot"}
     return cv.simulate(n_cells=6 * per, values="real", seed=seed, **options).data
 
 

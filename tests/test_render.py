@@ -8,13 +8,13 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from pyro_citevae.data import render
-from pyro_citevae.data.causal3dident_dynamics import SHAPES
-from pyro_citevae.data.render import Mesh, NumpyRenderer, open_renderer, read_mesh
-from pyro_citevae.data.render.rasteriser import rasterise
-from pyro_citevae.data.render.scene import AREA_LIGHT, CONE, GROUND_HEIGHT, OBJECT_SIZE, Stage, camera
-from pyro_citevae.data.render.shadow_map import ShadowMap
 from pyro_citevae.errors import DataError
+from pyro_citevae.scenes import render
+from pyro_citevae.scenes.dynamics import SHAPES
+from pyro_citevae.scenes.render import Mesh, NumpyRenderer, open_renderer, read_mesh
+from pyro_citevae.scenes.render.rasteriser import rasterise
+from pyro_citevae.scenes.render.scene import AREA_LIGHT, CONE, GROUND_HEIGHT, OBJECT_SIZE, Stage, camera
+from pyro_citevae.scenes.render.shadow_map import ShadowMap
 
 LATENTS = ("x", "y", "z", "alpha", "beta", "gamma", "theta", "hue", "spot_hue", "ground_hue")
 SIZE = 128  # samples in a row
@@ -106,11 +106,10 @@ def test_each_sample_sees_the_nearest_of_random_triangles() -> None:
     np.testing.assert_allclose(x, seen.sample % size + 0.5, rtol=1e-9)
 
 
-def test_blocks_of_triangles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_triangles_change_nothing() -> None:
     corners = camera().project(Stage.of(row(), render.meshes()[0]).corners, SIZE)
     whole = rasterise(corners, SIZE)
-    monkeypatch.setattr("pyro_citevae.data.render.rasteriser._MOST_PAIRS", 100)
-    cut = rasterise(corners, SIZE)
+    cut = rasterise(corners, SIZE, most_pairs=100)
     np.testing.assert_array_equal(cut.sample, whole.sample)
     np.testing.assert_array_equal(cut.nearness, whole.nearness)
 
@@ -388,7 +387,7 @@ BAD_MESHES = [
     ("cow.obj", "v 0 0 nan\nv 1 0 0\nf 1 2 2\n", "not finite"),
     ("cow.npz", "no archive", "cannot be read as a mesh"),
     ("bunny.obj", OBJ, "is named after no shape; name it after the one it stands for: teapot, armadillo"),
-    ("cow.stl", "", "holds no mesh; put .npz or .obj files there"),
+    ("cow.stl", "", "finds no mesh; put .npz or .obj files there"),
 ]
 
 
@@ -402,7 +401,7 @@ def test_bad_meshes_are_refused(name: str, text: str, phrase: str, tmp_path: Pat
 def test_more_bad_meshes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"ends in neither \.npz nor \.obj"):
         read_mesh(tmp_path / "cow.stl")
-    with pytest.raises(DataError, match="holds no mesh"):
+    with pytest.raises(DataError, match="finds no mesh"):
         render.meshes(tmp_path / "missing")
     np.savez(tmp_path / "cow.npz", points=np.eye(3))
     with pytest.raises(DataError, match="give an npz with vertices"):

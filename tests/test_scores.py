@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from pyro_citevae.analysis import cell_scores, scores
+from pyro_citevae.analysis.scoring import cells as cell_scores
+from pyro_citevae.analysis.scoring import scores
 from pyro_citevae.data import Schema
 
 RNG = np.random.default_rng(0)

@@ -59,7 +59,7 @@ def test_another_seed_gives_another_screen() -> None:
 )
 def test_layouts(layout: Any, times: tuple[float, ...], rows: int, steps: set[int]) -> None:
     data = small(layout=layout).data
-    assert (data.schema.layout, data.schema.times, data.schema.n_steps) == (layout, times, 4)
+    assert (data.schema.design, data.schema.times, data.schema.n_steps) == (layout, times, 4)
     assert (data.n_cells, data.n_observations, set(data.row_step)) == (60, rows, steps)
     assert (np.diff(data.row_cell) >= 0).all()
 
@@ -127,7 +127,7 @@ def test_without_effect_no_token_moves_a_program() -> None:
 
 
 def test_a_combination_moves_by_the_sum_of_its_tokens() -> None:
-    options = {"n_cells": 4000, "layout": "snapshot", "n_steps": 1, "sigma": 0.0}
+    options = {"n_cells": 4000, "design": "snapshot", "n_steps": 1, "sigma": 0.0}
     simulation = small(combinations=("gene_0+gene_1",), **options)
     truth, labels = simulation.truth, simulation.data.labels
     at_rest = (1 - truth.decay) * truth.z[0] + truth.z[0] @ truth.W[0].T

@@ -28,7 +28,7 @@ def test_the_step_written_by_hand_has_the_bound_of_the_programs(layout: str) -> 
     from plain_torch import PlainStep, program
 
     data = cv.simulate(
-        n_cells=60, n_genes=20, n_perturbations=3, n_steps=3, layout=layout, combinations=("gene_0+gene_1",)
+        n_cells=60, n_genes=20, n_perturbations=3, n_steps=3, design=layout, combinations=("gene_0+gene_1",)
     ).data
     model, guide = program(data.schema, hidden=8)
     posterior = cv.fit(model, guide, data, max_epochs=3, batch_size=20, learning_rate=0.02, progress=False)
@@ -43,7 +43,7 @@ def test_training_by_hand_takes_the_trainers_steps() -> None:
     """From the same weights to bounds that are alike; minibatches and draws are others."""
     from plain_torch import PlainStep, program, train
 
-    data = cv.simulate(n_cells=200, n_genes=20, n_perturbations=3, n_steps=2, layout="snapshot").data
+    data = cv.simulate(n_cells=200, n_genes=20, n_perturbations=3, n_steps=2, design="snapshot").data
     model, guide = program(data.schema, hidden=8)
     start = PlainStep(model, guide)
     first = start(data.batch()).item()
@@ -56,16 +56,13 @@ def test_training_by_hand_takes_the_trainers_steps() -> None:
 
 
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])
-def test_a_simulated_screen_is_written_in_chunks_and_read_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_a_simulated_screen_is_written_in_chunks_and_read_whole(tmp_path: Path, kind: str) -> None:
     import screen_file
 
     whole = tmp_path / f"whole.{kind}"
     screen_file.write_screen(whole, 90, 50, n_perturbations=3)
     adata = anndata.read_zarr(whole) if kind == "zarr" else anndata.read_h5ad(whole)
-    monkeypatch.setattr(screen_file, "_CHUNK", 20)
-    path = screen_file.screen_file(tmp_path, 90, 50, kind=kind, n_perturbations=3)
+    path = screen_file.screen_file(tmp_path, 90, 50, kind=kind, n_perturbations=3, chunk=20)
     parts = anndata.read_zarr(path) if kind == "zarr" else anndata.read_h5ad(path)
     assert parts.shape == (90, 50)
     assert parts.obs["perturbation"].equals(adata.obs["perturbation"])
@@ -149,13 +146,21 @@ def test_the_fast_likelihood_must_be_exact_to_pass() -> None:
     assert "not measured: no device; buy one" in skipped.line()
 
 
-def test_the_profile_divides_a_step_into_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_profile_divides_a_step_into_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import profile_step
 
-    monkeypatch.setattr(profile_step, "_STEPS", 3)
-    given = ["--batch-size", "4", "--genes", "20", "--work", str(tmp_path), "-o", str(tmp_path / "p.md")]
+    given = [
+        "--steps",
+        "3",
+        "--batch-size",
+        "4",
+        "--genes",
+        "20",
+        "--work",
+        str(tmp_path),
+        "-o",
+        str(tmp_path / "p.md"),
+    ]
     profile_step.main(given)
     text = (tmp_path / "p.md").read_text()
     parts = [line.split("|") for line in text.splitlines() if line.startswith("| ") and "%" in line]

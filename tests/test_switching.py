@@ -20,7 +20,7 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data import Batch
 from pyro_citevae.errors import ModelError
 from pyro_citevae.guides import BackwardSmoother
-from pyro_citevae.infer.prediction import Substitute
+from pyro_citevae.infer.substitute import Substitute
 from pyro_citevae.models import Switching
 
 LAYOUT = pytest.mark.parametrize("layout", ["snapshot", "time course", "sequences"])
@@ -29,7 +29,7 @@ N_STEPS = 3
 
 def screen(layout: str = "time course", n_cells: int = 12) -> cv.Trajectories:
     return cv.simulate(
-        n_cells=n_cells, n_genes=5, n_programs=2, n_perturbations=2, n_steps=N_STEPS, layout=layout, seed=2
+        n_cells=n_cells, n_genes=5, n_programs=2, n_perturbations=2, n_steps=N_STEPS, design=layout, seed=2
     ).data
 
 

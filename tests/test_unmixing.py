@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 import pyro_citevae as cv
-from pyro_citevae.analysis.identifiability import match
-from pyro_citevae.data.causal3dident_dynamics import FACTORS, latent_dynamics
-from pyro_citevae.data.image_sequences import ImageSequences
+from pyro_citevae.analysis.identifiability.recovery import match
 from pyro_citevae.data.mixing import mixed
 from pyro_citevae.errors import DataError, FitError
 from pyro_citevae.guides import BackwardSmoother
@@ -18,6 +16,8 @@ from pyro_citevae.infer import unmix
 from pyro_citevae.infer.transition_unmixing import likeliest_states
 from pyro_citevae.infer.unmixing import smoothed_states, unmixing
 from pyro_citevae.models import CiteVAE, ImageSequence, Switching
+from pyro_citevae.scenes.dynamics import FACTORS, latent_dynamics
+from pyro_citevae.scenes.sequences import ImageSequences
 
 K = 3
 
@@ -29,7 +29,7 @@ def sequences(scale_change: float = 0.6, n_cells: int = 2000, seed: int = 0) -> 
         n_programs=K,
         n_perturbations=8,
         n_steps=5,
-        layout="sequences",
+        design="sequences",
         values="real",
         saturating=True,
         edge_weight=(0.4, 0.8),
@@ -118,7 +118,7 @@ def test_unmixing_by_transitions_refuses_what_it_cannot_use() -> None:
     model = ImageSequence(data.schema, n_programs=4, hidden=8)
     with pytest.raises(FitError, match="has one step, and a transition needs two"):
         likeliest_states(model, data, z[1:])
-    simulation = cv.simulate(n_cells=60, n_steps=3, layout="sequences", seed=1)
+    simulation = cv.simulate(n_cells=60, n_steps=3, design="sequences", seed=1)
     with pytest.raises(FitError, match="Switching sums over them; unmix by noise"):
         likeliest_states(Switching(simulation.data.schema, n_programs=2), simulation.data, simulation.truth.z)
     posterior = fitted(sequences(n_cells=60), epochs=1)
@@ -151,13 +151,12 @@ def test_a_fit_goes_on_from_programs_that_are_told_apart() -> None:
     assert second.record["settings"] == first.record["settings"]
 
 
-def test_states_are_the_same_in_chunks_but_for_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_are_the_same_in_chunks_but_for_the_draws() -> None:
     simulation = sequences()
     posterior = fitted(simulation, epochs=1)
     whole = smoothed_states(posterior, simulation.data)
-    monkeypatch.setattr("pyro_citevae.infer.unmixing._MOST_VALUES", 10_000)
-    chunked = smoothed_states(posterior, simulation.data)
-    again = smoothed_states(posterior, simulation.data, seed=1)
+    chunked = smoothed_states(posterior, simulation.data, most_values=10_000)
+    again = smoothed_states(posterior, simulation.data, seed=1, most_values=10_000)
     assert chunked.shape == whole.shape
     # two means of eight draws: as far apart as means from two seeds are
     assert (chunked - whole).std() == pytest.approx((again - chunked).std(), rel=0.05)

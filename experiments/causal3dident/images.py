@@ -26,19 +26,19 @@ from slow_vae import SlowVAE
 from torch import nn
 
 import pyro_citevae as cv
-from pyro_citevae.analysis.factor_recovery import FactorRecovery, factor_recovery
-from pyro_citevae.data import render
-from pyro_citevae.data.causal3dident_dynamics import COARSE, FACTORS, adjacency
-from pyro_citevae.data.image_sequences import ImageSequences
-from pyro_citevae.data.rendered_sequences import c3d_parts, render_parts
+from pyro_citevae.analysis.identifiability.factor_recovery import FactorRecovery, factor_recovery
 from pyro_citevae.guides import Framewise
 from pyro_citevae.infer import unmix
-from pyro_citevae.infer.prediction import global_draws
+from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.transition_unmixing import likeliest_states
 from pyro_citevae.infer.unmixing import smoothed_states
 from pyro_citevae.models import ImageSequence
 from pyro_citevae.nn.networks import ImageEncoder
+from pyro_citevae.scenes import render
+from pyro_citevae.scenes.dynamics import COARSE, FACTORS, adjacency
+from pyro_citevae.scenes.rendered import c3d_parts, render_parts
+from pyro_citevae.scenes.sequences import ImageSequences
 
 HERE = Path(__file__).parent
 SCORED = [name for name in FACTORS[:10] if name != "rot-gamma"]

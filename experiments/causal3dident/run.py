@@ -27,8 +27,8 @@ from sklearn.neural_network import MLPRegressor
 from slow_vae import SlowVAE
 
 import pyro_citevae as cv
-from pyro_citevae.analysis.factor_recovery import factor_recovery
-from pyro_citevae.analysis.identifiability import Matching, match
+from pyro_citevae.analysis.identifiability.factor_recovery import factor_recovery
+from pyro_citevae.analysis.identifiability.recovery import Matching, match
 from pyro_citevae.data.mixing import mixed
 from pyro_citevae.data.simulate import Simulation
 from pyro_citevae.guides import BackwardSmoother
@@ -93,7 +93,7 @@ def key(row: dict[str, Any], *shared: dict[str, Any]) -> str:
 def sequences(row: dict[str, Any], settings: dict[str, Any], seed: int) -> tuple[Simulation, cv.Trajectories]:
     """The process of a seed with its truth, and what is seen of it."""
     process = {**settings["process"], "edge_weight": tuple(settings["process"]["edge_weight"])}
-    simulation = cv.simulate(**process, layout="sequences", seed=seed)
+    simulation = cv.simulate(**process, design="sequences", seed=seed)
     return simulation, mixed(simulation, **settings["mixtures"][row["mixture"]], seed=seed).data
 
 

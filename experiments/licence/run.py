@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 import pyro_citevae as cv
-from pyro_citevae.analysis.licence import licence
+from pyro_citevae.analysis.identifiability.licence import licence
 from pyro_citevae.data import datasets
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.models import CiteVAE

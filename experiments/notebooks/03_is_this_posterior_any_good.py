@@ -31,7 +31,6 @@ import arviz as az
 import pyro_citevae as cv
 from pyro_citevae.analysis import (
     coverage,
-    criticism_plots,
     held_out_bound,
     measure,
     measured_effects,
@@ -42,6 +41,7 @@ from pyro_citevae.analysis import (
     simulation_based_calibration,
     uniform,
 )
+from pyro_citevae.analysis.criticism import plots
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.models import CiteVAE, LinearGaussian
 
@@ -59,7 +59,7 @@ posterior = cv.fit(model, BackwardSmoother(model), train, max_epochs=20, seed=0,
 
 # %%
 check = predictive_check(posterior, train.thinned(2000), draws=40)
-criticism_plots.predictive_checks(check)
+plots.predictive_checks(check)
 
 # %% [markdown]
 # Share of genes with a p-value below 0.05, by statistic (0.05 is what a perfect model would show; the data trained the
@@ -78,7 +78,7 @@ per_gene = check["p_value"].to_dataset()[["zero_fraction", "mean", "variance"]]
 
 # %%
 pit = randomised_pit(posterior, test, draws=100, most_cells=400)
-criticism_plots.pit(pit)
+plots.pit(pit)
 
 # %% [markdown]
 # ## 3. Do the intervals cover?
@@ -92,7 +92,7 @@ headline = cv.datasets.CATALOGUE["renge"].headline
 measured = measured_effects([measure(test, name, 5.0) for name in headline], data.schema.genes)
 effects = posterior.effect([cv.do(name) for name in headline], time=5)
 curve = coverage(effects, measured["effect"], variance=measured["variance"])
-criticism_plots.calibration(curve, unit="log(1 + count)")
+plots.calibration(curve, unit="log(1 + count)")
 
 # %% [markdown]
 # The held-out bound by perturbation says where the model explains cells worse than elsewhere (nats a cell, higher is
@@ -112,7 +112,7 @@ bound["bound"].sel(time=5.0).to_series().sort_values().round(1).head(8)
 
 # %%
 found = pareto_k(posterior, train, mechanism=False, draws=200, most_cells=300)
-criticism_plots.pareto_k(found)
+plots.pareto_k(found)
 
 # %%
 f"{float((found['states'] < 0.7).mean()):.0%} of the cells below 0.7"
@@ -127,7 +127,7 @@ f"{float((found['states'] < 0.7).mean()):.0%} of the cells below 0.7"
 
 # %%
 design = cv.simulate(
-    n_cells=200, n_genes=6, n_programs=2, n_perturbations=3, n_steps=3, layout="sequences", values="real"
+    n_cells=200, n_genes=6, n_programs=2, n_perturbations=3, n_steps=3, design="sequences", values="real"
 ).data
 linear = LinearGaussian(design.schema, n_programs=2)
 guide = BackwardSmoother(linear, hidden=16, correction=0, correlated=True)
@@ -151,7 +151,7 @@ uniform(ranks, "draw").to_dataframe().round(3)
 # 99 % of uniform ones stay within:
 
 # %%
-criticism_plots.ecdf_differences(ranks)
+plots.ecdf_differences(ranks)
 
 # %% [markdown]
 # ## In ArviZ

@@ -52,7 +52,7 @@ def main() -> None:
 def fitted(row: dict[str, Any], settings: dict[str, Any], seed: int) -> dict[str, Any]:
     """One fit's scores."""
     screen = {**settings["screen"], "edge_weight": tuple(settings["screen"]["edge_weight"])}
-    simulation = cv.simulate(**screen, layout=row["layout"], n_cells=row["n_cells"], seed=seed)
+    simulation = cv.simulate(**screen, design=row["design"], n_cells=row["n_cells"], seed=seed)
     model = program(simulation, settings["screen"]["dispersion"], row["emission"], seed)
     known = {"learn_model": row["emission"] != "known", "seed": seed, "progress": False, **settings["fit"]}
     posterior = cv.fit(

@@ -35,7 +35,6 @@ from pyro_citevae.models import CiteVAE
 from pyro_citevae.nn.networks import Decoder
 
 HERE = Path(__file__).parent
-_STEPS = 10
 _SHOWN = 15  # operations
 _ACTIVITIES = {
     "cpu": [ProfilerActivity.CPU],
@@ -63,10 +62,11 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--genes", type=int, default=2000)
     parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--steps", type=int, default=10, help="Steps of an epoch.")
     parser.add_argument("-o", "--out", type=Path, default=HERE / "profile.md", help="File of the table.")
     parser.add_argument("--work", type=Path, default=Path("runs/speed"), help="Folder of simulated screens.")
     chosen = parser.parse_args(given)
-    data = in_memory(screen_file(chosen.work, _STEPS * chosen.batch_size, chosen.genes))
+    data = in_memory(screen_file(chosen.work, chosen.steps * chosen.batch_size, chosen.genes))
     text = table(data, chosen.batch_size, chosen.accelerator, machine.described())
     chosen.out.write_text(text + "\n")
     print(text)
@@ -74,25 +74,26 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def table(data: cv.Trajectories, batch_size: int, accelerator: str, described: dict[str, Any]) -> str:
     """Median time of a step without the profiler, and what it spends within the profiler by part."""
+    steps = data.n_cells // batch_size
     with step_ends() as ends:
         fitted(data, batch_size, accelerator)
-    bare = float(np.median(np.diff(ends)[_STEPS // 2 :]))
+    bare = float(np.median(np.diff(ends)[steps // 2 :]))
     with marked(), profile(activities=_ACTIVITIES[accelerator]) as profiled:
         fitted(data, batch_size, accelerator)
-    took, parts = own_times(profiled)
+    took, parts = own_times(profiled, steps)
     rest = took - sum(parts.values())
     shares = [*parts.items(), ("the rest: Pyro, latent densities, trainer, clipping", rest)]
     lines = [
         f"{batch_size:,} cells x {data.schema.n_genes:,} genes, 3 latent steps: {1e3 * bare:.1f} ms a step; "
-        f"{1e3 * took / _STEPS:.1f} ms within the profiler{in_kernels(profiled)}.",
+        f"{1e3 * took / steps:.1f} ms within the profiler{in_kernels(profiled, steps)}.",
         "",
         "| part | ms a step | share |",
         "|---|---|---|",
-        *(f"| {part} | {1e3 * one / _STEPS:.2f} | {one / took:.0%} |" for part, one in shares),
+        *(f"| {part} | {1e3 * one / steps:.2f} | {one / took:.0%} |" for part, one in shares),
         "",
         "| operation | own ms a step | calls a step |",
         "|---|---|---|",
-        *operations(profiled),
+        *operations(profiled, steps),
         "",
         f"{machine.moment(described)}; {machine.sentence(described)}",
     ]
@@ -125,19 +126,19 @@ def _named(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
     return within
 
 
-def second_epoch(profiled: profile) -> tuple[float, float]:
+def second_epoch(profiled: profile, steps: int) -> tuple[float, float]:
     """From the last update of the first epoch to that of the second, in the profiler's microseconds."""
     updates = sorted(
         event.time_range.end
         for event in profiled.events()
         if event.name == _UPDATE and event.device_type == DeviceType.CPU
     )
-    return updates[_STEPS - 1], updates[-1]
+    return updates[steps - 1], updates[-1]
 
 
-def own_times(profiled: profile) -> tuple[float, dict[str, float]]:
+def own_times(profiled: profile, steps: int) -> tuple[float, dict[str, float]]:
     """Seconds of the second epoch, and of each part of it less those of the parts inside."""
-    first, last = second_epoch(profiled)
+    first, last = second_epoch(profiled, steps)
     own = {part: 0.0 for part, *_ in _PARTS}
     events = [
         event
@@ -157,9 +158,9 @@ def own_times(profiled: profile) -> tuple[float, dict[str, float]]:
     return (last - first) / 1e6, own
 
 
-def in_kernels(profiled: profile) -> str:
+def in_kernels(profiled: profile, steps: int) -> str:
     """How long a GPU computed within a step, and with how many kernels; nothing where there was none."""
-    first, last = second_epoch(profiled)
+    first, last = second_epoch(profiled, steps)
     ran = [
         event.time_range.elapsed_us()
         for event in profiled.events()
@@ -169,12 +170,12 @@ def in_kernels(profiled: profile) -> str:
     ]
     if not ran:
         return ""
-    return f", of which {sum(ran) / 1e3 / _STEPS:.1f} ms in {len(ran) / _STEPS:,.0f} kernels and copies"
+    return f", of which {sum(ran) / 1e3 / steps:.1f} ms in {len(ran) / steps:,.0f} kernels and copies"
 
 
-def operations(profiled: profile) -> list[str]:
+def operations(profiled: profile, steps: int) -> list[str]:
     """Lines of the operations that take most time of their own in the second epoch."""
-    first, last = second_epoch(profiled)
+    first, last = second_epoch(profiled, steps)
     parts = {part for part, *_ in _PARTS}
     taken: dict[str, list[float]] = {}
     for event in profiled.events():
@@ -182,7 +183,7 @@ def operations(profiled: profile) -> list[str]:
         if on_cpu and first <= event.time_range.start < last and event.name not in parts:
             taken.setdefault(event.name, []).append(event.self_cpu_time_total / 1e3)
     most = sorted(taken.items(), key=lambda one: -sum(one[1]))[:_SHOWN]
-    return [f"| `{name}` | {sum(own) / _STEPS:.2f} | {len(own) / _STEPS:.0f} |" for name, own in most]
+    return [f"| `{name}` | {sum(own) / steps:.2f} | {len(own) / steps:.0f} |" for name, own in most]
 
 
 if __name__ == "__main__":

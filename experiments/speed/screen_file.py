@@ -16,19 +16,24 @@ from scipy import sparse
 
 __all__ = ["screen_file", "write_screen"]
 
-_CHUNK = 5_000
 _TARGETS = 50  # genes that a perturbation changes
 
 
 def screen_file(
-    folder: Path, n_cells: int, n_genes: int, *, kind: str = "h5ad", n_perturbations: int = 20
+    folder: Path,
+    n_cells: int,
+    n_genes: int,
+    *,
+    kind: str = "h5ad",
+    n_perturbations: int = 20,
+    chunk: int = 5_000,
 ) -> Path:
     """The path of a screen of these sizes, which is written if it is not there."""
     path = folder / f"screen_{n_cells}x{n_genes}x{n_perturbations}.{kind}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"unfinished_{path.name}")
-        write_screen(unfinished, n_cells, n_genes, n_perturbations=n_perturbations)
+        write_screen(unfinished, n_cells, n_genes, n_perturbations=n_perturbations, chunk=chunk)
         unfinished.rename(path)
     return path
 
@@ -41,6 +46,7 @@ def write_screen(
     n_perturbations: int = 20,
     depth: int | None = None,
     seed: int = 0,
+    chunk: int = 5_000,
 ) -> None:
     """Writes CSR counts of a screen with half of its cells unperturbed, as h5ad or zarr by the path's ending.
 
@@ -55,13 +61,14 @@ def write_screen(
         n_perturbations: Number of perturbations, ``gene_0``, ``gene_1``, ...
         depth: Median of the library sizes.
         seed: Seed.
+        chunk: Cells that are held at once.
     """
     rng = np.random.default_rng(seed)
     genes = [f"gene_{g}" for g in range(n_genes)]
     cumulative = _shares(n_genes, n_perturbations, rng)
     condition = np.where(rng.random(n_cells) < 0.5, 0, rng.integers(1, n_perturbations + 1, n_cells))
     labels = pd.Categorical.from_codes(condition, ["control", *genes[:n_perturbations]])
-    chunks = _chunks(condition, cumulative, depth or max(1, n_genes // 8), rng)
+    chunks = _chunks(condition, cumulative, depth or max(1, n_genes // 8), rng, chunk)
     obs = pd.DataFrame({"perturbation": labels}, index=pd.RangeIndex(n_cells).astype(str))
     var = pd.DataFrame(index=genes)
     if path.suffix == ".zarr":
@@ -97,11 +104,11 @@ def _shares(n_genes: int, n_perturbations: int, rng: np.random.Generator) -> np.
 
 
 def _chunks(
-    condition: np.ndarray, cumulative: np.ndarray, depth: int, rng: np.random.Generator
+    condition: np.ndarray, cumulative: np.ndarray, depth: int, rng: np.random.Generator, chunk: int
 ) -> Iterator[sparse.csr_matrix]:
     """Counts of consecutive cells: the gene of every single count, by inversion, and then summed up."""
-    for first in range(0, len(condition), _CHUNK):
-        acting = condition[first : first + _CHUNK]
+    for first in range(0, len(condition), chunk):
+        acting = condition[first : first + chunk]
         sizes = np.maximum(1, rng.lognormal(np.log(depth), 0.3, len(acting))).astype(int)
         cell = np.repeat(np.arange(len(acting)), sizes)
         gene = np.empty(len(cell), dtype=np.int32)

@@ -1,32 +1,51 @@
-"""Analysis: baselines, scores, protocols, criticism, mechanisms, pictures."""
+"""Analysis: baselines, scoring, criticism and identifiability, and pictures of what they find."""
 
-from pyro_citevae.analysis.baselines import Baseline, NoChange, Predictor
-from pyro_citevae.analysis.baselines_across_perturbations import (
+from pyro_citevae.analysis.baselines import (
     Additive,
+    Baseline,
+    DampedExtrapolation,
+    EffectTable,
+    InterpolatedDuplicate,
+    LatentAdditive,
+    LinearExtrapolation,
+    LinearModel,
     MatchingMean,
     MeanOfOthers,
     MeanOfSingles,
-    StrongerSingle,
-)
-from pyro_citevae.analysis.baselines_in_time import (
-    DampedExtrapolation,
-    LinearExtrapolation,
-    Persistence,
-    ShrunkenPersistence,
-)
-from pyro_citevae.analysis.baselines_on_features import (
-    LinearModel,
     NearestNeighbours,
+    NoChange,
+    Persistence,
+    Predictor,
     RidgeOnFeatures,
+    ShrunkenPersistence,
     SoftmaxKernel,
+    StrongerSingle,
+    TechnicalDuplicate,
 )
-from pyro_citevae.analysis.calibration import coverage, randomised_pit
-from pyro_citevae.analysis.criticism import predictive_check
-from pyro_citevae.analysis.effect_table import EffectTable
-from pyro_citevae.analysis.effects import edge_probabilities
-from pyro_citevae.analysis.evaluation import (
+from pyro_citevae.analysis.criticism import (
+    ecdf_band,
+    held_out_bound,
+    pareto_k,
+    predictive_check,
+    quantities,
+    randomised_pit,
+    simulation_based_calibration,
+    uniform,
+)
+from pyro_citevae.analysis.identifiability import (
+    Check,
+    Licence,
+    Matching,
+    edge_probabilities,
+    licence,
+    match,
+    recovery,
+)
+from pyro_citevae.analysis.scoring import (
     Measurement,
     cell_rows,
+    challenge_scores,
+    coverage,
     evaluate,
     markdown,
     measure,
@@ -35,15 +54,7 @@ from pyro_citevae.analysis.evaluation import (
     skills,
     summary,
 )
-from pyro_citevae.analysis.held_out_time import Forecast, forecast
-from pyro_citevae.analysis.identifiability import Matching, match, recovery
-from pyro_citevae.analysis.importance_sampling import held_out_bound, pareto_k
-from pyro_citevae.analysis.latent_additive import LatentAdditive
-from pyro_citevae.analysis.licence import Check, Licence, licence
-from pyro_citevae.analysis.simulation_based_calibration import quantities, simulation_based_calibration
-from pyro_citevae.analysis.technical_duplicate import InterpolatedDuplicate, TechnicalDuplicate
-from pyro_citevae.analysis.uniformity import ecdf_band, uniform
-from pyro_citevae.analysis.virtual_cell_challenge import challenge_scores
+from pyro_citevae.renamed import attributes
 
 __all__ = [
     "Additive",
@@ -51,7 +62,6 @@ __all__ = [
     "Check",
     "DampedExtrapolation",
     "EffectTable",
-    "Forecast",
     "InterpolatedDuplicate",
     "LatentAdditive",
     "Licence",
@@ -77,7 +87,6 @@ __all__ = [
     "ecdf_band",
     "edge_probabilities",
     "evaluate",
-    "forecast",
     "held_out_bound",
     "licence",
     "markdown",
@@ -95,3 +104,8 @@ __all__ = [
     "summary",
     "uniform",
 ]
+
+__getattr__ = attributes(
+    __name__,
+    {name: f"pyro_citevae.benchmark.held_out_time:{name}" for name in ("Forecast", "forecast")},
+)

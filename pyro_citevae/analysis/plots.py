@@ -6,17 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pyro_citevae.analysis.evaluation import Measurement, pearson
-from pyro_citevae.analysis.licence import Licence
-from pyro_citevae.infer.prediction import Effect
+from pyro_citevae.analysis.figure_style import COLOURS, bare
+from pyro_citevae.analysis.identifiability.licence import Licence
+from pyro_citevae.analysis.scoring.measurement import Measurement
+from pyro_citevae.analysis.scoring.scores import pearson
+from pyro_citevae.infer.effect import Effect
 from pyro_citevae.infer.ranking import Ranking
 
-__all__ = ["COLOURS", "bare", "effects", "licence", "ranking", "trajectories"]
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+__all__ = ["effects", "licence", "ranking", "trajectories"]
 
 
 def trajectories(
@@ -151,7 +150,7 @@ def licence(found: Licence) -> Figure:
     """The share of the draws that pass each check, with the number and what it is compared with.
 
     Args:
-        found: What :func:`~pyro_citevae.analysis.licence` returned.
+        found: What :func:`~pyro_citevae.analysis.identifiability.licence` returned.
     """
     place = np.arange(len(found.checks))[::-1]
     figure = Figure(figsize=(7, 3.2), layout="constrained")
@@ -171,10 +170,3 @@ def licence(found: Licence) -> Figure:
 
 def _cycle(n: int) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(n)]
-
-
-def bare(axis: Axes, title: str, label: str) -> None:
-    """Titles an axis, labels its abscissa, and leaves out the frame."""
-    axis.set_title(title, fontsize=10)
-    axis.set_xlabel(label)
-    axis.spines[["top", "right"]].set_visible(False)

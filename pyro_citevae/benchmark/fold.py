@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from pyro_citevae.analysis import cell_rows, challenge_scores, evaluate, measure
-from pyro_citevae.analysis.baselines import Predictor
-from pyro_citevae.analysis.effect_table import EffectTable
-from pyro_citevae.analysis.evaluation import ALL, CEILING, COLUMNS, REPRODUCIBLE, Measurement
-from pyro_citevae.analysis.technical_duplicate import Duplicate
+from pyro_citevae.analysis.baselines.effect_table import EffectTable
+from pyro_citevae.analysis.baselines.rules import Predictor
+from pyro_citevae.analysis.baselines.technical_duplicate import Duplicate
+from pyro_citevae.analysis.scoring.measurement import Measurement
+from pyro_citevae.analysis.scoring.tables import ALL, CEILING, COLUMNS, REPRODUCIBLE
 from pyro_citevae.data import Schedule, Split, Trajectories, do
 from pyro_citevae.data.anndata_io import joined
 from pyro_citevae.errors import DataError
@@ -59,7 +60,7 @@ class Fold:
         train, truth = data.divide(split)
         schema = train.schema
         if schema.values == "counts":
-            share = float(train.values.sum() / train.library.sum()) if schema.panel_share < 1 else 1.0
+            share = float(train.stored.sum() / train.library.sum()) if schema.panel_share < 1 else 1.0
             schema = replace(schema, total=float(np.median(train.library)), panel_share=share)
         train, truth, whole = (replace(part, schema=schema) for part in (train, truth, data))
         scored = []

@@ -30,7 +30,7 @@ from pyro_citevae.analysis import (
     StrongerSingle,
     TechnicalDuplicate,
 )
-from pyro_citevae.analysis.baselines_on_features import Features
+from pyro_citevae.analysis.baselines.on_features import Features
 from pyro_citevae.benchmark.fold import Fold
 from pyro_citevae.data import Criterion, Schedule, Split, Trajectories, members_seen
 from pyro_citevae.errors import DataError

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pyro_citevae.analysis.evaluation import ALL, CEILING, REPRODUCIBLE
-from pyro_citevae.benchmark.pieces import Results
+from pyro_citevae.analysis.scoring.tables import ALL, CEILING, REPRODUCIBLE
+from pyro_citevae.benchmark.runner import Results
 
 __all__ = ["report"]
 

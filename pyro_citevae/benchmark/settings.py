@@ -12,7 +12,7 @@ from pyro_citevae.config import Part
 from pyro_citevae.data import Trajectories, datasets, open_h5ad, simulate
 from pyro_citevae.errors import DataError
 
-__all__ = ["Settings", "Variant", "read"]
+__all__ = ["Settings", "Variant", "settings_from"]
 
 
 class Variant(BaseModel):
@@ -116,10 +116,10 @@ def _merged(part: Part, changed: dict[str, Any]) -> Part:
     return Part(**{"name": part.name, **part.arguments, **changed})
 
 
-def read(path: str | Path) -> Settings:
+def settings_from(path: str | Path) -> Settings:
     """Reads a benchmark's TOML file.
 
     Raises:
         ModelError: The file is missing, is no TOML, or has an unknown or unfit entry.
     """
-    return config.read_as(path, Settings)
+    return config.settings_as(path, Settings)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pyro
 import torch
 
-from pyro_citevae.conformance.laws import LAWS, Law, seen_of
+from pyro_citevae.conformance.laws import LAWS, Law, mend_of, seen_of
 from pyro_citevae.conformance.pair import MakeGuide, MakeModel, Pair
 from pyro_citevae.conformance.report import Report, Row
 from pyro_citevae.guides import BackwardSmoother
@@ -71,19 +71,26 @@ def _tried(pair: Pair, laws: Sequence[Law], progress: Callable[[str], None] | No
         if progress is not None:
             progress(law.name)
         missing = [name for name in law.needs if name in rows and not rows[name].passed]
-        passed, seen = (
-            (None, f"not tried, since '{missing[0]}' does not hold") if missing else _trial(law, pair)
+        rows[law.name] = (
+            Row(law.name, law.sentence, None, f"not tried, since '{missing[0]}' does not hold", law.mend)
+            if missing
+            else _trial(law, pair)
         )
-        rows[law.name] = Row(law.name, law.sentence, passed, seen, law.mend)
     return Report(pair.subject, pair.partner, tuple(rows.values()))
 
 
-def _trial(law: Law, pair: Pair) -> tuple[bool, str]:
-    """Whether a law holds, and what was seen; what a user's class raises is seen, not thrown on."""
+def _trial(law: Law, pair: Pair) -> Row:
+    """How a law stands; what a user's class raises is seen, not thrown on."""
     with torch.random.fork_rng(), pyro.validation_enabled(True), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         try:
-            return True, law.trial(pair)
+            return Row(law.name, law.sentence, True, law.trial(pair), law.mend)
         except Exception as error:
-            return False, seen_of(error)
+            return Row(
+                law.name,
+                law.sentence,
+                False,
+                seen_of(error),
+                (mend_of(error) if law.of_hooks else None) or law.mend,
+            )

@@ -13,16 +13,18 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from pyro_citevae.class_source import kind_and_reason
 from pyro_citevae.conformance.pair import Case, Pair, dense, of_cells, sparse
-from pyro_citevae.conformance.run import TOLERANCE, Run, plates, require_same, step_of
+from pyro_citevae.conformance.run import TOLERANCE, Run, plates, require_same
 from pyro_citevae.data import Batch, Schedule, do
-from pyro_citevae.errors import CiteVAEError, ConformanceError
+from pyro_citevae.errors import CiteVAEError, ConformanceError, HookError
 from pyro_citevae.infer import Posterior
-from pyro_citevae.infer.sites import require_matching_sites
+from pyro_citevae.infer.idata import axes_of, coordinates
+from pyro_citevae.infer.latent_sites import global_sites, require_matching_sites
 from pyro_citevae.program import Rollout
-from pyro_citevae.source import reason
+from pyro_citevae.sites import VALUES, require_unreserved, states_to
 
-__all__ = ["LAWS", "Law", "seen_of"]
+__all__ = ["LAWS", "Law", "mend_of", "seen_of"]
 
 _DRAWS = 3
 
@@ -39,6 +41,7 @@ class Law:
         trial: Raises if it is broken, and returns what was seen if not.
         needs: Laws without which it cannot be tried.
         of_guides: Whether it concerns guides too.
+        of_hooks: Whether what a failing hook advises is better than ``mend``.
     """
 
     name: str
@@ -47,20 +50,57 @@ class Law:
     trial: Callable[[Pair], str]
     needs: tuple[str, ...] = ("hooks",)
     of_guides: bool = True
+    of_hooks: bool = False
+
+
+def mend_of(error: BaseException | None) -> str | None:
+    """What a hook's own error advises, where it is the cause."""
+    while error is not None and not isinstance(error, HookError):
+        error = error.__cause__
+    return None if error is None else error.mend
 
 
 def seen_of(error: Exception) -> str:
     """What an error says, as a part of a sentence."""
-    return str(error).rstrip(".") if isinstance(error, CiteVAEError) else reason(error)
+    if isinstance(error, HookError):
+        return error.said
+    return str(error).rstrip(".") if isinstance(error, CiteVAEError) else kind_and_reason(error)
 
 
 def _made(pair: Pair) -> str:
-    return f"made for {pair.cases[0].data.schema.values}, in {len(pair.cases)} layouts"
+    return f"made for {pair.cases[0].data.schema.values}, in {len(pair.cases)} study designs"
+
+
+def _names(case: Case) -> str:
+    globals_ = global_sites(case.model)
+    for name in globals_:
+        require_unreserved(name, type(case.model).__name__)
+    return f"{len(globals_)} global sites with names of their own"
+
+
+def _dims(case: Case) -> str:
+    model, shapes = case.model, {name: tuple(v.shape) for name, v in global_sites(case.model).items()}
+    coordinates(model)
+    for name in model.dims:
+        if name not in shapes:
+            raise ConformanceError(
+                f"{type(model).__name__}.dims names '{name}', expected global sites, which are "
+                f"{', '.join(shapes) or 'none'}"
+            )
+    named = {axis for name, shape in shapes.items() for axis in axes_of(model, name, shape)}
+    for axis in model.coords.keys() - named:
+        raise ConformanceError(
+            f"{type(model).__name__}.coords names '{axis}', an axis that no site has by dims"
+        )
+    exported = case.posterior.to_datatree(case.data, draws=_DRAWS, most_cells=4)["posterior"]
+    numbered = [name for name in shapes if name not in model.dims]
+    told = f", {len(numbered)} of them by number" if numbered else ""
+    return f"{len(shapes)} of {len(exported.data_vars)} exported variables are global{told}"
 
 
 def _hooks(case: Case) -> str:
     model, last = case.model, case.batch.n_steps
-    events = {f"z_{t}": (model.n_programs,) for t in range(last + 1)} | {"x": (model.schema.n_genes,)}
+    events = dict.fromkeys(states_to(last), (model.n_programs,)) | {VALUES: (model.schema.n_genes,)}
     forward = f"{type(model).__name__}.forward"
     for batch in (case.batch, case.batch.unobserved()):
         run = Run(model, batch)
@@ -133,7 +173,9 @@ def _counts(case: Case) -> str:
 def _initial(case: Case) -> str:
     run = case.drawn
     after = Run(case.model, _redosed(case.batch, 0), run.values).densities
-    before = {name: value for name, value in run.densities.items() if step_of(name) == 0 and name != "x"}
+    before = {
+        name: value for name, value in run.densities.items() if run.step_of(name) == 0 and name != VALUES
+    }
     return require_same(run, before, after, "when the doses change and nothing else")
 
 
@@ -141,9 +183,9 @@ def _causality(case: Case) -> str:
     seen, run = "", case.drawn
     for t in range(1, case.batch.n_steps):
         after = Run(case.model, _redosed(case.batch, t), run.values).densities
-        before = {name: value for name, value in run.densities.items() if 0 < step_of(name) <= t}
+        before = {name: value for name, value in run.densities.items() if 0 < run.step_of(name) <= t}
         past = case.batch.step <= t
-        before["x"], after["x"] = run.densities["x"][past], after["x"][past]
+        before[VALUES], after[VALUES] = run.densities[VALUES][past], after[VALUES][past]
         seen = require_same(run, before, after, f"when the doses after step {t} change and nothing else")
     return seen
 
@@ -169,7 +211,7 @@ def _forecast(case: Case) -> str:
     later = case.batch.n_steps + 2
     u = torch.cat([case.batch.u, *[case.batch.u[-1:]] * 2])
     batch = replace(case.batch.unobserved(), u=u, step=torch.full_like(case.batch.step, later))
-    if not torch.isfinite(Run(case.model, batch).sites["x"]["value"]).all():
+    if not torch.isfinite(Run(case.model, batch).sites[VALUES]["value"]).all():
         raise ConformanceError(f"values forecast for step {later} are not finite")
     return f"rolled on to step {later}"
 
@@ -302,7 +344,7 @@ def _saved(pair: Pair) -> str:
 
 
 def _each(trial: Callable[[Case], str]) -> Callable[[Pair], str]:
-    """Tries a law in every layout, and says in which one it is broken."""
+    """Tries a law in every study design, and says in which one it is broken."""
 
     def tried(pair: Pair) -> str:
         seen = ""
@@ -310,7 +352,7 @@ def _each(trial: Callable[[Case], str]) -> Callable[[Pair], str]:
             try:
                 seen = trial(case)
             except Exception as error:
-                raise ConformanceError(f"{seen_of(error)} (in a {case.data.schema.layout})") from error
+                raise ConformanceError(f"{seen_of(error)} (in a {case.data.schema.design})") from error
         return seen
 
     return tried
@@ -325,11 +367,20 @@ LAWS: tuple[Law, ...] = (
         needs=(),
     ),
     Law(
+        "names",
+        "No global site has a name that the program or the export uses.",
+        "call the site by a symbol of its own; z_<number>, s, x and the names of axes are taken",
+        _each(_names),
+        needs=("made",),
+        of_guides=False,
+    ),
+    Law(
         "hooks",
         "Each hook returns a law of the right event and batch shape.",
         "a state's law has event shape (program,), an emission's (gene,), and both broadcast over cells",
         _each(_hooks),
-        needs=("made",),
+        needs=("made", "names"),
+        of_hooks=True,
     ),
     Law(
         "sites",
@@ -429,6 +480,14 @@ LAWS: tuple[Law, ...] = (
         needs=("gradients",),
     ),
     Law(
+        "dims",
+        "What dims and coords say of the global sites fits them, and the export runs.",
+        "name each axis of a site, by one that is as long, or leave the site out of dims",
+        _each(_dims),
+        needs=("vectorised", "prediction"),
+        of_guides=False,
+    ),
+    Law(
         "control",
         "do() predicts what the control's own schedule does.",
         "keep no state on the model between runs",
@@ -440,7 +499,7 @@ LAWS: tuple[Law, ...] = (
         "Two schedules share every draw before they part.",
         "draw random numbers by pyro.sample alone, as many under every dose",
         _each(_paired),
-        needs=("vectorised", "initial", "causality", "control"),
+        needs=("vectorised", "initial", "causality", "dims", "control"),
     ),
     Law(
         "fitted",

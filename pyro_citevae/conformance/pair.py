@@ -1,4 +1,4 @@
-"""A model and its guide, made for small simulated screens of every layout: what the laws are tried on."""
+"""What the laws are tried on: a model and its guide, made for a small screen of every study design."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.conformance.run import Run
 from pyro_citevae.data import Batch, Schema, Trajectories, simulate
 from pyro_citevae.data.observations import Observations, SparseObservations
-from pyro_citevae.data.schema import Layout, Values
+from pyro_citevae.data.schema import StudyDesign, Values
 from pyro_citevae.errors import ConformanceError, ModelError
 from pyro_citevae.infer import Posterior, fit
 from pyro_citevae.infer.bounds import negative_bound
-from pyro_citevae.infer.prediction import Substitute
+from pyro_citevae.infer.substitute import Substitute
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["Case", "MakeGuide", "MakeModel", "Pair", "dense", "of_cells", "sparse"]
@@ -36,7 +36,7 @@ MakeGuide: TypeAlias = Callable[[LatentDynamics], AmortizedGuide]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A screen of one layout, with the model and the guide made for it.
+    """A screen of one study design, with the model and the guide made for it.
 
     Every parameter is shaken from where it starts: a term that starts at zero would hide a mistake.
     """
@@ -117,12 +117,12 @@ class Pair:
 
     @cached_property
     def cases(self) -> list[Case]:
-        """A case for each layout: of counts, of real values if the model refuses these, or else of images."""
+        """A case for each study design: of counts, or what the model takes: real values, images."""
         *first, last = _KINDS
         for kind in first:
             with suppress(ModelError):
-                return [self._case(_screen(layout, *kind)) for layout in get_args(Layout)]
-        return [self._case(_screen(layout, *last)) for layout in get_args(Layout)]
+                return [self._case(_screen(design, *kind)) for design in get_args(StudyDesign)]
+        return [self._case(_screen(design, *last)) for design in get_args(StudyDesign)]
 
     @property
     def subject(self) -> str:
@@ -183,7 +183,7 @@ def sparse(values: Float[Tensor, "slot cell gene"]) -> Observations:
     return SparseObservations(row, gene, rows[row, gene], (slots, cells, genes))
 
 
-def _screen(layout: Layout, values: Values, image: tuple[int, ...]) -> Trajectories:
+def _screen(design: StudyDesign, values: Values, image: tuple[int, ...]) -> Trajectories:
     """Two dozen cells in two technical batches; a sequence lacks some of its times.
 
     With an image, the six genes are the values of two pixels.
@@ -195,12 +195,12 @@ def _screen(layout: Layout, values: Values, image: tuple[int, ...]) -> Trajector
         n_perturbations=3,
         n_steps=3,
         combinations=("gene_0+gene_1",),
-        layout=layout,
+        design=design,
         values=values,
     ).data
     schema = replace(data.schema, batches=("one", "two"), image=image)
     data = replace(data, schema=schema, technical=np.arange(data.n_cells) % 2)
-    return data.rows((data.row_cell % 3 > 0) | (data.row_step != 2) | (layout != "sequences"))
+    return data.rows((data.row_cell % 3 > 0) | (data.row_step != 2) | (design != "sequences"))
 
 
 def _maker(given: Any) -> str:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from pyro_citevae.data import Batch
 from pyro_citevae.errors import ConformanceError
-from pyro_citevae.infer.prediction import Substitute
-from pyro_citevae.infer.sites import is_latent
+from pyro_citevae.infer.latent_sites import is_latent
+from pyro_citevae.infer.substitute import Substitute
 from pyro_citevae.program import LatentDynamics
+from pyro_citevae.sites import INVARIANT, VALUES, state, step_of_state
 
-__all__ = ["TOLERANCE", "Run", "plates", "require_same", "step_of"]
+__all__ = ["TOLERANCE", "Run", "plates", "require_same"]
 
 TOLERANCE = 1e-4
 
@@ -67,7 +68,7 @@ class Run:
         return {
             name: site["value"]
             for name, site in self.sites.items()
-            if (name == "x" or not site["is_observed"]) and not _is_point(site["fn"])
+            if (name == VALUES or not site["is_observed"]) and not _is_point(site["fn"])
         }
 
     @cached_property
@@ -78,6 +79,11 @@ class Run:
     def is_local(self, name: str) -> bool:
         """Whether every cell has its own value of a site."""
         return "cell" in plates(self.sites[name])
+
+    def step_of(self, name: str) -> int:
+        """The step that a cell's site belongs to by its name, such as ``z_2`` or ``r_2``; 0 for any other."""
+        number = name.rpartition("_")[2]
+        return int(number) if number.isdigit() and self.is_local(name) else 0
 
     def values_of(self, index: Int[Tensor, " chosen"]) -> dict[str, Tensor]:
         """The values, with cells taken at positions."""
@@ -134,12 +140,6 @@ def plates(site: Any) -> dict[str, int]:
     return {frame.name: frame.size for frame in site["cond_indep_stack"] if frame.vectorized}
 
 
-def step_of(site: str) -> int:
-    """The step that a site of the model belongs to; 0 for one without."""
-    number = site.rpartition("_")[2]
-    return int(number) if number.isdigit() else 0
-
-
 def _stacked(values: Sequence[Tensor], event_dim: int) -> Tensor:
     ones = (1,) * (2 + event_dim - values[0].dim())
     return torch.stack([value.reshape(*ones, *value.shape) for value in values])
@@ -155,6 +155,6 @@ def _teller(program: nn.Module, site: str) -> str:
     """Who says the law of a site: a hook of the model, or the guide."""
     if not isinstance(program, LatentDynamics):
         return f"in {type(program).__name__}"
-    known = {"s": "invariant", "x": "emission or observation", "z_0": "initial"}
-    hook = known.get(site, "transition" if site.startswith("z_") else "mechanism or regime")
+    known = {INVARIANT: "invariant", VALUES: "emission or observation", state(0): "initial"}
+    hook = known.get(site, "mechanism or regime" if step_of_state(site) is None else "transition")
     return f"{type(program).__name__}.{hook}"

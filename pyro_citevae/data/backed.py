@@ -10,6 +10,10 @@ import numpy as np
 from jaxtyping import Float32, Int
 from scipy import sparse
 
+from pyro_citevae.data.observations import SparseObservations
+from pyro_citevae.data.sparse_rows import SparseRows
+from pyro_citevae.data.stored_rows import StoredRows
+
 __all__ = ["BackedCounts"]
 
 _CHUNK = 8_192  # rows that are held at once
@@ -17,7 +21,7 @@ _GAP = 8  # rows that are read and thrown away sooner than the file is asked twi
 
 
 @final
-class BackedCounts:
+class BackedCounts(StoredRows):
     """Rows of counts in a file; only what is asked for is read.
 
     Args:
@@ -33,6 +37,8 @@ class BackedCounts:
         >>> backed.shape, backed.in_memory().toarray().tolist(), backed.sum(1).tolist()
         ((2, 2), [[0.0, 3.0], [0.0, 1.0]], [3.0, 1.0])
     """
+
+    in_file = True
 
     def __init__(
         self,
@@ -62,8 +68,17 @@ class BackedCounts:
         every = np.array_equal(kept, np.arange(self.source.shape[1]))  # then the digest is that of all, too
         return BackedCounts(self.source, self.rows, None if every else kept, content=self.content)
 
-    def in_memory(self) -> sparse.csr_matrix:
+    def in_memory(self) -> SparseRows:
         """The rows, read: neighbours in the file together, each once."""
+        return SparseRows(self.tocsr())
+
+    @property
+    def place(self) -> Int[np.ndarray, " row"]:
+        """Where each row lies in the file."""
+        return self.rows
+
+    def tocsr(self) -> sparse.csr_matrix:
+        """The rows as a sparse matrix, read."""
         if len(self.rows) == 0:
             return sparse.csr_matrix(self.shape, dtype=np.float32)
         distinct, position = np.unique(self.rows, return_inverse=True)
@@ -89,7 +104,7 @@ class BackedCounts:
     def blocks(self) -> Iterator[sparse.csr_matrix]:
         """All rows in order, some thousands at a time."""
         for first in range(0, len(self.rows), _CHUNK):
-            yield self[slice(first, first + _CHUNK)].in_memory()
+            yield self[slice(first, first + _CHUNK)].tocsr()
 
     def scan(
         self, check: Callable[[sparse.csr_matrix], None], advance: Callable[[int], None]
@@ -105,7 +120,7 @@ class BackedCounts:
         totals = np.zeros(len(order), dtype=np.float32)
         for first in range(0, len(order), _CHUNK):
             chosen = order[first : first + _CHUNK]
-            block = self[chosen].in_memory()
+            block = self[chosen].tocsr()
             check(block)
             for array in (block.indptr, block.indices, block.data):
                 digest.update(np.ascontiguousarray(array).data)
@@ -122,7 +137,7 @@ class BackedCounts:
 
     def toarray(self) -> Float32[np.ndarray, "row column"]:
         """The rows with their zeros."""
-        return np.asarray(self.in_memory().toarray())
+        return self.in_memory().toarray()
 
     def sum(self, axis: int | None = None, dtype: Any = None) -> np.ndarray:
         """The sum over the rows (axis 0), of each row (axis 1), or of all values."""
@@ -137,6 +152,6 @@ class BackedCounts:
             total += np.asarray(block.sum(0, dtype=float)).ravel()
         return np.asarray(total.sum() if axis is None else total, dtype=dtype)
 
-    def __abs__(self) -> BackedCounts:
-        """The rows themselves: no count is negative."""
-        return self
+    def observations(self, row: Int[np.ndarray, " row"], shape: tuple[int, int, int]) -> SparseObservations:
+        """The stored values, read now."""
+        return self.in_memory().observations(row, shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -52,10 +51,10 @@ def write_pair(
     rows = at & np.isin(labels, both)
     truth = now.rows(np.isin(now.row_labels, [*both, schema.control]))
     base = np.full(controls.n_observations, schema.control)
-    made = sparse.vstack([sparse.csr_matrix(predicted.X)[rows], controls.values]).tocsr()
+    made = sparse.vstack([sparse.csr_matrix(predicted.X)[rows], controls.stored.tocsr()]).tocsr()
     paths = Path(folder) / "predicted.h5ad", Path(folder) / "measured.h5ad"
     _cells(made, np.concatenate([labels[rows], base]), schema.genes).write_h5ad(paths[0])
-    _cells(cast(sparse.csr_matrix, truth.values), truth.row_labels, schema.genes).write_h5ad(paths[1])
+    _cells(truth.stored.tocsr(), truth.row_labels, schema.genes).write_h5ad(paths[1])
     return paths
 
 

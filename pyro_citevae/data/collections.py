@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Int
 
 from pyro_citevae.data.backed import BackedCounts
-from pyro_citevae.data.trajectories import Batch, Trajectories
+from pyro_citevae.data.batch import Batch
+from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 
 __all__ = ["Minibatches", "from_annbatch", "from_scdataset"]
@@ -132,7 +133,7 @@ def from_annbatch(
             "from_annbatch(data) takes all rows of a zarr; read it by Trajectories.from_disk, and write a "
             "part of a split to a file of its own."
         )
-    if data.schema.layout == "sequences":
+    if data.schema.design == "sequences":
         raise DataError("from_annbatch(data) takes one row a cell; use from_scdataset for sequences.")
     options = {"batch_size": batch_size, "chunk_size": chunk_size, "preload_nchunks": preload_nchunks}
     rng = np.random.default_rng(seed)

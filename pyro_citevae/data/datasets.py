@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from types import MappingProxyType
 from typing import Any
@@ -10,8 +10,7 @@ from typing import Any
 import anndata
 from anndata import AnnData
 
-from pyro_citevae.data.anndata_io import read as _read
-from pyro_citevae.data.layouts import Columns
+from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 
@@ -177,5 +176,4 @@ def load(name: str) -> Trajectories:
     }
     if name not in makers:
         raise DataError(f"'{name}' is not a shipped data set; the shipped ones are {', '.join(makers)}.")
-    columns = CATALOGUE[name].columns
-    return _read(makers[name](), columns, step=None, n_steps=3, time_unit=None, values="counts", schema=None)
+    return Trajectories.from_anndata(makers[name](), **asdict(CATALOGUE[name].columns))

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from pyro_citevae.data.backed import BackedCounts
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.samplers import BUFFER
-from pyro_citevae.data.trajectories import Batch, Trajectories
+from pyro_citevae.data.trajectories import Trajectories
 
 __all__ = ["loader"]
 
@@ -38,7 +38,7 @@ def loader(
         pin_memory: Copy minibatches to where a GPU can fetch them while it computes.
     """
     weights = None if weight is None else torch.from_numpy(weight)
-    if isinstance(data.values, BackedCounts):
+    if data.stored.in_file:
         ahead = _ReadAhead(data, chosen, batches, weights)
         return DataLoader(ahead, batch_size=None, num_workers=0, pin_memory=pin_memory)
     cells = _Cells(data, chosen, weights)

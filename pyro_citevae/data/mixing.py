@@ -52,7 +52,7 @@ def mixed(
 
     Example:
         >>> from pyro_citevae import simulate
-        >>> seen = mixed(simulate(n_cells=60, layout="sequences"), n_features=12)
+        >>> seen = mixed(simulate(n_cells=60, design="sequences"), n_features=12)
         >>> seen.data.schema.values, seen.data.schema.n_genes
         ('real', 12)
 

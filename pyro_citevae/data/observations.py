@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias, final
+from typing import final
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from scipy import sparse
 from torch import Tensor
 
-from pyro_citevae.data.backed import BackedCounts
-from pyro_citevae.data.pixels import Pixels
-
-__all__ = [
-    "ImageObservations",
-    "Observations",
-    "SparseObservations",
-    "Stored",
-    "arrays_of",
-    "observations_of",
-]
-
-Stored: TypeAlias = sparse.csr_matrix | Pixels | BackedCounts
+__all__ = ["ImageObservations", "Observations", "SparseObservations"]
 
 
 class Observations(ABC):
@@ -141,35 +126,3 @@ class ImageObservations(Observations):
     def pin_memory(self) -> ImageObservations:
         """Copies to memory that a GPU can read while the CPU goes on."""
         return ImageObservations(self.row.pin_memory(), self.value.pin_memory(), self.shape)
-
-
-def observations_of(
-    values: Stored, row: Int[np.ndarray, " chosen"], shape: tuple[int, int, int]
-) -> Observations:
-    """Stored rows as a minibatch has them.
-
-    Args:
-        values: The rows.
-        row: Where each of them stands among the minibatch's rows (slot, cell).
-        shape: (slot, cell, gene).
-    """
-    if isinstance(values, Pixels):
-        return ImageObservations(torch.from_numpy(row), torch.from_numpy(values.stored()), shape)
-    read: Any = values.in_memory() if isinstance(values, BackedCounts) else values
-    stored: Any = read.tocoo()
-    return SparseObservations(
-        torch.from_numpy(row[stored.row]),
-        torch.from_numpy(stored.col.astype(np.int64)),
-        torch.from_numpy(stored.data.astype(np.float32)),
-        shape,
-    )
-
-
-def arrays_of(values: Stored) -> Iterator[np.ndarray]:
-    """The arrays that hold the rows, for a digest."""
-    if isinstance(values, Pixels):
-        yield from (block.stored() for block in values.blocks())
-    elif isinstance(values, BackedCounts):
-        yield from values.arrays()
-    else:
-        yield from (values.indptr, values.indices, values.data)

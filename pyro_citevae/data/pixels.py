@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from typing import Any, final
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int, UInt8
+from scipy import sparse
+
+from pyro_citevae.data.observations import ImageObservations
+from pyro_citevae.data.stored_rows import StoredRows
 
 __all__ = ["Pixels"]
 
@@ -14,7 +19,7 @@ _CHUNK = 256  # images that are held at once
 
 
 @final
-class Pixels:
+class Pixels(StoredRows):
     """Rows of images, shared and memory-mapped: only what is asked for is read.
 
     A row is an image flattened to (height, width, channel), each value in [0, 1].
@@ -58,15 +63,29 @@ class Pixels:
         """The rows in [0, 1]."""
         return self.stored().astype(np.float32) / np.float32(255)
 
+    def of_columns(self, columns: Int[np.ndarray, " chosen"]) -> Pixels:
+        """All rows, with some of their values, in memory."""
+        kept = self.stored()[:, columns]
+        return Pixels(kept[:, None, :, None], np.arange(len(kept)))
+
+    def tocsr(self) -> sparse.csr_matrix:
+        """The rows as a sparse matrix, though few of their values are zero."""
+        return sparse.csr_matrix(self.toarray())
+
     def sum(self, axis: int | None = None, dtype: Any = None) -> np.ndarray:
-        """The sum over the rows (axis 0), or of all values."""
-        if axis not in (0, None):
-            raise ValueError(f"Pixels.sum(axis={axis}) is over rows or all values; give 0 or None.")
+        """The sum over the rows (axis 0), of each row (axis 1), or of all values (None)."""
+        if axis == 1:
+            parts = [block.stored().sum(1, dtype=np.int64) for block in self.blocks()]
+            return np.asarray(np.concatenate([*parts, np.zeros(0)]) / 255, dtype=dtype)
         total = np.zeros(self.shape[1], dtype=np.int64)
         for block in self.blocks():
             total += block.stored().sum(0, dtype=np.int64)
         return np.asarray((total.sum() if axis is None else total) / 255, dtype=dtype)
 
-    def __abs__(self) -> Pixels:
-        """The rows themselves: no value is negative."""
-        return self
+    def observations(self, row: Int[np.ndarray, " row"], shape: tuple[int, int, int]) -> ImageObservations:
+        """The images, a byte a value."""
+        return ImageObservations(torch.from_numpy(row), torch.from_numpy(self.stored()), shape)
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        """The bytes of the rows, a few hundred rows at a time."""
+        yield from (block.stored() for block in self.blocks())

@@ -18,7 +18,7 @@ def profile(sums: Float[np.ndarray, "... gene"], total: float) -> Float[np.ndarr
 
 def level(data: Trajectories) -> Float[np.ndarray, " gene"]:
     """A group's profile b at the common total of the measured genes; the mean where values are real."""
-    sums = np.asarray(data.values.sum(0, dtype=float)).ravel()
+    sums = data.stored.sum(0, dtype=float)
     if data.schema.values == "real":
         return np.asarray(sums / max(data.n_observations, 1))
     return profile(sums, data.schema.panel_total)

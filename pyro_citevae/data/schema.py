@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import math
+import warnings
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,11 +17,14 @@ from jaxtyping import Float32, Float64, Int64
 
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.errors import DataError, ScheduleError
+from pyro_citevae.renamed import renamed_arguments
 
-__all__ = ["Layout", "Schema", "Values"]
+__all__ = ["Schema", "StudyDesign", "Values"]
 
-Layout = Literal["snapshot", "time course", "sequences"]
+StudyDesign = Literal["snapshot", "time course", "sequences"]
 Values = Literal["counts", "real"]
+
+_IN_JSON = {"design": "layout"}  # what runs call it, whose digests must stay
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Schema:
         step: Length of one latent step, in ``time_unit``; with a grid, of those after it.
         time_unit: ``"day"``, ``"hour"``, or ``"step"`` when the data has no times.
         batches: Technical batches; one name when the data has none.
-        layout: How cells were observed: all once at one time, each once at its own time, or repeatedly.
+        design: How cells were observed: all once at one time, each once at its own time, or repeatedly.
         values: ``"counts"``, or ``"real"`` for a Gaussian emission.
         total: Median library size: the common total of normalised expression.
         panel_share: Mean share of the library size that the measured genes hold; 1 when they are all of it.
@@ -61,7 +65,7 @@ class Schema:
     step: float = 1.0
     time_unit: str = "step"
     batches: tuple[str, ...] = ("all",)
-    layout: Layout = "snapshot"
+    design: StudyDesign = "snapshot"
     values: Values = "counts"
     total: float = 1.0
     panel_share: float = 1.0
@@ -114,7 +118,7 @@ class Schema:
     @property
     def n_slots(self) -> int:
         """Observations that one cell can have: one, unless the data are sequences."""
-        return len(self.times) if self.layout == "sequences" else 1
+        return len(self.times) if self.design == "sequences" else 1
 
     def ends(self, n_steps: int) -> Float64[np.ndarray, " step"]:
         """The time at which each of the steps 0..n_steps ends, in ``time_unit``; step 0 ends at time 0."""
@@ -196,15 +200,32 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         """A JSON object that :meth:`from_json` reads back; what came later is left out where it is empty."""
         later = ("grid", "image")
-        return {name: value for name, value in asdict(self).items() if name not in later or value}
+        kept = {name: value for name, value in asdict(self).items() if name not in later or value}
+        return {_IN_JSON.get(name, name): value for name, value in kept.items()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Schema:
         """Reads what :meth:`to_json` wrote."""
-        named: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        names = {said: name for name, said in _IN_JSON.items()}
+        named: dict[str, Any] = {
+            names.get(said, said): tuple(v) if isinstance(v, list) else v for said, v in value.items()
+        }
         return cls(**named)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the schema, to tell runs of different data apart."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def layout(self) -> StudyDesign:
+        """The name of ``design`` in the version before."""
+        warnings.warn(
+            "Schema.layout is called Schema.design now; the old name goes with the next version.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.design
+
+
+Schema.__init__ = renamed_arguments(layout="design")(Schema.__init__)  # type: ignore[method-assign]

@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float
 from scipy import sparse
 
 from pyro_citevae.data.interventions import Schedule, do
-from pyro_citevae.data.schema import Layout, Schema, Values
+from pyro_citevae.data.schema import Schema, StudyDesign, Values
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
+from pyro_citevae.renamed import renamed_arguments
 
 __all__ = ["Simulation", "Truth", "simulate"]
 
@@ -58,6 +59,7 @@ class Simulation:
     truth: Truth
 
 
+@renamed_arguments(layout="design")
 def simulate(
     *,
     n_cells: int = 500,
@@ -67,7 +69,7 @@ def simulate(
     n_lags: int = 1,
     n_steps: int = 4,
     times: tuple[int, ...] = (),
-    layout: Layout = "time course",
+    design: StudyDesign = "time course",
     values: Values = "counts",
     combinations: tuple[str, ...] = (),
     edge_share: float = 0.3,
@@ -100,7 +102,7 @@ def simulate(
         n_steps: Number of latent steps.
         times: Steps after which cells are observed, such as (1, 2, 5, 12), if not after each of n_steps. The
             process goes on by steps of length one; the schema's grid has the observed ones alone.
-        layout: ``"snapshot"``, ``"time course"`` or ``"sequences"``.
+        design: ``"snapshot"``, ``"time course"`` or ``"sequences"``.
         values: ``"counts"`` or ``"real"``.
         combinations: Labels such as ``"gene_0+gene_1"`` that get cells of their own.
         edge_share: Share of the possible edges that exist.
@@ -123,7 +125,7 @@ def simulate(
         DataError: There are fewer genes than tokens, or the times do not increase from 1.
 
     Example:
-        >>> simulation = simulate(n_cells=60, layout="sequences", seed=1)
+        >>> simulation = simulate(n_cells=60, design="sequences", seed=1)
         >>> simulation.data.n_observations
         240
         >>> simulation.truth.z.shape
@@ -139,9 +141,9 @@ def simulate(
     schema = Schema(
         genes=genes,
         tokens=genes[:n_perturbations],
-        times=tuple(map(float, seen[-1:] if layout == "snapshot" else seen)),
+        times=tuple(map(float, seen[-1:] if design == "snapshot" else seen)),
         grid=tuple(map(float, times)),
-        layout=layout,
+        design=design,
         values=values,
         total=library if values == "counts" else 1.0,
     )
@@ -197,13 +199,13 @@ def _observe(
     """Draws the observed values of each cell at its time or times."""
     n_steps, n_cells = schema.n_steps, truth.z.shape[1]
     row_step: np.ndarray
-    if schema.layout == "sequences":
+    if schema.design == "sequences":
         row_cell = np.repeat(np.arange(n_cells), n_steps)
         row_step = np.tile(np.arange(1, n_steps + 1), n_cells)
     else:
         row_cell = np.arange(n_cells)
         row_step = np.full(n_cells, n_steps)
-        if schema.layout == "time course":
+        if schema.design == "time course":
             row_step = np.asarray(rng.integers(1, n_steps + 1, n_cells))
     walked = schema.ends(n_steps).astype(int)[row_step]
     eta = truth.intercept + truth.z[walked, row_cell] @ truth.loading

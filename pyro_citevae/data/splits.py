@@ -8,12 +8,18 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyro_citevae.data.interventions import Schedule
+import numpy as np
+from jaxtyping import Bool
+
+from pyro_citevae.data.interventions import Dose, Schedule
 from pyro_citevae.errors import DataError
 
-__all__ = ["Criterion", "Split", "members_seen"]
+if TYPE_CHECKING:
+    from pyro_citevae.data.trajectories import Trajectories
+
+__all__ = ["Criterion", "Split", "matching_rows", "members_seen"]
 
 _KEYS = {"perturbation": "perturbations", "combination": "combinations", "time": "times"}
 
@@ -49,7 +55,7 @@ class Criterion:
             values = tuple(name.strip() for name in names.split(",") if name.strip())
             if key.strip() not in _KEYS or _KEYS[key.strip()] in found or not values:
                 raise DataError(
-                    f"--hold-out '{text}' cannot be read at '{part}'; write perturbation=A,B, time=5, "
+                    f"Split.parse('{text}') cannot be read at '{part}'; write perturbation=A,B, time=5, "
                     "combination=A+B, or two of them joined by ';'."
                 )
             found[_KEYS[key.strip()]] = values
@@ -58,7 +64,7 @@ class Criterion:
             if not all(map(math.isfinite, found["times"])):
                 raise ValueError
         except ValueError:
-            raise DataError(f"--hold-out '{text}' needs numbers after 'time='.") from None
+            raise DataError(f"Split.parse('{text}') needs numbers after 'time='.") from None
         return cls(**found)
 
     def __str__(self) -> str:
@@ -113,6 +119,40 @@ class Split:
 
     def __str__(self) -> str:
         return " or ".join(str(one) for one in self.criteria)
+
+
+def matching_rows(data: Trajectories, criterion: Criterion) -> Bool[np.ndarray, " observation"]:
+    """Which observations of a data set a criterion names.
+
+    Args:
+        data: The cells.
+        criterion: What is named.
+
+    Raises:
+        ScheduleError: A perturbation is unknown.
+        DataError: A combination or a time is not in the data.
+    """
+    for token in criterion.perturbations:
+        data.schema.require(Schedule((Dose(token),)))
+    wanted = {Schedule.parse(name).tokens for name in criterion.combinations}
+    present = {one.tokens for one in data.conditions}
+    for tokens in wanted - present:
+        raise DataError(f"combination '{'+'.join(tokens)}' is not in the data; name one that is.")
+    chosen = np.array(
+        [
+            bool(set(one.tokens) & set(criterion.perturbations)) or one.tokens in wanted
+            for one in data.conditions
+        ]
+    )
+    rows = np.asarray(chosen[data.condition[data.row_cell]])
+    if not criterion.times:
+        return rows
+    steps = np.array([data.schema.step_of(time) for time in criterion.times])
+    missing = [time for time, t in zip(criterion.times, steps, strict=True) if t not in data.row_step]
+    if missing:
+        raise DataError(f"time {missing[0]:g} is not in the data; its times are {data.schema.times}.")
+    at = np.isin(data.row_step, steps)
+    return at & rows if criterion.perturbations or criterion.combinations else at
 
 
 def members_seen(combination: Schedule, training: Iterable[Schedule]) -> int:

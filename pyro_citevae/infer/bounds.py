@@ -13,7 +13,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.errors import FitError
 from pyro_citevae.infer.importance import log_weights
 from pyro_citevae.program import LatentDynamics

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pyro_citevae.data.storage import aside
 from pyro_citevae.errors import FitError, RunError, reason
+from pyro_citevae.whole_files import aside
 
 __all__ = ["Checkpoints", "EachEpoch", "StateFile"]
 

@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.errors import DivergenceError
 from pyro_citevae.program import LatentDynamics
 

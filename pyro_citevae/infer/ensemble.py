@@ -12,13 +12,13 @@ import xarray as xr
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.splits import Split
-from pyro_citevae.data.storage import aside
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import FitError
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.predictive import Predictive
 from pyro_citevae.program import LatentDynamics
+from pyro_citevae.whole_files import aside
 
 __all__ = ["Ensemble", "member_folders"]
 

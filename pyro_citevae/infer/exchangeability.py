@@ -77,7 +77,7 @@ class Exchangeable(Messenger):
         name = message["name"]
         if name not in self.values:
             return
-        dims = self.model.dims.get(name, ())
+        dims = self.model.axes(name) or ()
         if name in self.told:
             self.values[name] = self.told[name]
         elif "token" in dims:

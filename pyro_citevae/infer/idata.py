@@ -13,10 +13,13 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.errors import ModelError
 from pyro_citevae.program import Distribution, LatentDynamics
+from pyro_citevae.sites import reserved
 
 __all__ = [
     "as_arviz",
+    "axes_of",
     "coordinates",
     "global_dataset",
     "observed_groups",
@@ -27,10 +30,14 @@ __all__ = [
 
 
 def coordinates(model: LatentDynamics) -> dict[str, list[Any]]:
-    """The names along each dim that global sites may have."""
+    """The names along each dim that global sites may have.
+
+    Raises:
+        ModelError: The model's ``coords`` name an axis that the schema names.
+    """
     programs = [f"program_{k}" for k in range(model.n_programs)]
     features = model.settings.get("features")
-    return ({} if features is None else {"feature": ["population", *features]}) | {
+    known: dict[str, list[Any]] = {
         "gene": list(model.schema.genes),
         "token": list(model.schema.tokens),
         "program": programs,
@@ -38,6 +45,44 @@ def coordinates(model: LatentDynamics) -> dict[str, list[Any]]:
         "lag": list(range(1, model.n_lags + 1)),
         "step": list(range(1, model.schema.n_steps + 2)),  # the last stands for all that follow
     }
+    if features is not None:
+        known["feature"] = ["population", *features]
+    taken = [axis for axis in model.coords if axis in known or reserved(axis)]
+    if taken:
+        raise ModelError(
+            f"{type(model).__name__}.coords names the axis '{taken[0]}', which the schema or the export "
+            "names; call your own otherwise."
+        )
+    return known | {axis: list(names) for axis, names in model.coords.items()}
+
+
+def axes_of(model: LatentDynamics, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """The names of the axes of a global site, by ``model.dims``; numbered where it does not name the site.
+
+    Args:
+        model: The model.
+        name: Name of the site.
+        shape: Its event shape.
+
+    Raises:
+        ModelError: The axes are of another number or of other sizes, or one is named twice or taken.
+    """
+    dims = model.axes(name)
+    if dims is None:
+        return tuple(f"{name}_dim_{i}" for i in range(len(shape)))
+    known = coordinates(model)
+    sizes = {dim: len(known[dim]) for dim in dims if dim in known}
+    ours = {dim for dim in dims if reserved(dim) and dim not in known}
+    fits = len(dims) == len(shape) == len({*dims} - ours) and all(
+        sizes.get(dim, size) == size for dim, size in zip(dims, shape, strict=True)
+    )
+    if not fits:
+        named = ", ".join(f"{dim} of {sizes[dim]}" if dim in sizes else dim for dim in dims) or "none"
+        raise ModelError(
+            f"{type(model).__name__}.dims['{name}'] names axes ({named}), and the site has shape {shape}; "
+            "name each once, by one that is as long and of no other use in the export."
+        )
+    return dims
 
 
 def state_dims(model: LatentDynamics, n_steps: int) -> dict[str, list[Any]]:
@@ -59,8 +104,8 @@ def global_dataset(model: LatentDynamics, draws: Mapping[str, Tensor]) -> xr.Dat
     known = coordinates(model)
     variables: dict[str, xr.DataArray] = {}
     for name, value in draws.items():
-        event = value.shape[3:]
-        dims = model.dims.get(name, tuple(f"{name}_dim_{i}" for i in range(len(event))))
+        event = tuple(value.shape[3:])
+        dims = axes_of(model, name, event)
         array = value.detach().cpu().numpy().reshape(1, value.shape[0], *event)
         variables[name] = xr.DataArray(
             array,
@@ -75,7 +120,7 @@ def observed_groups(data: Trajectories) -> dict[str, xr.Dataset]:
     """``observed_data`` and ``constant_data``, with one row an observation (dim ``cell``)."""
     schema = data.schema
     names = [str(name) for name in data.names[data.row_cell]]
-    if schema.layout == "sequences":
+    if schema.design == "sequences":
         names = [f"{name}@{time:g}" for name, time in zip(names, data.row_times, strict=True)]
     dense = data.values.toarray()
     x = dense.astype(np.int32) if schema.values == "counts" else dense

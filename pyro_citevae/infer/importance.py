@@ -13,9 +13,9 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.errors import ModelError
-from pyro_citevae.infer.prediction import Substitute
+from pyro_citevae.infer.substitute import Substitute
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["LogWeights", "log_weights"]

@@ -16,17 +16,18 @@ from pyro.infer import MCMC, NUTS
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_citevae.data.trajectories import Batch, Trajectories
+from pyro_citevae import sites
+from pyro_citevae.class_source import reference
+from pyro_citevae.data.batch import Batch
+from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import CiteVAEWarning, FitError, ModelError
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics
-from pyro_citevae.source import reference
 
 __all__ = ["nuts"]
 
 _LEAPFROGS = 31  # in a usual draw of a hundred or more values
-_LONG = 600.0
 
 
 def nuts(
@@ -40,6 +41,7 @@ def nuts(
     seed: int = 0,
     progress: bool = True,
     jit: bool = False,
+    long: float = 600.0,
 ) -> xr.DataTree:
     """Draws from the posterior of every site by the No-U-Turn sampler.
 
@@ -57,6 +59,7 @@ def nuts(
         seed: Seed of the first chain; the next ones count on from it.
         progress: Whether to show a progress bar.
         jit: Compile the log density by torch.jit, which takes a third of the time on small screens.
+        long: Seconds beyond which a run is long: a warning says so before it starts.
 
     Returns:
         Groups ``posterior`` (global sites by ``model.dims``, states ``z`` and ``s`` as in
@@ -81,8 +84,8 @@ def nuts(
     sizes = {"draws": draws, "warmup": warmup, "chains": chains, "max_tree_depth": max_tree_depth}
     _require(model, data, sizes)
     held = copy.deepcopy(model).eval().requires_grad_(False)
-    batch = data.batch().to(held._like.device)
-    _warn_of_a_long_run(held, batch, chains * (draws + warmup))
+    batch = data.batch().to(held.device)
+    _warn_of_a_long_run(held, batch, chains * (draws + warmup), long)
     runs = []
     for chain in range(chains):
         with seeded(seed + chain):
@@ -121,14 +124,14 @@ def _require(model: LatentDynamics, data: Trajectories, sizes: dict[str, int]) -
             raise FitError(f"nuts({name}={value}) must be 1 or more.")
 
 
-def _warn_of_a_long_run(model: LatentDynamics, batch: Batch, n_draws: int) -> None:
+def _warn_of_a_long_run(model: LatentDynamics, batch: Batch, n_draws: int, long: float) -> None:
     with seeded(0):
         for _ in range(2):  # the first run is slower than any other
             start = time.perf_counter()
             poutine.trace(model).get_trace(batch).log_prob_sum()
             once = time.perf_counter() - start
     seconds = 2 * once * n_draws * _LEAPFROGS  # the gradient costs as much again
-    if seconds > _LONG:
+    if seconds > long:
         warnings.warn(
             f"nuts() of {batch.n_cells} cells takes about {seconds / 3600:.1f} hours for {n_draws} draws; "
             "take fewer cells with data.thinned(n), or fewer draws.",
@@ -158,16 +161,20 @@ def _chain(
 
 def _posterior(model: LatentDynamics, data: Trajectories, drawn: dict[str, Tensor]) -> xr.Dataset:
     """The draws of a chain by name and axis."""
-    local = [name for name in drawn if name == "s" or name.startswith("z_")]
+    local = sites.cell_states(drawn)
     mechanism = {name: value[:, None, None] for name, value in drawn.items() if name not in local}
-    z = torch.stack([drawn[f"z_{t}"] for t in range(len(local) - ("s" in local))], dim=2)
+    last = max(step for name in local if (step := sites.step_of_state(name)) is not None)
+    z = torch.stack([drawn[name] for name in sites.states_to(last)], dim=2)
     n_draws, _, n_times, _ = z.shape
     coords = {"chain": [0], "draw": np.arange(n_draws), "trajectory": [str(name) for name in data.names]}
     states: dict[str, Any] = {
         "z": (("chain", "draw", "trajectory", "time", "program"), z.cpu().numpy()[None])
     }
-    if "s" in local:
-        states["s"] = (("chain", "draw", "trajectory", "invariant"), drawn["s"].cpu().numpy()[None])
+    if sites.INVARIANT in local:
+        states["s"] = (
+            ("chain", "draw", "trajectory", "invariant"),
+            drawn[sites.INVARIANT].cpu().numpy()[None],
+        )
     posterior = idata.global_dataset(model, mechanism)
     return posterior.assign_coords(coords | idata.state_dims(model, n_times - 1)).assign(states)
 

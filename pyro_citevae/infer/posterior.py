@@ -17,19 +17,21 @@ from pyro import poutine
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from pyro_citevae import sites
 from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.class_source import class_record, reference, warn_if_changed
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.splits import Split
-from pyro_citevae.data.storage import aside
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import ModelError, RunError, reason
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.bounds import Objective, negative_bound
-from pyro_citevae.infer.prediction import Substitute, global_draws
+from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.predictive import Predictive
 from pyro_citevae.infer.seeding import seeded
+from pyro_citevae.infer.substitute import Substitute
 from pyro_citevae.program import LatentDynamics
-from pyro_citevae.source import described, reference, warn_if_changed
+from pyro_citevae.whole_files import aside
 
 __all__ = ["Posterior", "read_record"]
 
@@ -82,7 +84,7 @@ class Posterior(Predictive):
         """
         negative = negative_bound(self.model, self.guide, objective, alpha=alpha, particles=particles)
         with seeded(seed), torch.no_grad():
-            loss = negative(data.batch().to(self.model._like.device))
+            loss = negative(data.batch().to(self.model.device))
         return -float(loss) / data.n_cells
 
     def to_datatree(
@@ -146,11 +148,12 @@ class Posterior(Predictive):
         draws: int,
     ) -> dict[str, xr.Dataset]:
         """Adds states, predicted values and likelihoods of cells."""
-        batch = data.batch().to(self.model._like.device)
+        batch = data.batch().to(self.model.device)
         with Substitute(mechanism, mean=False), pyro.plate("draw", draws, dim=-3):
             abducted = poutine.trace(self.guide).get_trace(batch)
-        names = [name for name in abducted.nodes if name == "s" or name.startswith("z_")]
-        local: dict[str, Any] = {name: abducted.nodes[name]["value"] for name in names}
+        local: dict[str, Any] = {
+            name: abducted.nodes[name]["value"] for name in sites.cell_states(abducted.nodes)
+        }
         with _Observed(mechanism | local, batch.last), pyro.plate("draw", draws, dim=-3):
             walked = self.model(batch)
         with Substitute(prior, mean=False), pyro.plate("draw", draws, dim=-3):
@@ -226,7 +229,7 @@ class Posterior(Predictive):
                 raise ModelError(f"the {name}'s arguments cannot be saved as JSON ({error}).") from None
         return {
             **self.record,
-            **{name: {**described(type(part)), "settings": part.settings} for name, part in parts.items()},
+            **{name: {**class_record(type(part)), "settings": part.settings} for name, part in parts.items()},
             "schema": self.schema.to_json(),
             "versions": {package: version(package) for package in _PACKAGES},
         }
@@ -278,8 +281,9 @@ class _Observed(Substitute):
     def _pyro_sample(self, message: dict[str, Any]) -> None:
         super()._pyro_sample(message)
         name = message["name"]
-        if name.startswith("z_") and name in self.values:
-            reached = (self.last >= int(name.removeprefix("z_")))[:, None]
+        step = sites.step_of_state(name)
+        if step is not None and name in self.values:
+            reached = (self.last >= step)[:, None]
             rolled = message["fn"].expand(self.values[name].shape[:-1]).sample()
             message["value"] = torch.where(reached, self.values[name], rolled)
 

@@ -14,15 +14,11 @@ from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.infer import idata
+from pyro_citevae.infer.asked import require_controls, schedules_of, times_of
+from pyro_citevae.infer.control_error import control_error
+from pyro_citevae.infer.counterfactuals import MOST_VALUES, Counterfactuals
 from pyro_citevae.infer.devices import device_of
-from pyro_citevae.infer.prediction import (
-    Effect,
-    RollOut,
-    control_error,
-    require_controls,
-    schedules_of,
-    times_of,
-)
+from pyro_citevae.infer.effect import Effect
 from pyro_citevae.infer.ranking import Ranking, candidates_of, rank
 from pyro_citevae.program import LatentDynamics
 
@@ -92,6 +88,7 @@ class Predictive(ABC):
         time: float | Sequence[float] | None = None,
         seed: int = 0,
         progress: bool = True,
+        most_values: int = MOST_VALUES,
     ) -> AnnData:
         """Counts that control cells would show under other schedules.
 
@@ -106,6 +103,8 @@ class Predictive(ABC):
             time: Time or times to predict, in the data's unit; None for the last one of the data.
             seed: Seed of every draw.
             progress: Whether to show a bar when it takes more than two seconds.
+            most_values: Draws x times x cells x genes that are held at once, which bounds the memory; another
+                number gives other draws of the same law.
 
         Returns:
             A row for each schedule, time and cell. ``X`` is one draw of integer counts; the layers ``mean``,
@@ -118,7 +117,7 @@ class Predictive(ABC):
         """
         require_controls(cells, self.schema)
         wanted, times = schedules_of(schedules), times_of(time, self.schema)
-        made = RollOut(self.members, wanted, times, draws, seed, progress).cells(cells)
+        made = Counterfactuals(self.members, wanted, times, draws, seed, progress, most_values).cells(cells)
         return made.to_anndata(wanted, times, cells, draws=draws, seed=seed)
 
     def effect(
@@ -131,6 +130,7 @@ class Predictive(ABC):
         time: float | Sequence[float] | None = None,
         seed: int = 0,
         progress: bool = True,
+        most_values: int = MOST_VALUES,
     ) -> Effect:
         """Paired draws of the difference of log pseudobulk profiles between two schedules.
 
@@ -143,12 +143,14 @@ class Predictive(ABC):
             versus: Reference schedule; None for ``do()``. Or the measured cells that the model was trained
                 on, with controls of these times: the effect is then forecast as it will be measured against
                 these very controls, whose sampling error all measured groups together show
-                (:func:`~pyro_citevae.infer.prediction.control_error`).
+                (:func:`~pyro_citevae.infer.counterfactuals.control_error`).
             cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
             draws: Number of draws, of each member of an ensemble.
             time: Time or times, in the data's unit; None for the last one of the data.
             seed: Seed of every draw.
             progress: Whether to show a bar when it takes more than two seconds.
+            most_values: Draws x times x cells x genes that are held at once, which bounds the memory; another
+                number gives other draws of the same law.
 
         Returns:
             Dims (chain, draw, perturbation, time, gene), on the natural log scale.
@@ -161,7 +163,7 @@ class Predictive(ABC):
             require_controls(cells, self.schema)
         wanted, times = schedules_of(schedules), times_of(time, self.schema)
         reference = versus if isinstance(versus, Schedule) else do()
-        roll = RollOut(self.members, [*wanted, reference], times, draws, seed, progress)
+        roll = Counterfactuals(self.members, [*wanted, reference], times, draws, seed, progress, most_values)
         error = control_error(roll, versus, cells) if isinstance(versus, Trajectories) else 0.0
         rolled = roll.pseudobulk(cells)
         delta = np.moveaxis(rolled[:-1] - rolled[-1:], 0, 2) - error
@@ -213,8 +215,10 @@ class Predictive(ABC):
         """
         wanted = candidates_of(candidates, self.schema)
         model = self.members[0][0]
-        roll = RollOut(self.members, [*wanted, do()], times_of(time, self.schema), draws, seed, progress)
-        return rank(roll, by, n_cells, directions, model.informed.numpy(force=True))
+        roll = Counterfactuals(
+            self.members, [*wanted, do()], times_of(time, self.schema), draws, seed, progress
+        )
+        return rank(roll, by, n_cells, directions, model.has_features.numpy(force=True))
 
     def programs(
         self,
@@ -240,7 +244,7 @@ class Predictive(ABC):
         if cells is not None:
             require_controls(cells, self.schema)
         wanted, times = schedules_of(schedules), times_of(time, self.schema)
-        walked = np.moveaxis(RollOut(self.members, wanted, times, draws, seed).programs(cells), 0, 2)
+        walked = np.moveaxis(Counterfactuals(self.members, wanted, times, draws, seed).programs(cells), 0, 2)
         names = idata.state_dims(self.members[0][0], walked.shape[3] - 1)
         return xr.DataArray(
             walked,

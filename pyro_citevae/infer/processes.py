@@ -118,7 +118,7 @@ def launch(n: int, arguments: Sequence[str], errors: Path) -> None:
         if killed:
             raise FitError(
                 f"process {killed[0][0]} of {n} was killed (signal {killed[0][1]}), so the others were "
-                "stopped; go on from the last whole epoch by the same command with --resume."
+                "stopped; go on from the last whole epoch by the same call with resume=True."
             ) from error
         if said:
             raise CiteVAEError(said[0]) from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import perf_counter
 
 from rich import get_console
 from rich.errors import LiveError
@@ -12,17 +12,16 @@ from rich.progress import Progress
 
 __all__ = ["appearing"]
 
-_SECONDS = 2.0
-
 
 @contextmanager
-def appearing(said: str, total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal or in a notebook, which appears once the work has taken two seconds.
+def appearing(said: str, total: int, *, shown: bool, after: float = 2.0) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal or in a notebook, which appears once the work has taken some seconds.
 
     Args:
         said: What is being done.
         total: Number of steps.
         shown: Whether there is a bar at all.
+        after: Seconds after which it appears.
 
     Yields:
         What to call after each step.
@@ -35,12 +34,12 @@ def appearing(said: str, total: int, *, shown: bool) -> Iterator[Callable[[], No
     console = get_console()
     bar = Progress(console=console, disable=not (shown and (console.is_terminal or console.is_jupyter)))
     task = bar.add_task(said, total=total)
-    started, refused = time.perf_counter(), False
+    started, refused = perf_counter(), False
 
     def advance() -> None:
         nonlocal refused
         bar.advance(task)
-        if not refused and not bar.live.is_started and time.perf_counter() - started > _SECONDS:
+        if not refused and not bar.live.is_started and perf_counter() - started > after:
             try:
                 bar.start()
             except LiveError:  # a bar is around this one, and older versions of rich show no second

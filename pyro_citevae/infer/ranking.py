@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float
 from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import DataError, ScheduleError
-from pyro_citevae.infer.prediction import Effect, RollOut
+from pyro_citevae.infer.counterfactuals import Counterfactuals
+from pyro_citevae.infer.effect import Effect
 from pyro_citevae.infer.seeding import seeded
 
 __all__ = ["Ranking", "candidates_of", "expected_information", "rank"]
@@ -126,14 +127,15 @@ def expected_information(
         noise = torch.randn(_REPEATS, *P.shape, dtype=P.dtype)
     gain = torch.empty(_REPEATS, len(P), dtype=P.dtype)
     for r, drawn in enumerate(P + noise):
-        inner = -torch.cdist(drawn, P).square() / 2
+        # exact distances: by a matrix product they lose digits, and the bound would pass log M by that
+        inner = -torch.cdist(drawn, P, compute_mode="donot_use_mm_for_euclid_dist").square() / 2
         gain[r] = -noise[r].square().sum(-1) / 2 - torch.logsumexp(inner, -1) + np.log(len(P))
     by_draw = gain.mean(0)
     return max(0.0, float(by_draw.mean())), float(by_draw.std() / len(P) ** 0.5)
 
 
 def rank(
-    roll: RollOut, by: str, n_cells: int, directions: int, informed: Bool[np.ndarray, " token"]
+    roll: Counterfactuals, by: str, n_cells: int, directions: int, informed: Bool[np.ndarray, " token"]
 ) -> Ranking:
     """Ranks the schedules of a roll-out; see :meth:`Predictive.rank`."""
     if by not in _CRITERIA:
@@ -196,14 +198,14 @@ def _why(row: Mapping[Any, Any], by: str, n_cells: int, known: dict[str, bool]) 
     return f"{row['candidate']}: {driver}."
 
 
-def _measurement_variance(roll: RollOut) -> Float[np.ndarray, " gene"]:
+def _measurement_variance(roll: Counterfactuals) -> Float[np.ndarray, " gene"]:
     """Sampling variance of a profile measured in one cell, averaged over draws, from predicted control cells.
 
     By linearisation: ``b = log(1 + total sum_i x_ig / sum_ig x_ig)`` varies with cell i by
     ``total / (1 + total p_g) (x_ig - p_g sum_g x_ig) / mean_i sum_g x_ig``, p the share of a gene.
     """
     model, schema = roll.members[0][0], roll.schema
-    few = RollOut(
+    few = Counterfactuals(
         roll.members[:1], [do()], roll.times[:1], min(roll.n_draws, _MOST_DRAWS_FOR_NOISE), roll.seed
     )
     found = []

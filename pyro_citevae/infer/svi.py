@@ -17,21 +17,21 @@ from torch import nn
 from torch.utils.data import Sampler
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.data.backed import BackedCounts
+from pyro_citevae.class_source import reference
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.loading import loader
 from pyro_citevae.data.samplers import Balanced, Blocks, Share, balance, in_order, uniform
-from pyro_citevae.data.trajectories import Batch, Trajectories
+from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DivergenceError, FitError
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.checkpoints import Checkpoints
 from pyro_citevae.infer.fit_settings import FitSettings, settings_of
+from pyro_citevae.infer.latent_sites import require_matching_sites
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.processes import World, world
 from pyro_citevae.infer.seeding import seeded
-from pyro_citevae.infer.sites import require_matching_sites
 from pyro_citevae.infer.training import EvidenceLowerBound, Source, train
 from pyro_citevae.program import LatentDynamics
-from pyro_citevae.source import reference
 
 __all__ = ["FitSettings", "fit", "optimised", "settings_of"]
 
@@ -212,7 +212,7 @@ def _identity(
 
 def _source(data: Trajectories, settings: FitSettings, together: World) -> Source:
     """The minibatches that the settings say, or a process's share of them."""
-    backed = isinstance(data.values, BackedCounts)
+    backed = data.stored.in_file
     kind = ("blocks" if backed else "uniform") if settings.sampler == "auto" else settings.sampler
     training, validation = _partition(data, settings, by_place=kind == "blocks")
     generator = torch.Generator().manual_seed(settings.seed)

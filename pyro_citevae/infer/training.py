@@ -21,7 +21,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.data.trajectories import Batch
+from pyro_citevae.data.batch import Batch
 from pyro_citevae.errors import DivergenceError, FitError
 from pyro_citevae.infer.checkpoints import Checkpoints, EachEpoch, StateFile
 from pyro_citevae.infer.divergence import divergence
@@ -98,7 +98,7 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
             if world.lost_another(error):
                 raise FitError(
                     f"process {world.rank} of {world.size} lost another one, which was killed or failed; go "
-                    "on from the last whole epoch by the same command with --resume (resume=True)."
+                    "on from the last whole epoch by the same call with resume=True."
                 ) from error
             raise
 

@@ -15,18 +15,19 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.data.trajectories import Batch, Trajectories
+from pyro_citevae.data.batch import Batch
+from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import FitError
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.svi import FitSettings, fit, optimised, settings_of
 from pyro_citevae.infer.transition_unmixing import likeliest_states
 from pyro_citevae.program import LatentDynamics
+from pyro_citevae.sites import state
 
 __all__ = ["Unmixing", "smoothed_states", "unmix", "unmixing"]
 
 _DRAWS = 8  # of the states, whose mean is taken
-_MOST_VALUES = 5_000_000  # of genes or pixels that are encoded at once
 _APART = 3.0  # times what sampling noise alone would give
 
 
@@ -104,7 +105,12 @@ def unmixing(z: Float[np.ndarray, "step cell program"], condition: Int[np.ndarra
 
 
 def smoothed_states(
-    posterior: Posterior, data: Trajectories, *, first: int = 1, seed: int = 0
+    posterior: Posterior,
+    data: Trajectories,
+    *,
+    first: int = 1,
+    seed: int = 0,
+    most_values: int = 5_000_000,
 ) -> Float[np.ndarray, "step cell program"]:
     """Posterior mean of the states up to step T, of cells that are observed there.
 
@@ -113,28 +119,29 @@ def smoothed_states(
         data: The cells.
         first: First step that is returned; 0 is before every perturbation.
         seed: Seed of the draws.
+        most_values: Values of genes or pixels that are encoded at once.
 
     Raises:
         FitError: A cell was not observed at the last step.
     """
-    size = max(1, _MOST_VALUES // (data.schema.n_slots * data.schema.n_genes))
+    size = max(1, most_values // (data.schema.n_slots * data.schema.n_genes))
     with seeded(seed), torch.no_grad():
-        found = [_smoothed(posterior, batch, data.schema.layout, first) for batch in data.chunks(size)]
+        found = [_smoothed(posterior, batch, data.schema.design, first) for batch in data.chunks(size)]
     return np.concatenate(found, axis=1)
 
 
 def _smoothed(
-    posterior: Posterior, batch: Batch, layout: str, first: int
+    posterior: Posterior, batch: Batch, design: str, first: int
 ) -> Float[np.ndarray, "step cell program"]:
-    if layout != "sequences" or bool((batch.last < batch.n_steps).any()):
+    if design != "sequences" or bool((batch.last < batch.n_steps).any()):
         raise FitError(
             "smoothed_states(data) has cells that were not followed to the last step; give whole sequences."
         )
-    batch = batch.to(posterior.model._like.device)
+    batch = batch.to(posterior.model.device)
     total: Any = 0.0
     for _ in range(_DRAWS):
         nodes: Any = poutine.trace(posterior.guide).get_trace(batch).nodes
-        total = total + torch.stack([nodes[f"z_{t}"]["value"] for t in range(first, batch.n_steps + 1)])
+        total = total + torch.stack([nodes[state(t)]["value"] for t in range(first, batch.n_steps + 1)])
     mean: np.ndarray = (total / _DRAWS).cpu().double().numpy()
     return mean
 
@@ -194,7 +201,7 @@ def unmix(
             _require_apart(found)
             z = z @ found.matrix.T
         z = (z - z[0].mean(0)) / z[0].std(0)
-        states = {f"z_{t}": torch.tensor(value, dtype=torch.float32) for t, value in enumerate(z, first)}
+        states = {state(t): torch.tensor(value, dtype=torch.float32) for t, value in enumerate(z, first)}
         held = _held(posterior, data, states, replace(chosen, max_epochs=clamped), progress)
         posterior = fit(held.model, held.guide, data, warm_start=True, progress=progress, **vars(chosen))
     return posterior

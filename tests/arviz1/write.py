@@ -135,7 +135,7 @@ def gaussian() -> tuple[Posterior, Trajectories]:
     """Twelve cells observed after one step, with the exact posterior of their states."""
     data = simulate(
         n_cells=12, n_genes=5, n_programs=2, n_perturbations=2, n_steps=1,
-        layout="snapshot", values="real", seed=0,
+        design="snapshot", values="real", seed=0,
     ).data  # fmt: skip
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)

@@ -1,0 +1,449 @@
+"""Terms of a process in the tokens: each its equation, its sites, and what it contributes.
+
+A further term is one class here and two lines in a model; the README of this folder shows how.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeAlias, final
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import Parameter
+
+from pyro_citevae.nn.priors import from_seen, gate, normal
+from pyro_citevae.program import Mechanism, positive
+
+Values: TypeAlias = dict[str, Tensor]
+Dose: TypeAlias = Float[Tensor, "... cell token"]
+
+
+def sampled(terms: Iterable[TokenTerm]) -> Values:
+    """Samples the sites of terms, one term after the other, and returns their values by symbol."""
+    values: Values = {}
+    for term in terms:
+        values |= term.sites(values)
+    return values
+
+
+class TokenTerm(ABC):
+    """A term of a process: an equation in the tokens.
+
+    A term adds its parameters to the model that it is made for, under the symbols of its equation, so that
+    the weights of a run have these names.
+
+    Args:
+        model: The model whose term it is: it has ``schema``, ``n_programs``, ``seen``, ``rows`` and ``zero``.
+
+    Attributes:
+        dims: Names of the axes of the term's sites.
+    """
+
+    dims: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @abstractmethod
+    def sites(self, values: Values) -> Values:
+        """Samples the term's sites.
+
+        Args:
+            values: What the terms before sampled, by symbol.
+
+        Returns:
+            The values by symbol; a symbol that was there before is replaced.
+        """
+
+
+@final
+class Absent(TokenTerm):
+    """A term that is switched off: no site, and zero wherever it is added."""
+
+    def sites(self, values: Values) -> Values:
+        """None."""
+        return {}
+
+    def __call__(self, *given: Any) -> Float[Tensor, ""]:
+        """Zero."""
+        zero: Tensor = self.model.zero
+        return zero
+
+
+@final
+class Memory(TokenTerm):
+    """``W_lkj ~ N(0, 0.3)``; adds ``(1 - decay) z_{t-1} + sum_l W_l tanh(z_{t-l})``."""
+
+    dims = MappingProxyType({"W": ("lag", "program", "source")})
+
+    def sites(self, values: Values) -> Values:
+        """Samples W."""
+        return {"W": self.model.lag_weights()}
+
+    def __call__(self, mechanism: Mechanism, history: Any) -> Float[Tensor, "... cell program"]:
+        """What a state keeps of its past."""
+        past: Tensor = self.model.past(mechanism.W, history)
+        return past
+
+
+@final
+class EdgeGates(TokenTerm):
+    """``A_lkj ~ RelaxedBernoulli(0.2)``: an edge is there or not, ``W <- A W``."""
+
+    dims = MappingProxyType({"A": ("lag", "program", "source")})
+
+    def sites(self, values: Values) -> Values:
+        """Samples A, and gates W by it."""
+        A = pyro.sample("A", gate(self.model.zero + 0.2, *values["W"].shape[-3:]))
+        return {"W": values["W"] * A}
+
+
+class Rows(TokenTerm):
+    """A site with a row for each token, moved by features where they inform it; subclasses say its prior.
+
+    ::
+
+        row_p ~ N(mean, scale)        see :class:`~pyro_citevae.nn.priors.TokenRows`
+    """
+
+    symbol: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def population(self) -> tuple[Tensor, float]:
+        """Mean and scale of the rows."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Length of a row."""
+
+    def sites(self, values: Values) -> Values:
+        """Samples the rows."""
+        law = self.model.rows(self.symbol, *self.population, self.width, self.model.seen)
+        return {self.symbol: pyro.sample(self.symbol, law)}
+
+    def unseen(
+        self, values: Mapping[str, Tensor], donor: Int[Tensor, "draw token"]
+    ) -> Float[Tensor, "draw ... token width"]:
+        """Draws of the rows, those of tokens without cells by kriging from the others."""
+        made: Tensor = self.model.rows.unseen(self.symbol, values, *self.population, self.model.seen, donor)
+        return made
+
+
+@final
+class Shift(Rows):
+    """``a_pk ~ N(mu_a, s_a)``; adds ``h_t a`` to the mean, and takes back what tokens share.
+
+    ::
+
+        h_t a - (sum_p h_tp - max_p h_tp) mu_a
+
+    What all tokens shift alike, mu_a, is mostly the sampling error of the controls: it counts once in a
+    combination, where the sum over its tokens would repeat it.
+
+    Args:
+        model: The model whose term it is.
+        scale: Prior scale s_a.
+        masked: Whether each token's targets are masked, so that tokens share nothing.
+    """
+
+    symbol = "a"
+    dims = MappingProxyType({"a": ("token", "program")})
+
+    def __init__(self, model: Any, scale: float, *, masked: bool) -> None:
+        super().__init__(model)
+        model.mu_a, model.s_a = Parameter(torch.zeros(model.n_programs)), scale
+        self.masked = masked
+
+    @property
+    def population(self) -> tuple[Tensor, float]:
+        """``mu_a`` and ``s_a``."""
+        return self.model.mu_a, self.model.s_a
+
+    @property
+    def width(self) -> int:
+        """The programs."""
+        return int(self.model.n_programs)
+
+    def __call__(self, mechanism: Mechanism, h: Dose) -> Float[Tensor, "... cell program"]:
+        """The shift of the mean."""
+        shift: Tensor = h @ mechanism.a
+        if self.masked:
+            return shift
+        repeated = (h.sum(-1, keepdim=True) - h.amax(-1, keepdim=True)).clamp(min=0.0)
+        return shift - repeated * self.model.mu_a
+
+
+@final
+class Rescaling(Rows):
+    """``b_pk ~ N(0, 0.1)``; adds ``h_t b`` to the logarithm of the noise scale."""
+
+    symbol = "b"
+    dims = MappingProxyType({"b": ("token", "program")})
+
+    @property
+    def population(self) -> tuple[Tensor, float]:
+        """Zero and 0.1."""
+        return self.model.zero, 0.1
+
+    @property
+    def width(self) -> int:
+        """The programs."""
+        return int(self.model.n_programs)
+
+    def __call__(self, mechanism: Mechanism, h: Dose) -> Float[Tensor, "... cell program"]:
+        """The change of the log-scale."""
+        change: Tensor = h @ mechanism.b
+        return change
+
+
+@final
+class TargetMask(TokenTerm):
+    """``m_pk ~ RelaxedBernoulli(0.5)``: which programs a token targets, ``a <- m a`` and ``b <- m b``."""
+
+    dims = MappingProxyType({"m": ("token", "program")})
+
+    def sites(self, values: Values) -> Values:
+        """Samples m, and masks what is there of a and b by it."""
+        shape = (self.model.schema.n_tokens, self.model.n_programs)
+        m = pyro.sample("m", gate(self.model.zero + 0.5, *shape))
+        return {symbol: m * values[symbol] for symbol in ("a", "b") if symbol in values}
+
+
+@final
+class Direct(Rows):
+    """``d_pg ~ N(0, s_d)``; a token changes single genes, natural log.
+
+    Args:
+        model: The model whose term it is.
+        scale: Prior scale s_d.
+    """
+
+    symbol = "d"
+    dims = MappingProxyType({"d": ("token", "gene")})
+
+    def __init__(self, model: Any, scale: float) -> None:
+        super().__init__(model)
+        model.s_d = scale
+
+    @property
+    def population(self) -> tuple[Tensor, float]:
+        """Zero and ``s_d``."""
+        return self.model.zero, self.model.s_d
+
+    @property
+    def width(self) -> int:
+        """The genes."""
+        return int(self.model.schema.n_genes)
+
+    def __call__(self, mechanism: Mechanism) -> Float[Tensor, "... token gene"]:
+        """The change of each gene."""
+        change: Tensor = mechanism.d
+        return change
+
+
+@final
+class OwnTranscript(Rows):
+    """``c_p ~ N(m_c, 0.5)``; a token changes its own transcript, natural log."""
+
+    symbol = "c"
+    dims = MappingProxyType({"c": ("token", "own")})
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        model.m_c = Parameter(torch.zeros(()))
+
+    @property
+    def population(self) -> tuple[Tensor, float]:
+        """``m_c`` and 0.5."""
+        return self.model.m_c, 0.5
+
+    @property
+    def width(self) -> int:
+        """One, so that c lines up with d under a plate of draws."""
+        return 1
+
+    def __call__(self, mechanism: Mechanism) -> Float[Tensor, "... token gene"]:
+        """The change of each gene: of the own one alone."""
+        change: Tensor = mechanism.c * self.model.own
+        return change
+
+
+@final
+class Pairs(TokenTerm):
+    """``v_pr ~ N(0, 1)``, ``w_rk ~ N(0, 0.3)``; what two tokens shift together, as a factorisation machine.
+
+    ::
+
+        sum_{i < j} h_i h_j sum_r v_ir v_jr w_r
+
+    Zero for a single token, symmetric, and learnt from combinations for every pair of their tokens.
+
+    Args:
+        model: The model whose term it is.
+        rank: Number R of factors.
+
+    Source: S. Rendle, Factorization Machines (2010).
+    """
+
+    dims = MappingProxyType({"v": ("token", "rank"), "w": ("rank", "program")})
+
+    def __init__(self, model: Any, rank: int) -> None:
+        super().__init__(model)
+        self.rank = rank
+
+    def sites(self, values: Values) -> Values:
+        """Samples v and w."""
+        zero, P, K = self.model.zero, self.model.schema.n_tokens, self.model.n_programs
+        v = pyro.sample("v", normal(zero, 1.0, P, self.rank))
+        return {"v": v, "w": pyro.sample("w", normal(zero, 0.3, self.rank, K))}
+
+    def __call__(self, mechanism: Mechanism, h: Dose) -> Float[Tensor, "... cell program"]:
+        """The shift of the mean: ``((h v)^2 - h^2 v^2) w / 2``, which is the sum over pairs."""
+        both: Tensor = (h @ mechanism.v).square() - h.square() @ mechanism.v.square()
+        shift: Tensor = both @ mechanism.w / 2
+        return shift
+
+
+@final
+class Epistasis(TokenTerm):
+    """``q_ijk ~ N(0, s_q)``; adds ``sum_{i < j} h_i h_j q_ij``: every pair shifts the programs by itself.
+
+    The scale s_q is learnt from the pairs that were seen, and what an unseen one does is drawn, which widens
+    its interval.
+    """
+
+    dims = MappingProxyType({"q": ("pair", "program")})
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        model.s_q = positive(torch.tensor(0.1))
+
+    def sites(self, values: Values) -> Values:
+        """Samples q."""
+        P = self.model.schema.n_tokens
+        law = normal(self.model.zero, self.model.s_q, P * (P - 1) // 2, self.model.n_programs)
+        return {"q": pyro.sample("q", law)}
+
+    def __call__(self, mechanism: Mechanism, h: Dose) -> Float[Tensor, "... cell program"]:
+        """The shift of the mean."""
+        i, j = torch.triu_indices(h.shape[-1], h.shape[-1], 1)
+        shift: Tensor = (h[..., i] * h[..., j]) @ mechanism.q
+        return shift
+
+
+@final
+class Onset(TokenTerm):
+    """``kappa_p ~ LogNormal(m_kappa, 0.5)``; a token sets in gradually, at its own rate.
+
+    ::
+
+        r_t = 1 - exp(-kappa sum_{t' <= t} u_{t'})                     share that has set in
+        h_t = u_t r_t / mean_{t' <= T} (1 - exp(-kappa t'))            dose that acts, T units in all T steps
+
+    The dose is measured in whole courses, since in a snapshot kappa would be one more amplitude.
+    """
+
+    dims = MappingProxyType({"kappa": ("token",)})
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        model.m_kappa = Parameter(torch.tensor(-1.2))
+
+    def sites(self, values: Values) -> Values:
+        """Samples kappa."""
+        P, T = self.model.schema.n_tokens, self.model.schema.n_steps
+        median = from_seen(self.model.m_kappa.expand(P, 1), self.model.seen)[:, 0]
+        kappa: Tensor = pyro.sample("kappa", dist.LogNormal(median, 0.5).to_event(1))
+        steps = torch.arange(1, T + 1, device=kappa.device)
+        return {"kappa": kappa, "typical": (1 - torch.exp(-kappa[..., None] * steps)).mean(-1)}
+
+    def share(self, mechanism: Mechanism, exposure: Dose) -> Dose:
+        """r, which share of each token has set in."""
+        share: Tensor = 1 - torch.exp(-mechanism.kappa * exposure)
+        return share
+
+    def dose(self, mechanism: Mechanism, u: Dose) -> Dose:
+        """h, the dose that acts."""
+        dose: Tensor = u * self.share(mechanism, mechanism.exposure) / mechanism.typical
+        return dose
+
+
+@final
+class AtOnce(TokenTerm):
+    """``h_t = u_t`` and ``r_t = min(1, sum_{t' <= t} u_{t'})``: a token acts as soon as it is given."""
+
+    def sites(self, values: Values) -> Values:
+        """None."""
+        return {}
+
+    def share(self, mechanism: Mechanism, exposure: Dose) -> Dose:
+        """r, which share of each token has set in."""
+        return exposure.clamp(max=1.0)
+
+    def dose(self, mechanism: Mechanism, u: Dose) -> Dose:
+        """h, the dose that acts."""
+        return u
+
+
+@final
+class GroupDeviation(TokenTerm):
+    """``e_tpg ~ N(0, s_p)``; a token's cells deviate together, and keep what they took on.
+
+    ::
+
+        E_t = e_1 + ... + e_t
+
+    It lets a group drift from the model: the scale s_p of its changes is learnt from the observed times, and
+    what it does at a time without data is drawn, which widens the interval.
+    """
+
+    dims = MappingProxyType({"e": ("step", "token", "gene")})
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        model.s_e = positive(torch.full((model.schema.n_tokens, 1), 0.05))
+        self.late = model.schema.n_steps + 1  # what a later step takes on is one more
+
+    @property
+    def scale(self) -> Float[Tensor, "token 1"]:
+        """S of each token; for one without cells, that of a middling token."""
+        s_e, seen = self.model.s_e, self.model.seen
+        typical = s_e[seen].log().mean().exp().detach()
+        return torch.where(seen[:, None], s_e, typical)
+
+    def sites(self, values: Values) -> Values:
+        """Samples e."""
+        schema = self.model.schema
+        law = normal(self.model.zero, self.scale, self.late, schema.n_tokens, schema.n_genes)
+        return {"e": pyro.sample("e", law)}
+
+    def in_steps(
+        self, mechanism: Mechanism, step: Int[Tensor, "slot cell"]
+    ) -> tuple[Float[Tensor, "... row gene"], Int[Tensor, "slot cell 1"]]:
+        """A table of ``direct + E_t``, a row a step and token, and where each step's rows begin."""
+        table = (mechanism.direct[..., None, :, :] + mechanism.e.cumsum(-3)).flatten(-3, -2)
+        first = mechanism.direct.shape[-2] * (step.clamp(min=1, max=self.late) - 1)
+        return table, first[..., None]
+
+
+@final
+class NoDeviation(TokenTerm):
+    """A token's cells do as the model says."""
+
+    def sites(self, values: Values) -> Values:
+        """None."""
+        return {}
+
+    def in_steps(
+        self, mechanism: Mechanism, step: Int[Tensor, "slot cell"]
+    ) -> tuple[Float[Tensor, "... row gene"], Int[Tensor, "slot cell 1"]]:
+        """``direct`` itself, the same in every step."""
+        return mechanism.direct, torch.zeros_like(step)[..., None]

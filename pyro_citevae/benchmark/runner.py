@@ -1,0 +1,384 @@
+"""Runs a benchmark piece by piece: what was scored before, under the same settings, is not fitted again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pyro_citevae.analysis.baselines.rules import Predictor
+from pyro_citevae.analysis.baselines.technical_duplicate import TechnicalDuplicate
+from pyro_citevae.analysis.scoring.measurement import reproducible
+from pyro_citevae.analysis.scoring.tables import (
+    ALL,
+    CEILING,
+    COLUMNS,
+    REPRODUCIBLE,
+    means,
+    scaled_scores,
+    skills,
+)
+from pyro_citevae.benchmark.ablation import ablated
+from pyro_citevae.benchmark.fold import Fold
+from pyro_citevae.benchmark.protocols import PROTOCOLS, Protocol
+from pyro_citevae.benchmark.settings import Settings, Variant
+from pyro_citevae.class_source import class_record
+from pyro_citevae.config import Part
+from pyro_citevae.data import Split, datasets
+from pyro_citevae.errors import CiteVAEWarning, DataError
+from pyro_citevae.infer import Ensemble, Posterior
+from pyro_citevae.recipe import Recipe, features_of
+from pyro_citevae.whole_files import aside
+
+__all__ = ["ABLATION", "Results", "protocol_of", "run"]
+
+ABLATION = "ablation"
+_PACKAGES = ("pyro-citevae", "torch", "pyro-ppl", "lightning", "numpy", "scipy", "scoringrules", "anndata")
+_BASELINES, _ENSEMBLE = "baselines", "ensemble"
+
+
+@dataclass(frozen=True)
+class Results:
+    """A finished benchmark.
+
+    Attributes:
+        protocol: Its name.
+        scores: Tidy rows, single perturbations first and then the means; ``seconds`` are rows of ``ALL``. Its
+            ``attrs``, which a parquet file keeps, hold the package versions and the settings.
+        headline: Reproducible perturbations.
+        strata: Names of the means over other groups of perturbations.
+        splits: What each fold held out, with its hash.
+        versions: Package versions.
+        seconds: Time spent on what the table holds, in earlier runs too.
+    """
+
+    protocol: str
+    scores: pd.DataFrame
+    headline: tuple[str, ...]
+    strata: tuple[str, ...]
+    splits: tuple[Split, ...]
+    versions: dict[str, str]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What is scored and stored at once: the baselines, a variant from one seed, or its seeds' ensemble."""
+
+    fold: Fold
+    name: str
+    seed: int | str
+    variant: Variant | None = None
+
+    @property
+    def said(self) -> str:
+        """What the progress bar shows."""
+        return f"fold {self.fold.number}: {self.name}" + ("" if self.variant is None else f", {self.seed}")
+
+
+def protocol_of(name: str, settings: Settings) -> Protocol:
+    """The protocol by its name; for an ablation the one that its settings name.
+
+    Raises:
+        DataError: There is no such protocol.
+    """
+    chosen = settings.protocol if name == ABLATION else name
+    if chosen not in PROTOCOLS:
+        known = ", ".join([*PROTOCOLS, ABLATION])
+        raise DataError(f"'{chosen}' is not a protocol; name one of {known}.")
+    return PROTOCOLS[chosen]
+
+
+def run(
+    name: str,
+    settings: Settings,
+    store: str | Path,
+    progress: Callable[[str, int, int], None] = lambda said, done, total: None,
+) -> Results:
+    """Runs a protocol over folds, variants and seeds.
+
+    Each piece (baselines, or a variant from one seed, or the seeds' ensemble, in one fold) is written whole
+    into ``store``. A piece that is there already is taken as it is if the split's hash, the data, all of its
+    settings, the class sources and the package versions are what they were.
+
+    Args:
+        name: ``held-out-time``, ``held-out-time-of-perturbation``, ``unseen-gene``, ``unseen-combination``,
+            or ``ablation``.
+        settings: What to run.
+        store: Folder of the pieces.
+        progress: Called before each piece with what it is, the number of pieces done and of all.
+
+    Returns:
+        The scores of all pieces.
+
+    Raises:
+        DataError: The protocol is unknown, or the data has nothing for it to hold out.
+        ModelError: A model or a guide cannot be found or made.
+        DivergenceError: A fit diverged; the pieces before it are kept.
+    """
+    protocol, data = protocol_of(name, settings), settings.data()
+    variants = [Variant(), *(ablated(settings) if name == ABLATION else ()), *settings.variants]
+    _require_variants(settings, variants)
+    headline = tuple(settings.headline) or _catalogued(settings)
+    folds = protocol.folds(data, settings.folds, headline)[: settings.limit]
+    pieces = list(_pieces(folds, settings, variants))
+    store = Path(store)
+    found: list[tuple[pd.DataFrame, float]] = []
+    with _each_warning_once():
+        for done, piece in enumerate(pieces):
+            progress(piece.said, done, len(pieces))
+            found.append(_Bench(settings, protocol, store).result(piece))
+    progress("", len(pieces), len(pieces))
+    if not headline:
+        last = {one.perturbation: one for fold in folds for one in fold.measurements}
+        headline = reproducible(list(last.values()))
+    strata: dict[str, list[str]] = {REPRODUCIBLE: list(headline)}
+    for fold in folds:
+        for stratum, labels in fold.strata.items():
+            strata.setdefault(stratum, []).extend(labels)
+    single = pd.concat([frame for frame, _ in found]).assign(protocol=name, dataset=settings.title)
+    scores = _completed(single[list(COLUMNS)], strata, settings.reference, len(folds))
+    scores = scores.assign(
+        split=scores.fold.map({fold.number: fold.split.digest for fold in folds}).fillna("")
+    )
+    scores.attrs.update(versions=_versions(settings), settings=settings.model_dump(exclude_none=True))
+    return Results(
+        name,
+        scores,
+        headline,
+        tuple(one for one in strata if one != REPRODUCIBLE),
+        tuple(fold.split for fold in folds),
+        _versions(settings),
+        sum(seconds for _, seconds in found),
+    )
+
+
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """Shows a warning of ours once, whichever of the many fits and predictions repeat it."""
+    seen: set[str] = set()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def once(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, CiteVAEWarning) or str(message) not in seen:
+                seen.add(str(message))
+                show(message, category, *where, **more)
+
+        warnings.showwarning = once
+        yield
+
+
+def _completed(
+    single: pd.DataFrame, strata: dict[str, list[str]], reference: str, n_folds: int
+) -> pd.DataFrame:
+    """Adds means over the perturbations of all folds (fold -1 where there are several), skills and scales.
+
+    The ceiling of a scale is a perfect prediction where its score is known, and else the technical duplicate.
+    """
+    timed = single[single.score == "seconds"]
+    scored = single[single.score != "seconds"]
+    pooled = means(scored.assign(fold=-1) if n_folds > 1 else scored, strata)
+    pooled = pooled[pooled.perturbation.isin([ALL, *strata])]
+    frame = pd.concat([scored, pooled], ignore_index=True)
+    rules = frame[frame.predictor.isin(_RULES)].predictor.unique().tolist()
+    closed = frame.score.isin(frame[frame.predictor == CEILING].score.unique())
+    aimed = ~frame.score.str.startswith(_NO_OPTIMUM)
+    scaled = [
+        scaled_scores(frame[closed], reference),
+        scaled_scores(frame[~closed & aimed], reference, TechnicalDuplicate.name),
+    ]
+    return pd.concat([frame, skills(frame, rules), *scaled, timed], ignore_index=True)
+
+
+_NO_OPTIMUM = ("coverage", "sharpness", "risk_coverage")  # more is not better
+_RULES = (
+    "no change",
+    "mean of others",
+    "matching mean",
+    "additive",
+    "persistence",
+    "shrunken persistence",
+    "linear model",
+    "softmax kernel",
+)
+
+
+def _pieces(folds: Sequence[Fold], settings: Settings, variants: Sequence[Variant]) -> Iterator[_Piece]:
+    for fold in folds:
+        yield _Piece(fold, _BASELINES, 0)
+        for variant in variants:
+            name = _name(settings, variant)
+            for seed in range(settings.seeds):
+                yield _Piece(fold, name, seed, variant)
+            if settings.ensemble and settings.seeds > 1:
+                yield _Piece(fold, f"{name} ({_ENSEMBLE})", _ENSEMBLE, variant)
+
+
+def _require_variants(settings: Settings, variants: Sequence[Variant]) -> None:
+    """Finds every class, and a name of its own for every variant, before the first fit."""
+    seen: set[str] = set()
+    for variant in variants:
+        Recipe(*settings.merged(variant)).require()
+        name = _name(settings, variant)
+        if name in seen:
+            raise DataError(f"two variants of the benchmark are called '{name}'; give one of them name=.")
+        seen.add(name)
+
+
+def _name(settings: Settings, variant: Variant) -> str:
+    model, guide, _ = settings.merged(variant)
+    return variant.name or f"{_short(model)}/{_short(guide)}"
+
+
+def _short(part: Part) -> str:
+    return part.name.rpartition(":")[2]
+
+
+def _catalogued(settings: Settings) -> tuple[str, ...]:
+    if settings.simulate or settings.dataset not in datasets.CATALOGUE:
+        return ()
+    return datasets.CATALOGUE[settings.dataset].headline
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Makes pieces, or finds them made."""
+
+    settings: Settings
+    protocol: Protocol
+    store: Path
+
+    def result(self, piece: _Piece) -> tuple[pd.DataFrame, float]:
+        """The rows of a piece, with the seconds that it took when it was made."""
+        folder, key = self._folder(piece), self._key(piece)
+        record = folder / "piece.json"
+        if record.is_file():
+            noted = json.loads(record.read_text())
+            if noted["key"] == key:
+                return pd.read_parquet(folder / "scores.parquet"), float(noted["seconds"])
+        started = time.perf_counter()
+        frame, posterior = self._made(piece)
+        seconds = time.perf_counter() - started
+        if piece.variant is not None:
+            row = {"predictor": piece.name, "perturbation": ALL, "time": float("nan"), "score": "seconds"}
+            row |= {"value": seconds, "fold": piece.fold.number, "seed": _number(piece.seed)}
+            frame = pd.concat([frame, pd.DataFrame([row])], ignore_index=True)
+        with aside(folder, overwrite=True) as made:
+            made.mkdir()
+            if posterior is not None:
+                posterior.write(made / "run")
+            frame.to_parquet(made / "scores.parquet")
+            (made / "piece.json").write_text(
+                json.dumps({"key": key, "seconds": seconds, **self._said(piece)}, indent=2, sort_keys=True)
+                + "\n"
+            )
+        return frame, seconds
+
+    def _made(self, piece: _Piece) -> tuple[pd.DataFrame, Posterior | None]:
+        if piece.variant is None:
+            return self._baselines(piece.fold), None
+        if piece.seed == _ENSEMBLE:
+            members = [self._loaded(piece, seed) for seed in range(self.settings.seeds)]
+            return self._scored(piece, Ensemble(members), 0), None
+        posterior = self._fitted(piece)
+        kept = posterior if self.settings.ensemble and self.settings.seeds > 1 else None
+        return self._scored(piece, posterior, _number(piece.seed)), kept
+
+    def _scored(self, piece: _Piece, predictor: Predictor, seed: int) -> pd.DataFrame:
+        chosen = self.settings
+        return piece.fold.scores(
+            piece.name,
+            predictor,
+            draws=chosen.draws,
+            cells=chosen.cells,
+            challenge=chosen.challenge,
+            measured_controls=chosen.measured_controls,
+            seed=seed,
+        )
+
+    def _baselines(self, fold: Fold) -> pd.DataFrame:
+        if not self.settings.baselines:
+            return fold.ceiling()
+        features = features_of(self.settings.features, fold.train, plain=True)
+        rules = self.protocol.baselines(fold, features, network_steps=self.settings.network_steps)
+        frames = [self._scored(_Piece(fold, name, 0), rule, 0) for name, rule in rules.items()]
+        return pd.concat([fold.ceiling(), *frames], ignore_index=True)
+
+    def _recipe(self, piece: _Piece) -> Recipe:
+        """What a piece's fit is made from; the settings' seed gives way to the piece's."""
+        model, guide, options = self.settings.merged(piece.variant or Variant())
+        return Recipe(model, guide, {**options, "seed": _number(piece.seed)}, self.settings.features)
+
+    def _fitted(self, piece: _Piece) -> Posterior:
+        return self._recipe(piece).fitted(piece.fold.train, plain=True, progress=False)
+
+    def _loaded(self, piece: _Piece, seed: int) -> Posterior:
+        """A seed's posterior, fitted again if its piece was made without one."""
+        name = piece.name.removesuffix(f" ({_ENSEMBLE})")
+        single = _Piece(piece.fold, name, seed, piece.variant)
+        run_folder = self._folder(single) / "run"
+        if not (run_folder / "run.json").is_file():
+            return self._fitted(single)
+        recipe = self._recipe(single)
+        return Posterior.load(run_folder, recipe.model_class, recipe.guide_class)
+
+    def _folder(self, piece: _Piece) -> Path:
+        slug = re.sub(r"[^A-Za-z0-9]+", "_", piece.name).strip("_")
+        return self.store / f"fold_{piece.fold.number}" / slug / f"seed_{piece.seed}"
+
+    def _said(self, piece: _Piece) -> dict[str, Any]:
+        """All that a piece follows from."""
+        said: dict[str, Any] = {
+            "protocol": self.protocol.name,
+            "split": piece.fold.split.digest,
+            "data": piece.fold.whole.digest,
+            "name": piece.name,
+            "seed": piece.seed,
+            "draws": self.settings.draws,
+            "cells": self.settings.cells,
+            "challenge": self.settings.challenge,
+            "measured_controls": self.settings.measured_controls,
+            "features": self.settings.features,
+            "versions": _versions(self.settings),
+        }
+        if piece.variant is None:
+            said["baselines"] = self.settings.network_steps if self.settings.baselines else None
+        else:
+            model, guide, options = self.settings.merged(piece.variant)
+            recipe = self._recipe(piece)
+            said["model"] = {**model.model_dump(), **class_record(recipe.model_class)}
+            said["guide"] = {**guide.model_dump(), **class_record(recipe.guide_class)}
+            said["fit"] = {name: value for name, value in options.items() if name != "seed"}
+        if piece.seed == _ENSEMBLE:
+            said["seeds"] = self.settings.seeds
+        return said
+
+    def _key(self, piece: _Piece) -> str:
+        return hashlib.sha256(json.dumps(self._said(piece), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _number(seed: int | str) -> int:
+    return seed if isinstance(seed, int) else 0
+
+
+def _versions(settings: Settings) -> dict[str, str]:
+    packages = (*_PACKAGES, "cell-eval2") if settings.challenge else _PACKAGES
+    return {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,64 @@
+"""``citevae benchmark``: predictors and baselines by a protocol."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyro_citevae import benchmark
+from pyro_citevae.cli.options import Layout, MostGenes, Quiet
+from pyro_citevae.cli.terminal import progress_bar, say
+from pyro_citevae.errors import DataError
+from pyro_citevae.whole_files import aside
+
+__all__ = ["benchmark_command"]
+
+
+def benchmark_command(
+    protocol: Annotated[
+        str, typer.Argument(metavar="PROTOCOL", help=f"{', '.join(benchmark.PROTOCOLS)}, or ablation.")
+    ],
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="TOML; experiments/<protocol>/config.toml if none.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder of the results; the config's own if none.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Fits of every predictor.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Folds to run, at most.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="An h5ad file or a shipped name, in place of the config's data.")
+    ] = None,
+    layout: Layout = None,
+    most_genes: MostGenes = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score predictors and baselines by a protocol, over folds and seeds; a second start goes on."""
+    path = config_file or Path("experiments") / protocol.replace("-", "_") / "config.toml"
+    known = path.is_file() or config_file is not None or data is None
+    settings = benchmark.settings_from(path) if known else benchmark.Settings()
+    changed: dict[str, Any] = {"seeds": seeds, "limit": limit}
+    settings = settings.model_copy(update={name: v for name, v in changed.items() if v is not None})
+    folder = path.parent if out is None else out
+    if data is not None:
+        reading = {"layout": layout, "most_genes": most_genes}
+        settings = settings.on(data, {name: v for name, v in reading.items() if v is not None})
+        changed |= {"data": data, "layout": layout, "most-genes": most_genes}
+        folder = Path("runs") / f"{protocol}-{settings.title}" if out is None else out
+    elif layout is not None or most_genes is not None:
+        raise DataError("--layout and --most-genes say how to read --data; name its file.")
+    with progress_bar(quiet) as advance:
+        results = benchmark.run(protocol, settings, folder / "folds", advance)
+    options = [f" --{name} {value}" for name, value in changed.items() if value is not None]
+    text = benchmark.report(results, f"citevae benchmark {protocol} --config {path}{''.join(options)}")
+    with aside(folder / "results.parquet", overwrite=True) as file:
+        results.scores.to_parquet(file)
+    with aside(folder / "results.md", overwrite=True) as file:
+        file.write_text(text)
+    with aside(folder / "splits.json", overwrite=True) as file:
+        file.write_text(json.dumps([asdict(split) for split in results.splits], indent=2) + "\n")
+    say(f"{text}\nSaved {folder}/results.parquet, results.md and splits.json.")

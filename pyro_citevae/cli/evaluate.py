@@ -1,0 +1,186 @@
+"""``citevae demo`` and ``evaluate``: forecasts scored beside baselines, and what a fit would license."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich import box
+from rich.table import Table
+
+from pyro_citevae import config
+from pyro_citevae.analysis import Licence, licence, markdown, plots, summary
+from pyro_citevae.benchmark.held_out_time import Forecast, forecast
+from pyro_citevae.cli.options import Accelerator, Out, Overwrite, OwnGuide, OwnModel, Quiet, Run, Seed
+from pyro_citevae.cli.runs import columns_of, divided, held_out_cells, loaded_run, origin_of
+from pyro_citevae.cli.terminal import console, say
+from pyro_citevae.data import Schedule, Trajectories, datasets, do
+from pyro_citevae.errors import RunError
+from pyro_citevae.infer import Ensemble, Posterior
+from pyro_citevae.recipe import Recipe
+from pyro_citevae.whole_files import aside, require_free
+
+__all__ = ["demo", "evaluate"]
+
+_DEMO_CELLS = 100
+_ONLY_IN_FILES = ("damped extrapolation", "shrunken persistence")
+
+
+def demo(
+    out: Out = Path("runs/demo"),
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    epochs: Annotated[int, typer.Option(help="Passes over the cells.")] = 60,
+    quiet: Quiet = False,
+) -> None:
+    """Train on days 2-4 of 23 real knock-outs, forecast day 5, and score it beside the baselines."""
+    require_free(out, overwrite)
+    data = datasets.load("renge")
+    train, truth = data.hold_out(times=[5])
+    say(
+        f"RENGE (Ishikawa et al. 2023): {train.n_cells} cells of days 2-4 to train on, "
+        f"{truth.n_cells} of day 5 held out."
+    )
+    recipe = Recipe.of(config.Settings(fit={"seed": seed, "max_epochs": epochs}))
+    posterior = recipe.fitted(train, progress=not quiet)
+    posterior.record["source"] = {"path": "renge", "columns": asdict(columns_of("renge"))}
+    with console.status("forecasting day 5 ..."):
+        headline = datasets.CATALOGUE["renge"].headline
+        found = forecast(posterior, train, truth, dataset="renge", headline=headline, seed=seed)
+        cells = train.controls().thinned(_DEMO_CELLS)
+        schedules = [do(), *(do(label) for label in data.perturbations())]
+        predicted = posterior.predict(schedules, cells=cells, time=5, seed=seed)
+    with aside(out, overwrite=overwrite) as folder:
+        posterior.write(folder)
+        predicted.write_h5ad(folder / "predictions.h5ad")
+        _write_scores(folder, found)
+        _write_pictures(folder, posterior, found)
+        posterior.to_datatree(train, most_cells=_DEMO_CELLS, seed=seed).to_netcdf(
+            folder / "posterior.nc", engine="h5netcdf"
+        )
+    _show_scores(found)
+    say(
+        f"\nSaved in {out}/: scores.md, effects.png, trajectories.png, predictions.h5ad, effects.nc, and the "
+        "posterior (posterior.nc opens in ArviZ).\n"
+        f"Next: citevae predict {out} --do PRDM14+SOX2 -o prediction.h5ad"
+    )
+
+
+def evaluate(
+    run: Run,
+    truth: Annotated[
+        str | None, typer.Option(help="h5ad with the held-out cells; the run's data if none.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for scores and pictures.")] = None,
+    draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
+    licence_: Annotated[
+        bool,
+        typer.Option("--licence", help="Say what the fit would license of its latent states; score nothing."),
+    ] = False,
+    accelerator: Accelerator = "cpu",
+    model: OwnModel = None,
+    guide: OwnGuide = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score a run's forecast of its held-out time beside baselines and the ceiling."""
+    if out is not None:
+        require_free(out, overwrite)
+    posterior = loaded_run(run, model, guide).to(accelerator)
+    train, held_out = divided(posterior)
+    if licence_:
+        _report_licences(posterior, train, out, overwrite)
+        return
+    if held_out is None:
+        raise RunError(f"'{run}' held nothing out; fit it again with --hold-out, such as --hold-out time=5.")
+    origin = origin_of(posterior)
+    genes = None
+    if truth is not None:
+        held_out, genes = held_out_cells(truth, origin["columns"], posterior)
+    path = truth or origin["path"]
+    name = Path(path).stem
+    headline = datasets.CATALOGUE[path].headline if path in datasets.CATALOGUE else ()
+    with console.status("scoring ..."):
+        found = forecast(
+            posterior, train, held_out, dataset=name, headline=headline, draws=draws, genes=genes
+        )
+    _show_scores(found)
+    if out is not None:
+        with aside(out, overwrite=overwrite) as folder:
+            folder.mkdir()
+            _write_scores(folder, found)
+            _write_pictures(folder, posterior, found)
+        say(f"Saved in {out}/: scores.md, scores.json, effects.nc, effects.png, trajectories.png.")
+
+
+def _report_licences(
+    posterior: Posterior | Ensemble, train: Trajectories, out: Path | None, overwrite: bool
+) -> None:
+    """Prints the licence report, one for each fit of an ensemble, and writes it if there is a folder."""
+    fits = posterior.posteriors if isinstance(posterior, Ensemble) else (posterior,)
+    with console.status("looking at the posterior ..."):
+        found = [licence(one, train) for one in fits]
+    text = "\n\n".join(one.report() for one in found)
+    say(text)
+    if out is not None:
+        with aside(out, overwrite=overwrite) as folder:
+            folder.mkdir()
+            (folder / "licence.txt").write_text(text + "\n")
+            _write_licences(folder, found)
+        say(f"Saved in {out}/: licence.txt, licence.csv and a picture of each fit's checks.")
+
+
+def _write_licences(folder: Path, found: list[Licence]) -> None:
+    """A table of all fits, and a picture of each."""
+    tables = pd.concat({member: one.table() for member, one in enumerate(found)}, names=["member"])
+    tables.to_csv(folder / "licence.csv")
+    for member, one in enumerate(found):
+        name = "licence.png" if len(found) == 1 else f"licence_{member}.png"
+        plots.licence(one).savefig(folder / name, dpi=130)
+
+
+def _show_scores(found: Forecast) -> None:
+    """Prints the scores: a row a perturbation, Pearson and relative L2 by predictor."""
+    shown = ~found.scores.predictor.isin(_ONLY_IN_FILES)
+    text = summary(found.scores[shown], found.headline)
+    table = Table(
+        title="Pearson and relative L2 of the effect against control, own gene left out",
+        caption="The mean of others sees the scored time; no other row does.",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    for name in text.columns:
+        width = max(6, *(len(cell.replace(" / ", " ")) for cell in text[name]))
+        table.add_column(name.partition("/")[0], justify="right", overflow="fold", width=width)
+    for label, row in zip(text.index, text.to_numpy(), strict=True):
+        table.add_row(label, *(cell.replace(" / ", " ") for cell in row))
+    console.print(table)
+
+
+def _write_scores(folder: Path, found: Forecast) -> None:
+    found.effects.to_dataset().to_netcdf(folder / "effects.nc", engine="h5netcdf")
+    (folder / "scores.md").write_text(markdown(summary(found.scores, found.headline)) + "\n")
+    records = json.loads(str(found.scores.to_json(orient="records")))
+    (folder / "scores.json").write_text(json.dumps(records, indent=1) + "\n")
+
+
+def _write_pictures(folder: Path, posterior: Posterior | Ensemble, found: Forecast) -> None:
+    chosen = [one for one in found.measurements if one.perturbation in found.headline]
+    shown = sorted(chosen or found.measurements, key=lambda one: -one.split_half)[:6]
+    plots.effects(found.effects, shown).savefig(folder / "effects.png", dpi=130)
+    control = posterior.schema.control
+    schedules = [do(), *(Schedule.parse(one.perturbation, control) for one in shown)]
+    before = posterior.split.criteria[0].times if posterior.split else ()
+    earlier = [time for time in posterior.schema.times if not before or time < min(before)]
+    figure = plots.trajectories(
+        posterior.programs(schedules, time=shown[0].time),
+        control=control,
+        observed_until=max(earlier, default=None),
+        unit=posterior.schema.time_unit,
+    )
+    figure.savefig(folder / "trajectories.png", dpi=130)

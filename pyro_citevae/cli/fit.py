@@ -1,0 +1,151 @@
+"""``citevae fit``: a screen, a model and a guide in, a run out."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyro_citevae import config
+from pyro_citevae.cli.options import Out, Overwrite, Quiet, with_columns
+from pyro_citevae.cli.runs import candidates_in, columns_of, opened
+from pyro_citevae.cli.terminal import say
+from pyro_citevae.data import Split, Trajectories, datasets
+from pyro_citevae.data.columns import Columns
+from pyro_citevae.data.published_layouts import resolve
+from pyro_citevae.data.stores import open_screen
+from pyro_citevae.errors import DivergenceError
+from pyro_citevae.infer import Ensemble, processes
+from pyro_citevae.recipe import Recipe
+from pyro_citevae.whole_files import require_free
+
+__all__ = ["fit_command"]
+
+
+@with_columns
+def fit_command(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="An h5ad file, or a shipped data set's name.")],
+    out: Out,
+    features: Annotated[
+        str, typer.Option(help="What is known of genes: gene-ontology, coexpression, or a table; or none.")
+    ] = "none",
+    model: Annotated[str | None, typer.Option(help="Model: a name, or FILE.py:CLASS.")] = None,
+    guide: Annotated[str | None, typer.Option(help="Guide: a name, or FILE.py:CLASS.")] = None,
+    config_file: Annotated[Path | None, typer.Option("--config", help="TOML: [model] [guide] [fit].")] = None,
+    hold_out: Annotated[
+        list[str] | None, typer.Option(help="perturbation=A,B | time=5 | combination=A+B; joined by ';'.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the cells.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="cpu, gpu or auto.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Devices of this machine to train on, a process each.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="32-true, 64-true or bf16-mixed.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="auto, uniform, blocks or balanced.")] = None,
+    from_disk: Annotated[
+        bool, typer.Option("--from-disk", help="Leave the counts in their h5ad or zarr while training.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a fit that was interrupted; begin if there is none.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Fits from so many seeds, asked as one posterior.")] = 1,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    **columns: Any,
+) -> None:
+    """Fit a model to a screen, and save the run; each epoch is kept in OUT.training until then."""
+    if resume and out.exists() and not overwrite:
+        say(f"{out} is complete; there is nothing to go on with.\nNext: citevae evaluate {out}")
+        return
+    require_free(out, overwrite)
+    options = {
+        "max_epochs": epochs,
+        "accelerator": accelerator,
+        "devices": devices,
+        "precision": precision,
+        "sampler": sampler,
+        "seed": seed,
+    }
+    recipe = _recipe(config_file, model, guide, options, features)
+    chosen = recipe.fit_settings
+    if chosen.devices > 1 and not processes.launched():
+        with tempfile.TemporaryDirectory() as errors:
+            processes.launch(chosen.devices, ("-m", "pyro_citevae.cli", *sys.argv[1:]), Path(errors))
+        return
+    is_first = processes.world(chosen.devices).rank == 0
+    quiet = quiet or not is_first
+    training = out.with_name(f"{out.name}.training")
+    if overwrite and not resume:
+        shutil.rmtree(training, ignore_errors=True)
+    screen, origin = _screen(data, columns, from_disk=from_disk, quiet=quiet)
+    train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
+    fits = []
+    for one in range(chosen.seed, chosen.seed + seeds):
+        seeded = replace(recipe, fit={**recipe.fit, "seed": one})
+        kept: dict[str, Any] = {"checkpoints": training / f"seed_{one}", "resume": resume}
+        with _keeping_the_last_good(out, training):
+            fits.append(seeded.fitted(train, progress=not quiet, **kept))
+        fits[-1].record["source"] = origin
+    if not is_first:
+        return
+    posterior = fits[0] if seeds == 1 else Ensemble(fits)
+    posterior.save(out, overwrite=overwrite)
+    shutil.rmtree(training, ignore_errors=True)
+    bound = sum(one.history["training"].iloc[-1] for one in fits) / seeds
+    say(
+        f"Fitted {posterior.name} to {train.n_cells} cells{f' from {seeds} seeds' if seeds > 1 else ''}; the "
+        f"bound is {bound:.2f} nats a cell. Saved in {out}.\n"
+        f"Next: citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
+    )
+
+
+def _recipe(
+    file: Path | None, model: str | None, guide: str | None, options: dict[str, Any], features: str
+) -> Recipe:
+    """What the file of settings says, where the command line does not say otherwise."""
+    settings = config.settings_from(file)
+    given = {name: value for name, value in options.items() if value is not None}
+    return Recipe(
+        settings.model if model is None else settings.model.model_copy(update={"name": model}),
+        settings.guide if guide is None else settings.guide.model_copy(update={"name": guide}),
+        {**settings.fit, **given},
+        features,
+    )
+
+
+def _screen(
+    data: str, columns: dict[str, Any], *, from_disk: bool, quiet: bool
+) -> tuple[Trajectories, dict[str, Any]]:
+    """A screen, and what a run notes of where it came from."""
+    if columns["candidates"] is not None:
+        columns["candidates"] = candidates_in(columns["candidates"])
+    given = {**asdict(columns_of(data)), **{name: v for name, v in columns.items() if v not in (None, [])}}
+    wanted = Columns.of("citevae fit", given)
+    path = data if data in datasets.CATALOGUE else str(Path(data).resolve())
+    if from_disk:
+        named = asdict(resolve(open_screen(data).labels, wanted))
+        screen = Trajectories.from_disk(data, progress=not quiet, **named)
+        return screen, {"path": path, "columns": named, "from_disk": True}
+    adata = opened(data)
+    named = asdict(resolve(adata, wanted))
+    return Trajectories.from_anndata(adata, **named), {"path": path, "columns": named}
+
+
+@contextmanager
+def _keeping_the_last_good(out: Path, training: Path) -> Iterator[None]:
+    """Saves the last good epoch of a fit that diverges beside the run that it would have been."""
+    try:
+        yield
+    except DivergenceError as error:
+        kept = out.with_name(f"{out.name}.last_good")
+        error.last_good.save(kept, overwrite=True)
+        shutil.rmtree(training, ignore_errors=True)  # to go on from there would diverge again
+        raise DivergenceError(f"{error} It is saved in {kept}.") from error

@@ -1,0 +1,73 @@
+"""``citevae check``, ``models`` and ``datasets``: what there is, and whether it keeps the laws."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from pyro_citevae import conformance, registry
+from pyro_citevae.cli.terminal import console, say
+from pyro_citevae.data import datasets
+from pyro_citevae.errors import ModelError
+from pyro_citevae.program import LatentDynamics
+
+__all__ = ["check", "list_datasets", "list_models"]
+
+
+def check(
+    name: Annotated[
+        str, typer.Argument(metavar="CLASS", help="A model or a guide: FILE.py:CLASS, or a name.")
+    ],
+    partner: Annotated[
+        str | None, typer.Option("--with", help="The guide of the model, or the model of the guide.")
+    ] = None,
+) -> None:
+    """Try the laws that fitting and predicting rely on, on a model or a guide of your own."""
+    found = registry.find(name)
+    report = _checked(found, None if partner is None else registry.find(partner))
+    table = Table("law", "holds", "what it says", "what was seen")
+    table.title = f"{report.subject} with {report.partner}"
+    for row in report.rows:
+        word = {True: "yes", False: "[bold red]no[/]", None: "not tried"}[row.passed]
+        mend = f"\nMend: {row.mend}." if row.passed is False else ""
+        table.add_row(row.law, word, row.sentence, escape(row.seen + mend))
+    console.print(table)
+    report.require()
+    say(f"{len(report.rows)} laws hold.\nNext: citevae fit DATA.h5ad --{_kind(found)} {name} -o RUN")
+
+
+def list_models() -> None:
+    """List the models and guides, those of installed plug-ins among them."""
+    table = Table("kind", "name", "what it is", "from")
+    for one in registry.listings():
+        table.add_row(one.kind, one.name, escape(one.what), escape(one.origin))
+    console.print(table)
+
+
+def list_datasets() -> None:
+    """List the shipped screens with their origin and licence."""
+    table = Table("name", "what", "values", "origin", "licence")
+    for name, entry in datasets.CATALOGUE.items():
+        table.add_row(name, entry.what, entry.values, entry.origin, entry.licence)
+    console.print(table)
+    say("Next: citevae fit renge --hold-out time=5 -o runs/renge")
+
+
+def _kind(found: type) -> str:
+    return "model" if issubclass(found, LatentDynamics) else "guide"
+
+
+def _checked(found: Any, partner: Any) -> conformance.Report:
+    """The laws' report on a model or a guide, with a partner of the other kind."""
+    if partner is not None and _kind(partner) == _kind(found):
+        raise ModelError(
+            f"--with names the {_kind(found)} '{partner.__name__}'; a {_kind(found)} is checked with a "
+            f"{'guide' if _kind(found) == 'model' else 'model'}."
+        )
+    check = conformance.check_model if _kind(found) == "model" else conformance.check_guide
+    given = () if partner is None else (partner,)
+    with console.status("trying the laws ...") as status:
+        return check(found, *given, progress=lambda law: status.update(f"trying '{law}' ..."))

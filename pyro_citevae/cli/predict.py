@@ -1,0 +1,119 @@
+"""``citevae predict``, ``rank`` and ``export``: what a run is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyro_citevae.analysis import plots
+from pyro_citevae.cli.options import Accelerator, Out, Overwrite, OwnGuide, OwnModel, Run, Seed
+from pyro_citevae.cli.runs import candidates_in, controls_of, divided, loaded_run
+from pyro_citevae.cli.terminal import console, say
+from pyro_citevae.data import Schedule, do
+from pyro_citevae.errors import RunError
+from pyro_citevae.whole_files import aside, require_free
+
+__all__ = ["export", "predict", "rank_command"]
+
+
+def predict(
+    run: Run,
+    out: Out,
+    do_: Annotated[list[str], typer.Option("--do", help="Schedule A, A+B, A@0+B@24; may be repeated.")],
+    cells: Annotated[
+        Path | None, typer.Option(help="h5ad of control cells; the training ones if none.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 100,
+    time: Annotated[float | None, typer.Option(help="Time to predict; the last one if not given.")] = None,
+    most_cells: Annotated[int, typer.Option(min=1, help="Control cells to predict from, at most.")] = 500,
+    seed: Seed = 0,
+    accelerator: Accelerator = "cpu",
+    model: OwnModel = None,
+    guide: OwnGuide = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict what control cells would show under other schedules, with intervals."""
+    require_free(out, overwrite)
+    if out.name == "effects.nc":
+        raise RunError("effects.nc is written beside the predicted cells; name the cells' file otherwise.")
+    effects_path = require_free(out.with_name("effects.nc"), overwrite)
+    posterior = loaded_run(run, model, guide).to(accelerator)
+    schedules = [posterior.schema.require(Schedule.parse(text, posterior.schema.control)) for text in do_]
+    controls = controls_of(posterior, cells).thinned(most_cells)
+    acting = [one for one in dict.fromkeys(schedules) if not one.is_control]
+    with console.status(f"predicting {len(acting)} schedules ..."):
+        options: dict[str, Any] = {"cells": controls, "draws": draws, "time": time, "seed": seed}
+        predicted = posterior.predict([do(), *acting], **options)
+        effects = posterior.effect(acting or [do()], **options)
+    with aside(out, overwrite=overwrite) as file, aside(effects_path, overwrite=overwrite) as effects_file:
+        predicted.write_h5ad(file)
+        effects.to_dataset().to_netcdf(effects_file, engine="h5netcdf")
+    say(
+        f"Predicted {predicted.n_obs} cells ({len(acting)} schedules and the control, "
+        f"{controls.n_cells} cells each). Saved {out} and {effects_path}.\n"
+        f"Next: anndata.read_h5ad('{out}').layers['mean']"
+    )
+
+
+def rank_command(
+    run: Run,
+    candidates: Annotated[
+        Path | None, typer.Option(help="File with a candidate a line, A or A+B; all perturbations if none.")
+    ] = None,
+    do_: Annotated[list[str] | None, typer.Option("--do", help="A candidate; may be repeated.")] = None,
+    by: Annotated[str, typer.Option(help="information, spread or effect.")] = "information",
+    n_cells: Annotated[int, typer.Option("--cells", help="Cells to measure a candidate in.")] = 100,
+    time: Annotated[float | None, typer.Option(help="Time to measure; the last one if not given.")] = None,
+    draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the table and picture.")] = None,
+    seed: Seed = 0,
+    accelerator: Accelerator = "cpu",
+    model: OwnModel = None,
+    guide: OwnGuide = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say which perturbation to measure next, and why."""
+    if out is not None:
+        require_free(out, overwrite)
+    posterior = loaded_run(run, model, guide).to(accelerator)
+    named = [*(candidates_in(candidates) if candidates else []), *(do_ or [])]
+    wanted = named if candidates or do_ else list(posterior.schema.tokens)
+    with console.status("predicting the candidates ..."):
+        found = posterior.rank(wanted, by=by, n_cells=n_cells, time=time, draws=draws, seed=seed)
+    say(found.report())
+    if out is not None:
+        with aside(out, overwrite=overwrite) as folder:
+            folder.mkdir()
+            found.table.to_csv(folder / "ranking.csv", index=False)
+            found.to_dataset().to_netcdf(folder / "ranking.nc", engine="h5netcdf")
+            plots.ranking(found).savefig(folder / "ranking.png", dpi=130)
+        say(f"Saved in {out}/: ranking.csv, ranking.nc, ranking.png.")
+
+
+def export(
+    run: Run,
+    out: Out,
+    draws: Annotated[int, typer.Option(min=1, help="Number of draws.")] = 100,
+    most_cells: Annotated[int, typer.Option(min=1, help="Cells with draws of their own, at most.")] = 200,
+    seed: Seed = 0,
+    model: OwnModel = None,
+    guide: OwnGuide = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the posterior as an xarray DataTree: netCDF (.nc) or zarr (.zarr), for ArviZ."""
+    require_free(out, overwrite)
+    if out.suffix not in (".nc", ".zarr"):
+        raise RunError(f"'{out}' ends in neither .nc (netCDF) nor .zarr; name one of the two.")
+    posterior = loaded_run(run, model, guide)
+    data, _ = divided(posterior)
+    with console.status("drawing ..."):
+        tree = posterior.to_datatree(data, draws=draws, most_cells=most_cells, seed=seed)
+    with aside(out, overwrite=overwrite) as file:
+        if out.suffix == ".nc":
+            tree.to_netcdf(file, engine="h5netcdf")
+        else:
+            tree.to_zarr(file, zarr_format=2)
+    groups = ", ".join(tree.children)
+    say(f"Saved {out} with groups {groups}.\nNext: xarray.open_datatree('{out}')")

@@ -1,0 +1,62 @@
+"""``citevae simulate``: data whose truth is known."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from matplotlib.image import imsave
+
+from pyro_citevae.cli.options import Backend, MeshDir, Out, Overwrite, Quiet, Seed
+from pyro_citevae.cli.terminal import progress_bar, say
+from pyro_citevae.errors import DataError
+from pyro_citevae.scenes import render
+from pyro_citevae.scenes.dynamics import SHAPES
+from pyro_citevae.scenes.rendered import c3d_parts, render_parts
+from pyro_citevae.whole_files import aside, require_free
+
+__all__ = ["simulate_c3d", "simulate_c3d_sheet"]
+
+
+def simulate_c3d(
+    out: Out,
+    frames: Annotated[
+        int, typer.Option(help="Frames to train on; the six other parts have a tenth.")
+    ] = 20_000,
+    shapes: Annotated[str, typer.Option(help="one (the teapot) or all seven.")] = "all",
+    mesh_dir: MeshDir = None,
+    backend: Backend = "numpy",
+    jobs: Annotated[int | None, typer.Option(help="Processes; one a core if not given.")] = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Render C3D-Render, an object that moves by a known process; a second start goes on."""
+    if shapes not in ("one", "all"):
+        raise DataError(f"--shapes '{shapes}' is neither 'one' nor 'all'; give one of them.")
+    require_free(out, overwrite)
+    parts = c3d_parts(frames, SHAPES if shapes == "all" else SHAPES[:1], seed=seed)
+    meshes = render.meshes(mesh_dir)
+    with progress_bar(quiet) as advance:
+        render_parts(
+            out, parts, meshes, seed=seed, backend=backend, jobs=jobs, overwrite=overwrite, progress=advance
+        )
+    say(
+        f"Rendered {sum(part.latents[..., 0].size for part in parts.values())} frames. Saved in {out}/: "
+        f"{', '.join(f'{name}.npz' for name in parts)}."
+    )
+
+
+def simulate_c3d_sheet(
+    out: Out,
+    mesh_dir: MeshDir = None,
+    backend: Backend = "numpy",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw one picture (.png) with every object in several scenes of C3D-Render."""
+    require_free(out, overwrite)
+    sheet = render.contact_sheet(render.open_renderer(backend, render.meshes(mesh_dir)), seed=seed)
+    with aside(out, overwrite=overwrite) as file:
+        imsave(file, sheet, format="png")
+    say(f"Saved {out}.")

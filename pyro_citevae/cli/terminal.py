@@ -1,0 +1,51 @@
+"""What the command line shows: sentences, warnings on one line, and bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich import get_console
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, TimeElapsedColumn
+
+from pyro_citevae.cli.flags import in_flags
+from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
+
+__all__ = ["console", "in_one_line", "progress_bar", "say", "say_error"]
+
+console = get_console()  # that of every bar, so that they stand below each other
+
+
+def say_error(error: CiteVAEError) -> None:
+    """Prints a mistake in one sentence."""
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(in_flags(str(error)))}", soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Prints text as it is, on lines that can be copied."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def in_one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Shows a warning of ours as one line, and any other as before."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, CiteVAEWarning):
+            Console(stderr=True).print(
+                f"[bold yellow]warning:[/] {escape(in_flags(str(message)))}", soft_wrap=True
+            )
+        else:
+            otherwise(message, category, *where, **more)
+
+    return show
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar that is told what is done, how much was done, and how much there is."""
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), disable=quiet) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda said, done, total: bar.update(task, description=said, completed=done, total=total)

@@ -1,0 +1,319 @@
+"""Published file layouts: how GEARS, scPerturb, CPA and the Virtual Cell Challenge name their columns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import fields, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+import pandas as pd
+
+from pyro_citevae.data.columns import Columns
+from pyro_citevae.errors import DataError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["LAYOUTS", "PublishedLayout", "resolve"]
+
+
+class PublishedLayout(ABC):
+    """How files of one origin name their columns and write a combination.
+
+    Attributes:
+        name: What ``layout=`` takes.
+        perturbation: Column of ``obs`` with the labels, of those that files of this origin use.
+        source: Who publishes files in this layout.
+    """
+
+    name: ClassVar[str]
+    perturbation: ClassVar[tuple[str, ...]]
+    source: ClassVar[str]
+
+    @abstractmethod
+    def fits(self, adata: AnnData) -> bool:
+        """Whether a file is surely in this layout; no two layouts fit one file."""
+
+    @abstractmethod
+    def columns(self, adata: AnnData) -> Columns:
+        """The columns of this layout that a file has."""
+
+    def missing(self, adata: AnnData, given: Columns) -> list[str]:
+        """What a file in this layout has and this one lacks, such as ``obs['condition']``."""
+        return [] if given.perturbation else _missing(adata.obs, "obs", self.perturbation)
+
+    def labels(self, adata: AnnData, columns: Columns) -> pd.Series:
+        """The label of each cell, as :meth:`Schedule.parse` reads it."""
+        return pd.Series(adata.obs[columns.perturbation])
+
+    def genes(self, adata: AnnData) -> pd.Index:
+        """The name of each gene."""
+        return pd.Index(adata.var_names)
+
+    def _column(self, adata: AnnData) -> str:
+        return next((name for name in self.perturbation if name in adata.obs), self.perturbation[0])
+
+
+@final
+class Plain(PublishedLayout):
+    """``obs["perturbation"]`` with ``"A"``, ``"A+B"``, ``"A+B@24"`` and ``"control"``: this library's own."""
+
+    name = "plain"
+    perturbation = ("perturbation",)
+    source = "this library"
+
+    def fits(self, adata: AnnData) -> bool:
+        """Never: it is what is left when no other layout fits."""
+        return False
+
+    def columns(self, adata: AnnData) -> Columns:
+        """The default columns."""
+        return Columns(perturbation="perturbation", control="control")
+
+
+@final
+class Gears(PublishedLayout):
+    """``obs["condition"]`` with ``"ctrl"``, ``"A+ctrl"``, ``"ctrl+A"``, ``"A+B"``, and ``var["gene_name"]``.
+
+    The processed files keep log-normalised values in ``X`` and the counts in the layer ``counts``.
+
+    Source: Y. Roohani, K. Huang, J. Leskovec, Predicting transcriptional outcomes of novel multigene
+    perturbations with GEARS (2023).
+    """
+
+    name = "gears"
+    perturbation = ("condition",)
+    source = "GEARS (Roohani et al. 2023)"
+
+    def fits(self, adata: AnnData) -> bool:
+        """Gene names in ``var`` and a label that joins a gene and ``ctrl``."""
+        if "gene_name" not in adata.var or "condition" not in adata.obs:
+            return False
+        return any("ctrl" in label.split("+") for label in _distinct(adata.obs["condition"]) if "+" in label)
+
+    def missing(self, adata: AnnData, given: Columns) -> list[str]:
+        """The gene names count too."""
+        return super().missing(adata, given) + _missing(adata.var, "var", ("gene_name",))
+
+    def columns(self, adata: AnnData) -> Columns:
+        """Labels, control, and the counts beside the normalised values."""
+        return Columns(perturbation="condition", control="ctrl", layer=_counts(adata))
+
+    def genes(self, adata: AnnData) -> pd.Index:
+        """The column ``gene_name``: the index holds identifiers."""
+        return pd.Index(adata.var["gene_name"].astype(str))
+
+
+@final
+class ScPerturb(PublishedLayout):
+    """``obs["perturbation"]`` with ``"A"``, ``"A_B"``, ``"control"``; ``nperts`` members; ``ncounts`` in all.
+
+    A label is divided at its underscores only where that gives ``nperts`` members.
+
+    Source: S. Peidli et al., scPerturb: harmonized single-cell perturbation data (2024).
+    """
+
+    name = "scperturb"
+    perturbation = ("perturbation",)
+    source = "scPerturb (Peidli et al. 2024)"
+
+    def fits(self, adata: AnnData) -> bool:
+        """Labels with their number of members, and no mark of CPA."""
+        return {"perturbation", "nperts"} <= set(adata.obs) and not LAYOUTS["cpa"].fits(adata)
+
+    def missing(self, adata: AnnData, given: Columns) -> list[str]:
+        """The number of members counts too."""
+        return super().missing(adata, given) + _missing(adata.obs, "obs", ("nperts",))
+
+    def columns(self, adata: AnnData) -> Columns:
+        """Labels, control, and the library size over all genes."""
+        library = "ncounts" if "ncounts" in adata.obs else None
+        return Columns(perturbation="perturbation", control="control", library=library)
+
+    def labels(self, adata: AnnData, columns: Columns) -> pd.Series:
+        """Labels with ``+`` between their members."""
+        members = _numbers(adata.obs["nperts"])
+        return _translated(
+            pd.Series(adata.obs[columns.perturbation]),
+            members,
+            lambda text, n: self._joined(text, n, columns),
+        )
+
+    def _joined(self, text: str, members: Any, columns: Columns) -> str:
+        names = text.split("_")
+        return "+".join(names) if len(names) == members and text != columns.control else text
+
+
+@final
+class VirtualCellChallenge(PublishedLayout):
+    """``obs["target_gene"]`` with the knocked-down gene or ``"non-targeting"``, and ``batch``.
+
+    Source: Y. Roohani et al., Virtual Cell Challenge: Toward a Turing test for the virtual cell (2025).
+    """
+
+    name = "vcc"
+    perturbation = ("target_gene",)
+    source = "Virtual Cell Challenge (Arc Institute 2025)"
+
+    def fits(self, adata: AnnData) -> bool:
+        """Target genes, the untargeted among them."""
+        return "target_gene" in adata.obs and "non-targeting" in _distinct(adata.obs["target_gene"])
+
+    def columns(self, adata: AnnData) -> Columns:
+        """Labels, control and batches."""
+        batch = "batch" if "batch" in adata.obs else None
+        return Columns(perturbation="target_gene", control="non-targeting", batch=batch)
+
+
+@final
+class Cpa(PublishedLayout):
+    """``obs["condition"]`` with ``"A"``, ``"A+B"``; beside it ``"0.5"``, ``"1.0+1.0"``; ``control`` 0 or 1.
+
+    The label is ``condition_ID``, ``condition`` or ``perturbation``, the dose ``dose_val`` or ``dose_value``.
+    ``A`` with dose 0.5 is read as ``A*0.5``; where one dose stands beside several members it holds for each.
+    ``cov_drug_dose_name``, which joins covariate, label and dose, repeats them and is not read.
+
+    Source: M. Lotfollahi et al., Predicting cellular responses to complex perturbations in high-throughput
+    screens (2023).
+    """
+
+    name = "cpa"
+    perturbation = ("condition_ID", "condition", "perturbation")
+    source = "CPA (Lotfollahi et al. 2023)"
+    dose: ClassVar[tuple[str, ...]] = ("dose_val", "dose_value")
+    controls: ClassVar[tuple[str, ...]] = ("control", "ctrl")
+
+    def fits(self, adata: AnnData) -> bool:
+        """A label, a dose and a mark of the controls, and no mark of GEARS."""
+        given = [
+            not _missing(adata.obs, "obs", names) for names in (self.perturbation, self.dose, ("control",))
+        ]
+        return all(given) and not LAYOUTS["gears"].fits(adata)
+
+    def missing(self, adata: AnnData, given: Columns) -> list[str]:
+        """The dose counts too."""
+        return super().missing(adata, given) + _missing(adata.obs, "obs", self.dose)
+
+    def columns(self, adata: AnnData) -> Columns:
+        """Labels, control, and the counts beside the normalised values."""
+        column = self._column(adata)
+        return Columns(perturbation=column, control=self._control(adata, column), layer=_counts(adata))
+
+    def labels(self, adata: AnnData, columns: Columns) -> pd.Series:
+        """Labels with the dose of each member."""
+        doses = next(pd.Series(adata.obs[name]) for name in self.dose if name in adata.obs)
+        return _translated(
+            pd.Series(adata.obs[columns.perturbation]),
+            doses,
+            lambda text, dose: self._dosed(text, str(dose), columns),
+        )
+
+    def _control(self, adata: AnnData, column: str) -> str:
+        """The label of the cells marked as controls; a name that CPA's files use if none is marked."""
+        labels = pd.Series(adata.obs[column]).astype(str)
+        marked: set[str] = set()
+        if "control" in adata.obs:
+            marked = set(labels[_numbers(adata.obs["control"]) == 1])
+        if len(marked) > 1:
+            raise DataError(
+                f"obs['control'] marks cells of several labels ({', '.join(sorted(marked)[:3])}); name the "
+                "one of the unperturbed cells with control=."
+            )
+        known = [name for name in self.controls if name in set(labels)]
+        return next(iter(marked or known or self.controls))
+
+    def _dosed(self, text: str, dose: str, columns: Columns) -> str:
+        members, doses = text.split("+"), dose.split("+")
+        if len(doses) == 1:
+            doses = doses * len(members)
+        if len(doses) != len(members):
+            raise DataError(
+                f"the dose '{dose}' does not fit '{text}'; give one dose a member, joined by '+'."
+            )
+        skipped = {columns.control, *self.controls}
+        pairs = [(name, one) for name, one in zip(members, doses, strict=True) if name not in skipped]
+        return "+".join(f"{name}*{one}" for name, one in pairs) or str(columns.control)
+
+
+LAYOUTS: MappingProxyType[str, PublishedLayout] = MappingProxyType(
+    {one.name: one for one in (Plain(), Gears(), ScPerturb(), VirtualCellChallenge(), Cpa())}
+)
+
+
+def resolve(adata: AnnData, given: Columns) -> Columns:
+    """Names every column of a file: those given, and otherwise those of its layout.
+
+    The layout is the one given; if none is, and no column of perturbations either, the published one that the
+    file is surely in, and otherwise this library's own.
+
+    Args:
+        adata: Cells x genes.
+        given: What the user names; None where the layout is to say.
+
+    Returns:
+        Columns whose ``layout``, ``perturbation`` and ``control`` are not None.
+
+    Raises:
+        DataError: There is no such layout, or the file lacks what the layout has.
+
+    Example:
+        >>> from pyro_citevae.data import datasets
+        >>> found = resolve(datasets.renge(), Columns(time="time"))
+        >>> found.layout, found.perturbation, found.control
+        ('plain', 'perturbation', 'control')
+    """
+    layout = _layout(adata, given)
+    if given.layout is not None and layout.name != "plain":
+        lacking = layout.missing(adata, given)
+        if lacking:
+            raise DataError(
+                f"layout='{layout.name}' looks for {' and '.join(lacking)}, which the file lacks; obs has "
+                f"{_names(adata.obs)} and var has {_names(adata.var)}."
+            )
+    named = {one.name: getattr(given, one.name) for one in fields(given)}
+    found = replace(
+        layout.columns(adata), **{name: value for name, value in named.items() if value not in (None, ())}
+    )
+    return replace(found, layout=layout.name)
+
+
+def _layout(adata: AnnData, given: Columns) -> PublishedLayout:
+    if given.layout is not None:
+        if given.layout not in LAYOUTS:
+            raise DataError(f"layout='{given.layout}' is not a layout; the layouts are {', '.join(LAYOUTS)}.")
+        return LAYOUTS[given.layout]
+    if given.perturbation is not None:
+        return LAYOUTS["plain"]
+    return next((one for one in LAYOUTS.values() if one.fits(adata)), LAYOUTS["plain"])
+
+
+def _counts(adata: AnnData) -> str | None:
+    return "counts" if "counts" in adata.layers else None
+
+
+def _distinct(column: Any) -> list[str]:
+    return [str(label) for label in pd.unique(column)]
+
+
+def _numbers(column: Any) -> pd.Series:
+    return pd.Series(pd.to_numeric(pd.Series(column).astype(str), errors="coerce"))
+
+
+def _translated(labels: pd.Series, beside: pd.Series, translate: Any) -> pd.Series:
+    """Each label rewritten with what stands beside it, every distinct pair once; missing ones stay."""
+    frame = pd.DataFrame({"label": labels.astype(object), "beside": beside.astype(object)})
+    known = frame.drop_duplicates().dropna(subset="label")
+    made = {tuple(row): translate(str(row[0]), row[1]) for row in known.itertuples(index=False)}
+    pairs = zip(frame["label"], frame["beside"], strict=True)
+    return pd.Series([made.get(pair, pair[0]) for pair in pairs], index=labels.index, dtype=object)
+
+
+def _missing(frame: Any, what: str, names: tuple[str, ...]) -> list[str]:
+    if any(name in frame for name in names):
+        return []
+    return [" or ".join(f"{what}['{name}']" for name in names)]
+
+
+def _names(frame: Any) -> str:
+    return ", ".join(map(str, frame)) or "no column"

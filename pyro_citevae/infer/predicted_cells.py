@@ -1,0 +1,51 @@
+"""Predicted cells: one draw of counts for each, and summaries over all draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from pyro_citevae.data.anndata_io import predictions
+from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.trajectories import Trajectories
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["PredictedCells"]
+
+
+@dataclass(frozen=True)
+class PredictedCells:
+    """Predicted cells, a row for each schedule, time and source cell, with summaries over draws.
+
+    Attributes:
+        draw: One draw of integer counts.
+        layers: ``mean``, ``sd``, ``q05`` and ``q95`` over the draws.
+        schedule: Position of each row's schedule.
+        time: Position of each row's time.
+        cell: Position of each row's source cell.
+    """
+
+    draw: sparse.csr_matrix
+    layers: dict[str, np.ndarray]
+    schedule: np.ndarray
+    time: np.ndarray
+    cell: np.ndarray
+
+    def to_anndata(
+        self, schedules: Sequence[Schedule], times: Sequence[float], cells: Trajectories, **uns: Any
+    ) -> AnnData:
+        """The cells under their labels, times and the names of their source cells."""
+        schema = cells.schema
+        labels = np.array([one.label(schema.control) for one in schedules], dtype=object)
+        obs = {
+            "perturbation": labels[self.schedule],
+            "time": np.array(times)[self.time],
+            "source_cell": cells.names[self.cell].astype(str),
+        }
+        return predictions(self.draw, self.layers, obs, schema.genes, uns | {"time_unit": schema.time_unit})

@@ -1,0 +1,164 @@
+"""Names of the version before: each still works for one version, and warns of what it is called now."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import MappingProxyType, ModuleType
+from typing import Any, TypeVar, final
+
+__all__ = ["MODULES", "attributes", "remember_modules", "renamed_arguments"]
+
+_Called = TypeVar("_Called", bound=Callable[..., Any])
+
+MODULES: Mapping[str, str] = MappingProxyType(
+    {
+        "source": "class_source",
+        "analysis.baselines_across_perturbations": "analysis.baselines.across_perturbations",
+        "analysis.baselines_in_time": "analysis.baselines.in_time",
+        "analysis.baselines_on_features": "analysis.baselines.on_features",
+        "analysis.calibration": "analysis",
+        "analysis.cell_scores": "analysis.scoring.cells",
+        "analysis.criticism_plots": "analysis.criticism.plots",
+        "analysis.dependence": "analysis.identifiability.dependence",
+        "analysis.effect_table": "analysis.baselines.effect_table",
+        "analysis.effects": "analysis.identifiability.edge_probabilities",
+        "analysis.evaluation": "analysis.scoring",
+        "analysis.factor_recovery": "analysis.identifiability.factor_recovery",
+        "analysis.held_out_time": "benchmark.held_out_time",
+        "analysis.importance_sampling": "analysis.criticism.importance_sampling",
+        "analysis.lag_moments": "analysis.identifiability.lag_moments",
+        "analysis.latent_additive": "analysis.baselines.latent_additive",
+        "analysis.licence": "analysis.identifiability.licence",
+        "analysis.licence_conditions": "analysis.identifiability.conditions",
+        "analysis.posterior_points": "analysis.identifiability.posterior_points",
+        "analysis.replication": "analysis.criticism.replication",
+        "analysis.scores": "analysis.scoring.scores",
+        "analysis.simulation_based_calibration": "analysis.criticism.simulation_based_calibration",
+        "analysis.technical_duplicate": "analysis.baselines.technical_duplicate",
+        "analysis.uniformity": "analysis.criticism.uniformity",
+        "analysis.virtual_cell_challenge": "analysis.scoring.virtual_cell_challenge",
+        "benchmark.features": "recipe",
+        "benchmark.pieces": "benchmark.runner",
+        "data.array_cache": "scenes.array_cache",
+        "data.causal3dident_dynamics": "scenes.dynamics",
+        "data.causal3dident_stills": "scenes.causal3dident",
+        "data.image_sequences": "scenes.sequences",
+        "data.layouts": "data.published_layouts",
+        "data.render": "scenes.render",
+        "data.rendered_sequences": "scenes.rendered",
+        "data.storage": "whole_files",
+        "data.temporal_causal3dident": "scenes.temporal_causal3dident",
+        "infer.prediction": "infer.counterfactuals",
+        "infer.sites": "infer.latent_sites",
+    }
+)
+
+_ROOT = __package__
+
+
+def remember_modules() -> None:
+    """Lets the import paths of the version before find the modules that took their place."""
+    import sys
+
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
+
+
+def attributes(module: str, moved: Mapping[str, str]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module whose names live elsewhere now.
+
+    Args:
+        module: The module's name.
+        moved: Where each name is now: ``"package.module:name"``, or a module alone for the module itself.
+    """
+
+    def found(name: str) -> Any:
+        if name not in moved:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        where, _, attribute = moved[name].partition(":")
+        _warn(f"{module}.{name}", f"{where}.{attribute}" if attribute else where)
+        there = importlib.import_module(where)
+        return getattr(there, attribute) if attribute else there
+
+    return found
+
+
+def renamed_arguments(**names: str) -> Callable[[_Called], _Called]:
+    """Lets a function be called by the old names of its keyword arguments.
+
+    Args:
+        **names: The new name of each old one.
+
+    Example:
+        >>> @renamed_arguments(layout="design")
+        ... def f(design="snapshot"):
+        ...     return design
+        >>> with warnings.catch_warnings(record=True) as said:
+        ...     warnings.simplefilter("always")
+        ...     f(layout="sequences"), str(said[0].message)
+        ('sequences', 'f(layout=...) is called f(design=...) now; the old name goes with the next version.')
+    """
+
+    def wrapped(function: _Called) -> _Called:
+        called = function.__qualname__.removesuffix(".__init__")
+
+        @functools.wraps(function)
+        def renaming(*args: Any, **given: Any) -> Any:
+            for old, new in names.items():
+                if old in given:
+                    _warn(f"{called}({old}=...)", f"{called}({new}=...)")
+                    given[new] = given.pop(old)
+            return function(*args, **given)
+
+        return renaming  # type: ignore[return-value]
+
+    return wrapped
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(
+        f"{old} is called {new} now; the old name goes with the next version.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+
+def _now(name: str) -> str | None:
+    """What a module is called now; None if its name was never another."""
+    root, _, rest = name.partition(".")
+    if root != _ROOT:
+        return None
+    for old, new in MODULES.items():
+        if rest == old or rest.startswith(f"{old}."):
+            return f"{root}.{new}{rest.removeprefix(old)}"
+    return None
+
+
+@final
+class _Finder(MetaPathFinder):
+    """Finds modules by the names of the version before, when there is nothing else of that name."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        new = _now(fullname)
+        return None if new is None else ModuleSpec(fullname, _Loader(new), is_package=True)
+
+
+@final
+class _Loader(Loader):
+    """Makes a module that has what another one has."""
+
+    def __init__(self, new: str) -> None:
+        self.new = new
+
+    def exec_module(self, module: ModuleType) -> None:
+        there = importlib.import_module(self.new)
+        _warn(module.__name__, self.new)
+        public = {name: value for name, value in vars(there).items() if not name.startswith("__")}
+        vars(module).update(public)
