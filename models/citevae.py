@@ -14,21 +14,17 @@ from pyro_citevae.data.features import GeneFeatures
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
 from pyro_citevae.models.lagged import LaggedExpression
+from pyro_citevae.models.token_rows import Direct, OwnTranscript, Rescaling, Rows, Shift
 from pyro_citevae.models.token_terms import (
     Absent,
     AtOnce,
-    Direct,
     EdgeGates,
     Epistasis,
     GroupDeviation,
     Memory,
     NoDeviation,
     Onset,
-    OwnTranscript,
     Pairs,
-    Rescaling,
-    Rows,
-    Shift,
     TargetMask,
     TokenTerm,
     sampled,
@@ -86,7 +82,7 @@ class CiteVAE(LaggedExpression):
     by ``B_0 + F_p B``, as :class:`~pyro_citevae.nn.priors.TokenRows` says: a token without cells is drawn
     around what is learnt from the tokens that it is like.
 
-    Each of these lines is a term of :mod:`~pyro_citevae.models.token_terms`, which says more of it. What all
+    Each of these lines is a term (:mod:`~pyro_citevae.models.token_terms`), which says more of it. What all
     tokens shift alike, mu_a, counts once in a combination: it is mostly the sampling error of the controls.
     The decoder f sees neither dose nor time. A knocked-out gene's protein decays, so that its loss sets in
     with exposure; programs sum up what acts on them, and follow later than single genes do. The scales s_a

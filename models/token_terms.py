@@ -72,8 +72,7 @@ class Absent(TokenTerm):
 
     def __call__(self, *given: Any) -> Float[Tensor, ""]:
         """Zero."""
-        zero: Tensor = self.model.zero
-        return zero
+        return self.model.zero
 
 
 @final
@@ -88,8 +87,7 @@ class Memory(TokenTerm):
 
     def __call__(self, mechanism: Mechanism, history: Any) -> Float[Tensor, "... cell program"]:
         """What a state keeps of its past."""
-        past: Tensor = self.model.past(mechanism.W, history)
-        return past
+        return self.model.past(mechanism.W, history)
 
 
 @final
@@ -104,106 +102,6 @@ class EdgeGates(TokenTerm):
         return {"W": values["W"] * A}
 
 
-class Rows(TokenTerm):
-    """A site with a row for each token, moved by features where they inform it; subclasses say its prior.
-
-    ::
-
-        row_p ~ N(mean, scale)        see :class:`~pyro_citevae.nn.priors.TokenRows`
-    """
-
-    symbol: ClassVar[str]
-
-    @property
-    @abstractmethod
-    def population(self) -> tuple[Tensor, float]:
-        """Mean and scale of the rows."""
-
-    @property
-    @abstractmethod
-    def width(self) -> int:
-        """Length of a row."""
-
-    def sites(self, values: Values) -> Values:
-        """Samples the rows."""
-        law = self.model.rows(self.symbol, *self.population, self.width, self.model.seen)
-        return {self.symbol: pyro.sample(self.symbol, law)}
-
-    def unseen(
-        self, values: Mapping[str, Tensor], donor: Int[Tensor, "draw token"]
-    ) -> Float[Tensor, "draw ... token width"]:
-        """Draws of the rows, those of tokens without cells by kriging from the others."""
-        made: Tensor = self.model.rows.unseen(self.symbol, values, *self.population, self.model.seen, donor)
-        return made
-
-
-@final
-class Shift(Rows):
-    """``a_pk ~ N(mu_a, s_a)``; adds ``h_t a`` to the mean, and takes back what tokens share.
-
-    ::
-
-        h_t a - (sum_p h_tp - max_p h_tp) mu_a
-
-    What all tokens shift alike, mu_a, is mostly the sampling error of the controls: it counts once in a
-    combination, where the sum over its tokens would repeat it.
-
-    Args:
-        model: The model whose term it is.
-        scale: Prior scale s_a.
-        masked: Whether each token's targets are masked, so that tokens share nothing.
-    """
-
-    symbol = "a"
-    dims = MappingProxyType({"a": ("token", "program")})
-
-    def __init__(self, model: Any, scale: float, *, masked: bool) -> None:
-        super().__init__(model)
-        model.mu_a, model.s_a = Parameter(torch.zeros(model.n_programs)), scale
-        self.masked = masked
-
-    @property
-    def population(self) -> tuple[Tensor, float]:
-        """``mu_a`` and ``s_a``."""
-        return self.model.mu_a, self.model.s_a
-
-    @property
-    def width(self) -> int:
-        """The programs."""
-        return int(self.model.n_programs)
-
-    def __call__(self, mechanism: Mechanism, h: Dose) -> Float[Tensor, "... cell program"]:
-        """The shift of the mean."""
-        shift: Tensor = h @ mechanism.a
-        if self.masked:
-            return shift
-        repeated = (h.sum(-1, keepdim=True) - h.amax(-1, keepdim=True)).clamp(min=0.0)
-        return shift - repeated * self.model.mu_a
-
-
-@final
-class Rescaling(Rows):
-    """``b_pk ~ N(0, 0.1)``; adds ``h_t b`` to the logarithm of the noise scale."""
-
-    symbol = "b"
-    dims = MappingProxyType({"b": ("token", "program")})
-
-    @property
-    def population(self) -> tuple[Tensor, float]:
-        """Zero and 0.1."""
-        return self.model.zero, 0.1
-
-    @property
-    def width(self) -> int:
-        """The programs."""
-        return int(self.model.n_programs)
-
-    def __call__(self, mechanism: Mechanism, h: Dose) -> Float[Tensor, "... cell program"]:
-        """The change of the log-scale."""
-        change: Tensor = h @ mechanism.b
-        return change
-
-
 @final
 class TargetMask(TokenTerm):
     """``m_pk ~ RelaxedBernoulli(0.5)``: which programs a token targets, ``a <- m a`` and ``b <- m b``."""
@@ -215,65 +113,6 @@ class TargetMask(TokenTerm):
         shape = (self.model.schema.n_tokens, self.model.n_programs)
         m = pyro.sample("m", gate(self.model.zero + 0.5, *shape))
         return {symbol: m * values[symbol] for symbol in ("a", "b") if symbol in values}
-
-
-@final
-class Direct(Rows):
-    """``d_pg ~ N(0, s_d)``; a token changes single genes, natural log.
-
-    Args:
-        model: The model whose term it is.
-        scale: Prior scale s_d.
-    """
-
-    symbol = "d"
-    dims = MappingProxyType({"d": ("token", "gene")})
-
-    def __init__(self, model: Any, scale: float) -> None:
-        super().__init__(model)
-        model.s_d = scale
-
-    @property
-    def population(self) -> tuple[Tensor, float]:
-        """Zero and ``s_d``."""
-        return self.model.zero, self.model.s_d
-
-    @property
-    def width(self) -> int:
-        """The genes."""
-        return int(self.model.schema.n_genes)
-
-    def __call__(self, mechanism: Mechanism) -> Float[Tensor, "... token gene"]:
-        """The change of each gene."""
-        change: Tensor = mechanism.d
-        return change
-
-
-@final
-class OwnTranscript(Rows):
-    """``c_p ~ N(m_c, 0.5)``; a token changes its own transcript, natural log."""
-
-    symbol = "c"
-    dims = MappingProxyType({"c": ("token", "own")})
-
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        model.m_c = Parameter(torch.zeros(()))
-
-    @property
-    def population(self) -> tuple[Tensor, float]:
-        """``m_c`` and 0.5."""
-        return self.model.m_c, 0.5
-
-    @property
-    def width(self) -> int:
-        """One, so that c lines up with d under a plate of draws."""
-        return 1
-
-    def __call__(self, mechanism: Mechanism) -> Float[Tensor, "... token gene"]:
-        """The change of each gene: of the own one alone."""
-        change: Tensor = mechanism.c * self.model.own
-        return change
 
 
 @final
@@ -308,8 +147,7 @@ class Pairs(TokenTerm):
     def __call__(self, mechanism: Mechanism, h: Dose) -> Float[Tensor, "... cell program"]:
         """The shift of the mean: ``((h v)^2 - h^2 v^2) w / 2``, which is the sum over pairs."""
         both: Tensor = (h @ mechanism.v).square() - h.square() @ mechanism.v.square()
-        shift: Tensor = both @ mechanism.w / 2
-        return shift
+        return both @ mechanism.w / 2
 
 
 @final
@@ -335,8 +173,7 @@ class Epistasis(TokenTerm):
     def __call__(self, mechanism: Mechanism, h: Dose) -> Float[Tensor, "... cell program"]:
         """The shift of the mean."""
         i, j = torch.triu_indices(h.shape[-1], h.shape[-1], 1)
-        shift: Tensor = (h[..., i] * h[..., j]) @ mechanism.q
-        return shift
+        return (h[..., i] * h[..., j]) @ mechanism.q
 
 
 @final
@@ -367,13 +204,11 @@ class Onset(TokenTerm):
 
     def share(self, mechanism: Mechanism, exposure: Dose) -> Dose:
         """r, which share of each token has set in."""
-        share: Tensor = 1 - torch.exp(-mechanism.kappa * exposure)
-        return share
+        return 1 - torch.exp(-mechanism.kappa * exposure)
 
     def dose(self, mechanism: Mechanism, u: Dose) -> Dose:
         """h, the dose that acts."""
-        dose: Tensor = u * self.share(mechanism, mechanism.exposure) / mechanism.typical
-        return dose
+        return u * self.share(mechanism, mechanism.exposure) / mechanism.typical
 
 
 @final

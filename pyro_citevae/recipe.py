@@ -80,7 +80,9 @@ class Recipe:
             ModelError: A class is unknown.
             FitError: A setting is unknown or out of range.
         """
-        _ = self.model_class, self.guide_class, self.fit_settings
+        registry.find_model(self.model.name)
+        registry.find_guide(self.guide.name)
+        settings_of(dict(self.fit))
         return self
 
     def made(self, train: Trajectories, *, plain: bool = False) -> tuple[LatentDynamics, AmortizedGuide]:

@@ -15,6 +15,7 @@ __all__ = ["MODULES", "attributes", "remember_modules", "renamed_arguments"]
 
 _Called = TypeVar("_Called", bound=Callable[..., Any])
 
+# several modules, where the content of one went to several
 MODULES: Mapping[str, str] = MappingProxyType(
     {
         "source": "class_source",
@@ -47,13 +48,14 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "data.array_cache": "scenes.array_cache",
         "data.causal3dident_dynamics": "scenes.dynamics",
         "data.causal3dident_stills": "scenes.causal3dident",
-        "data.image_sequences": "scenes.sequences",
+        "data.image_sequences": "scenes",
         "data.layouts": "data.published_layouts",
         "data.render": "scenes.render",
         "data.rendered_sequences": "scenes.rendered",
         "data.storage": "whole_files",
         "data.temporal_causal3dident": "scenes.temporal_causal3dident",
-        "infer.prediction": "infer.counterfactuals",
+        "infer.prediction": "infer.counterfactuals infer.asked infer.control_error infer.effect "
+        "infer.exchangeability infer.predicted_cells infer.substitute",
         "infer.sites": "infer.latent_sites",
     }
 )
@@ -128,15 +130,13 @@ def _warn(old: str, new: str) -> None:
     )
 
 
-def _now(name: str) -> str | None:
-    """What a module is called now; None if its name was never another."""
+def _now(name: str) -> list[str]:
+    """What a module is called now; nothing if its name was never another."""
     root, _, rest = name.partition(".")
-    if root != _ROOT:
-        return None
     for old, new in MODULES.items():
-        if rest == old or rest.startswith(f"{old}."):
-            return f"{root}.{new}{rest.removeprefix(old)}"
-    return None
+        if root == _ROOT and (rest == old or rest.startswith(f"{old}.")):
+            return [f"{root}.{one}{rest.removeprefix(old)}" for one in new.split()]
+    return []
 
 
 @final
@@ -147,18 +147,18 @@ class _Finder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         new = _now(fullname)
-        return None if new is None else ModuleSpec(fullname, _Loader(new), is_package=True)
+        return ModuleSpec(fullname, _Loader(new), is_package=True) if new else None
 
 
 @final
 class _Loader(Loader):
-    """Makes a module that has what another one has."""
+    """Makes a module that has what other ones have."""
 
-    def __init__(self, new: str) -> None:
+    def __init__(self, new: Sequence[str]) -> None:
         self.new = new
 
     def exec_module(self, module: ModuleType) -> None:
-        there = importlib.import_module(self.new)
-        _warn(module.__name__, self.new)
-        public = {name: value for name, value in vars(there).items() if not name.startswith("__")}
-        vars(module).update(public)
+        _warn(module.__name__, self.new[0])
+        for name in self.new:
+            there = vars(importlib.import_module(name))
+            vars(module).update({key: value for key, value in there.items() if not key.startswith("__")})

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from jaxtyping import install_import_hook
 
-with install_import_hook("pyro_citevae", "strict.check"):
+with install_import_hook("pyro_citevae", "type_checker.check"):
     import pyro_citevae  # noqa: F401
 
 import pyro

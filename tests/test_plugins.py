@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from anndata import AnnData
+from screens import as_anndata, simulated
 from typer.testing import CliRunner
 
 import pyro_citevae as cv
@@ -72,10 +71,7 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def screen(tmp_path: Path) -> Path:
     """60 cells x 6 genes at three times."""
-    data = cv.simulate(n_cells=60, n_genes=6, n_perturbations=3, n_steps=3, seed=0).data
-    obs = pd.DataFrame({"perturbation": data.row_labels.astype(str), "time": data.row_times}, data.names)
-    adata = AnnData(X=data.values.toarray(), obs=obs, var=pd.DataFrame(index=list(data.schema.genes)))
-    adata.write_h5ad(tmp_path / "screen.h5ad")
+    as_anndata(simulated(n_genes=6, n_programs=3, seed=0)).write_h5ad(tmp_path / "screen.h5ad")
     return tmp_path / "screen.h5ad"
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyro
 import pytest
 import torch
 from pyro import poutine
+from screens import simulated
 
 import pyro_citevae as cv
 from pyro_citevae.amortization import AmortizedGuide
@@ -58,17 +60,7 @@ def pair(
     return model, GUIDES[request.param](model, hidden=8), data
 
 
-def screen(layout: str, values: str = "counts") -> cv.Trajectories:
-    return cv.simulate(
-        n_cells=40,
-        n_genes=7,
-        n_programs=3,
-        n_perturbations=3,
-        n_steps=3,
-        design=layout,
-        values=values,
-        seed=3,
-    ).data
+screen = partial(simulated, n_cells=40, n_programs=3)
 
 
 def loss(

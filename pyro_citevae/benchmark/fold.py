@@ -17,7 +17,7 @@ from pyro_citevae.analysis.baselines.technical_duplicate import Duplicate
 from pyro_citevae.analysis.scoring.measurement import Measurement
 from pyro_citevae.analysis.scoring.tables import ALL, CEILING, COLUMNS, REPRODUCIBLE
 from pyro_citevae.data import Schedule, Split, Trajectories, do
-from pyro_citevae.data.anndata_io import joined
+from pyro_citevae.data.anndata_io import concatenated
 from pyro_citevae.errors import DataError
 from pyro_citevae.infer import Ensemble
 from pyro_citevae.infer.predictive import Predictive
@@ -208,7 +208,7 @@ class Fold:
             member = members[part % len(members)]
             asked = [do(), *schedules]
             made.append(member.predict(asked, cells=chosen, draws=2, time=times, seed=seed + part))
-        return joined(made)
+        return concatenated(made)
 
     def ceiling(self) -> pd.DataFrame:
         """Tidy rows of what a perfect prediction of noisy truth would score."""

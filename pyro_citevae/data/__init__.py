@@ -39,6 +39,6 @@ __getattr__ = attributes(
     __name__,
     {
         "causal3dident_dynamics": "pyro_citevae.scenes.dynamics",
-        "image_sequences": "pyro_citevae.scenes.sequences",
+        "image_sequences": "pyro_citevae.scenes",
     },
 )

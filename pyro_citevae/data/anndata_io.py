@@ -17,7 +17,7 @@ from pyro_citevae.data.published_layouts import LAYOUTS
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import CiteVAEWarning, DataError, reason
 
-__all__ = ["joined", "layer_names", "open_h5ad", "padded", "predictions", "require_unique"]
+__all__ = ["concatenated", "layer_names", "open_h5ad", "padded", "predictions", "require_unique"]
 
 _FEWEST_SHARED = 0.5
 
@@ -120,6 +120,6 @@ def predictions(
     return AnnData(X=draw, obs=frame, var=pd.DataFrame(index=list(genes)), layers=layers, uns=uns)
 
 
-def joined(parts: Sequence[AnnData]) -> AnnData:
+def concatenated(parts: Sequence[AnnData]) -> AnnData:
     """Predicted cells of several calls, one after the other."""
     return anndata.concat(parts, index_unique="-")

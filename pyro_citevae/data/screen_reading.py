@@ -56,6 +56,24 @@ class Screen:
     batches: np.ndarray
     cells: np.ndarray
 
+    @property
+    def steps(self) -> Int[np.ndarray, " observation"]:
+        """The latent step of each observation.
+
+        Raises:
+            DataError: A sequence was observed at a time that the schema does not have.
+        """
+        schema, times = self.schema, self.times
+        if times is None:
+            return np.full(self.values.shape[0], schema.n_steps)
+        steps = np.array([schema.step_of(time) for time in times])
+        absent = ~np.isin(steps, [schema.step_of(time) for time in schema.times])
+        if schema.design == "sequences" and absent.any():
+            raise DataError(
+                f"time {times[absent][0]:g} is not among the known {schema.times}; drop those rows."
+            )
+        return steps
+
 
 def read(
     adata: AnnData,

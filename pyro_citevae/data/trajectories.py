@@ -170,7 +170,7 @@ class Trajectories:
                 time or under two schedules.
         """
         schema, batches = screen.schema, screen.batches
-        row_step = _steps_of(screen)
+        row_step = screen.steps
         unknown = sorted(set(batches.tolist()) - set(schema.batches))
         if unknown:
             raise DataError(
@@ -387,18 +387,3 @@ class Trajectories:
             f"Trajectories({self.n_cells} cells x {schema.n_genes} genes, {schema.design}, "
             f"{len(self.perturbations())} perturbations, times {schema.times} {schema.time_unit})"
         )
-
-
-def _steps_of(screen: screen_reading.Screen) -> Int[np.ndarray, " observation"]:
-    """The latent step of each observation."""
-    schema, times = screen.schema, screen.times
-    if times is None:
-        return np.full(screen.values.shape[0], schema.n_steps)
-    steps = np.array([schema.step_of(time) for time in times])
-    if schema.design == "sequences":
-        absent = ~np.isin(steps, [schema.step_of(time) for time in schema.times])
-        if absent.any():
-            raise DataError(
-                f"time {times[absent][0]:g} is not among the known {schema.times}; drop those rows."
-            )
-    return steps

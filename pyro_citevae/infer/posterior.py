@@ -23,7 +23,7 @@ from pyro_citevae.class_source import class_record, reference, warn_if_changed
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.splits import Split
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import ModelError, RunError, reason
+from pyro_citevae.errors import DataError, ModelError, RunError, reason
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.bounds import Objective, negative_bound
 from pyro_citevae.infer.exchangeability import global_draws
@@ -296,11 +296,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     try:
         record: dict[str, Any] = json.loads((folder / "run.json").read_text())
-        for key in ("model", "guide"):
-            record[key]["class"].partition(":"), dict(record[key]["settings"])
         Schema.from_json(record["schema"])
-        for key in ("settings", "data", "n_cells", "split"):
-            record[key]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(f"'{folder}' is not a run; make one with citevae fit, or Posterior.save.") from None
+        parts = [record["model"], record["guide"]]
+        whole = all(isinstance(one["class"], str) and isinstance(one["settings"], dict) for one in parts)
+        whole = whole and {"settings", "data", "n_cells", "split"} <= record.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
+        whole = False
+    if not whole:
+        raise RunError(f"'{folder}' is not a run; make one with citevae fit, or Posterior.save.")
     return record

@@ -30,7 +30,7 @@ from pyro_citevae.infer.latent_sites import require_matching_sites
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.processes import World, world
 from pyro_citevae.infer.seeding import seeded
-from pyro_citevae.infer.training import EvidenceLowerBound, Source, train
+from pyro_citevae.infer.training import EvidenceLowerBound, Loaders, train
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["FitSettings", "fit", "optimised", "settings_of"]
@@ -128,8 +128,10 @@ def fit(
                 if checkpoints is None
                 else Checkpoints(Path(checkpoints), _identity(model, guide, data, chosen, called))
             )
-            source = _source(data, chosen, together) if batches is None else _given(batches, chosen, together)
-            return optimised(model, guide, bound, data, chosen, progress, source, kept, resume)
+            loaders = (
+                _loaders(data, chosen, together) if batches is None else _given(batches, chosen, together)
+            )
+            return optimised(model, guide, bound, data, chosen, progress, loaders, kept, resume)
         finally:
             for parameter in learnt:
                 parameter.requires_grad_(True)
@@ -142,7 +144,7 @@ def optimised(
     data: Trajectories,
     settings: FitSettings,
     progress: bool,
-    source: Source | None = None,
+    loaders: Loaders | None = None,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
 ) -> Posterior:
@@ -155,7 +157,7 @@ def optimised(
         data: Training cells.
         settings: How.
         progress: Whether to show a progress bar.
-        source: The minibatches; those that the settings say if None.
+        loaders: The minibatches; those that the settings say if None.
         checkpoints: Where the state of the training is kept; None to keep none.
         resume: Whether to go on from the last of these states.
 
@@ -163,8 +165,8 @@ def optimised(
         DivergenceError: As for :func:`fit`.
     """
     together = world(settings.devices)
-    source = _source(data, settings, together) if source is None else source
-    module = EvidenceLowerBound(model, guide, bound, settings, source, data.names, together, checkpoints)
+    loaders = _loaders(data, settings, together) if loaders is None else loaders
+    module = EvidenceLowerBound(model, guide, bound, settings, loaders, data.names, together, checkpoints)
     if together.rank:  # weights are equal by now; draws are each process's own
         torch.manual_seed(together.seed(settings.seed))
     try:
@@ -210,7 +212,7 @@ def _identity(
     }
 
 
-def _source(data: Trajectories, settings: FitSettings, together: World) -> Source:
+def _loaders(data: Trajectories, settings: FitSettings, together: World) -> Loaders:
     """The minibatches that the settings say, or a process's share of them."""
     backed = data.stored.in_file
     kind = ("blocks" if backed else "uniform") if settings.sampler == "auto" else settings.sampler
@@ -235,10 +237,10 @@ def _source(data: Trajectories, settings: FitSettings, together: World) -> Sourc
         batches, in_turn = Share(batches, together.rank, n), Share(in_turn, together.rank, n)
     pin = settings.accelerator != "cpu" and torch.cuda.is_available()
     held_out = loader(data, validation, in_turn, pin_memory=pin) if len(validation) else None
-    return Source(loader(data, training, batches, weight=weight, pin_memory=pin), held_out, generator)
+    return Loaders(loader(data, training, batches, weight=weight, pin_memory=pin), held_out, generator)
 
 
-def _given(batches: Iterable[Batch], settings: FitSettings, together: World) -> Source:
+def _given(batches: Iterable[Batch], settings: FitSettings, together: World) -> Loaders:
     """Minibatches that the caller makes."""
     if settings.validation > 0:
         raise FitError(
@@ -252,7 +254,7 @@ def _given(batches: Iterable[Batch], settings: FitSettings, together: World) -> 
             f"fit(batches={type(batches).__name__}) must have a length and give an epoch anew each time it "
             "is iterated; give a list, a DataLoader, or a class with __len__ and __iter__."
         )
-    return Source(_Epochs(batches))
+    return Loaders(_Epochs(batches))
 
 
 @final

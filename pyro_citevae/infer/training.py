@@ -29,12 +29,12 @@ from pyro_citevae.infer.fit_settings import FitSettings
 from pyro_citevae.infer.processes import World
 from pyro_citevae.program import LatentDynamics
 
-__all__ = ["EvidenceLowerBound", "Source", "train"]
+__all__ = ["EvidenceLowerBound", "Loaders", "train"]
 
 
 @final
 @dataclass(frozen=True)
-class Source:
+class Loaders:
     """Where minibatches come from.
 
     Attributes:
@@ -63,7 +63,7 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
         module.load_state_dict(state["state_dict"])
         return
     callbacks: list[Callback] = [RichProgressBar()] if progress else []
-    if module.source.held_out is not None:
+    if module.loaders.held_out is not None:
         callbacks.append(_EarlyStoppingAfterWarmup(settings))
     if checkpoints is not None:
         callbacks.append(EachEpoch(checkpoints.file))
@@ -93,7 +93,7 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
         )
         path = None if checkpoints is None or state is None else str(checkpoints.file)
         try:
-            trainer.fit(module, module.source.training, module.source.held_out, ckpt_path=path)
+            trainer.fit(module, module.loaders.training, module.loaders.held_out, ckpt_path=path)
         except RuntimeError as error:
             if world.lost_another(error):
                 raise FitError(
@@ -111,7 +111,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         guide: Its guide.
         bound: What is minimised: the negative bound of the data that a minibatch stands for.
         settings: How.
-        source: The minibatches.
+        loaders: The minibatches.
         names: Name of each cell.
         world: The processes that train together.
         checkpoints: Where the state is kept; None to keep none.
@@ -123,7 +123,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         guide: AmortizedGuide,
         bound: nn.Module,
         settings: FitSettings,
-        source: Source,
+        loaders: Loaders,
         names: np.ndarray,
         world: World,
         checkpoints: Checkpoints | None,
@@ -132,10 +132,10 @@ class EvidenceLowerBound(lightning.LightningModule):
         self.model, self.guide = model, guide
         self.negative_bound = bound
         self.settings = settings
-        self.source, self.world, self.checkpoints = source, world, checkpoints
+        self.loaders, self.world, self.checkpoints = loaders, world, checkpoints
         self.names = names
         self.n_cells = len(names)
-        self.n_batches = max(1, len(source.training))
+        self.n_batches = max(1, len(loaders.training))
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {"training": [], "held_out": [], "gradient_norm": []}
         self.good: dict[str, Any] = {}
@@ -222,7 +222,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
-        order = self.source.generator
+        order = self.loaders.generator
         checkpoint["citevae"] = {
             "fit": self.checkpoints.fit,
             "history": self.history,
@@ -235,8 +235,8 @@ class EvidenceLowerBound(lightning.LightningModule):
         """Takes up the history and the random states, before a loader draws from them."""
         saved = checkpoint["citevae"]
         self.history = list(saved["history"])
-        if self.source.generator is not None and saved["order"] is not None:
-            self.source.generator.set_state(saved["order"])
+        if self.loaders.generator is not None and saved["order"] is not None:
+            self.loaders.generator.set_state(saved["order"])
         random, device = saved["random"], self.trainer.strategy.root_device
         if len(random["cpu"]) != self.world.size:  # other processes than before: new draws
             torch.manual_seed(self.world.seed(self.settings.seed + len(self.history)))

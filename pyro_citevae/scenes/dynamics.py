@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +11,17 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import log_ndtr, ndtri, ndtri_exp
 
 from pyro_citevae.errors import DataError
+from pyro_citevae.scenes.factors import (
+    COARSE,
+    FACTORS,
+    MEMBERS,
+    N_LATENTS,
+    NOISE,
+    SHAPES,
+    LatentSequences,
+    LatentTriplets,
+    latent_triplets,
+)
 
 __all__ = [
     "COARSE",
@@ -26,22 +36,6 @@ __all__ = [
     "latent_triplets",
 ]
 
-FACTORS = (
-    *("pos-x", "pos-y", "pos-z", "rot-alpha", "rot-beta", "rot-gamma"),
-    *("rot-spot", "hue-object", "hue-spot", "hue-back", "obj-shape", "obj-material"),
-)
-SHAPES = ("teapot", "armadillo", "hare", "cow", "dragon", "head", "horse")
-COARSE: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "pos": FACTORS[:3],
-        "rot": FACTORS[3:6],
-        **{name: (name,) for name in FACTORS[6:11]},
-    }
-)
-NOISE: Mapping[str, float] = MappingProxyType(
-    {name: 0.10 if name in FACTORS[:3] else 0.15 for name in FACTORS[:10]}
-)
-
 _Values: TypeAlias = Float[np.ndarray, " sequence"]
 
 _INTERVENTIONS = ("perfect", "soft", "none")
@@ -49,41 +43,7 @@ _TURN = 2 * np.pi
 _REACH = 2.0  # positions lie in [-2, 2]
 _KEPT = 0.95  # probability that a step keeps the shape
 _STILL = ("rot-gamma", "obj-material")  # constant, so never intervened on
-_LATENTS, _SHAPE = 10, FACTORS.index("obj-shape")
-_MEMBERS = np.array([[factor in group for factor in FACTORS] for group in COARSE.values()])
-
-
-@dataclass(frozen=True)
-class LatentSequences:
-    """Factors of a scene over time, and what was done to them.
-
-    Attributes:
-        latents: The first ten of ``FACTORS``: positions in [-2, 2], angles and hues in [0, 2 pi).
-        shapes: Index into ``SHAPES``, and the material (always 0).
-        interventions: Whether the step *into* [sequence, step] intervened on each of ``FACTORS``; nothing
-            leads into the first step.
-        environments: Token of each sequence: 0 for the control, e for the e-th of :class:`SoftEffects`.
-    """
-
-    latents: Float[np.ndarray, "sequence step 10"]
-    shapes: Int[np.ndarray, "sequence step 2"]
-    interventions: Bool[np.ndarray, "sequence step 12"]
-    environments: Int[np.ndarray, " sequence"]
-
-
-@dataclass(frozen=True)
-class LatentTriplets:
-    """Two scenes, and a third that takes each factor from one of them.
-
-    Attributes:
-        latents: The first ten of ``FACTORS`` in the two sources and in the mixture.
-        shapes: Shape and material of the three.
-        sources: Whether the mixture takes each of ``FACTORS`` from the second source.
-    """
-
-    latents: Float[np.ndarray, "triplet 3 10"]
-    shapes: Int[np.ndarray, "triplet 3 2"]
-    sources: Bool[np.ndarray, "triplet 12"]
+_SHAPE = FACTORS.index("obj-shape")
 
 
 @dataclass(frozen=True)
@@ -145,7 +105,7 @@ class SoftEffects:
         # the companions of a first target change from one round over the factors to the next
         companion = token // len(moving) * (n_targets - 1) + np.arange(n_targets - 1)
         offset = np.hstack([np.zeros_like(token), 1 + companion % (len(moving) - 1)])
-        targets = np.zeros((n_environments, _LATENTS), dtype=bool)
+        targets = np.zeros((n_environments, N_LATENTS), dtype=bool)
         targets[token + 1, moving[(token + offset) % len(moving)]] = True
 
         def sizes(low: float, high: float) -> Float[np.ndarray, "environment 10"]:
@@ -235,7 +195,7 @@ def latent_dynamics(
     environments = np.arange(n_sequences) % len(effects.shift)
     soft = (effects.shift != 0) | (effects.log_scale != 0)
 
-    latents = np.zeros((n_sequences, n_steps, _LATENTS))
+    latents = np.zeros((n_sequences, n_steps, N_LATENTS))
     shown = np.zeros((n_sequences, n_steps, 2), dtype=np.int64)
     done = np.zeros((n_sequences, n_steps, len(FACTORS)), dtype=bool)
     latents[:, 0], shown[:, 0, 0] = _anywhere(n_sequences, kinds, rng)
@@ -243,11 +203,11 @@ def latent_dynamics(
         latents[:, 0], shown[:, 0] = start.latents[:, -1], start.shapes[:, -1]
     for t in range(1, n_steps):
         fresh, fresh_shape = _anywhere(n_sequences, kinds, rng)
-        noise = rng.uniform(np.finfo(float).tiny, 1.0, (n_sequences, _LATENTS))
+        noise = rng.uniform(np.finfo(float).tiny, 1.0, (n_sequences, N_LATENTS))
         keep = rng.random(n_sequences) < _KEPT
         targets = _targets(n_sequences, len(kinds) > 1, rng) & (interventions == "perfect")
         done[:, t] = targets
-        done[:, t, :_LATENTS] |= soft[environments]
+        done[:, t, :N_LATENTS] |= soft[environments]
 
         before = dict(zip(FACTORS, [*latents[:, t - 1].T, shown[:, t - 1, 0]], strict=False))
         after = {"obj-shape": np.where(keep & ~targets[:, _SHAPE], before["obj-shape"], fresh_shape)}
@@ -299,46 +259,7 @@ def adjacency(
         for cause in causes:
             graph[0 if instantaneous else 1, child, FACTORS.index(cause)] = True
     graph[1, _SHAPE, _SHAPE] = len(kinds) > 1
-    return _MEMBERS @ graph @ _MEMBERS.T if coarse else graph
-
-
-def latent_triplets(sequences: LatentSequences, n_triplets: int, *, seed: int) -> LatentTriplets:
-    """Draws pairs of scenes, and mixes the coarse factors of each pair.
-
-    Args:
-        sequences: Where the scenes come from.
-        n_triplets: Number of triplets.
-        seed: Seed.
-
-    Returns:
-        Triplets whose mixture has at least one coarse factor from either source.
-
-    Raises:
-        DataError: ``n_triplets`` is below 1.
-
-    Example:
-        >>> mixed = latent_triplets(latent_dynamics(10, 6, seed=0), 4, seed=1)
-        >>> mixed.latents.shape, mixed.sources.shape
-        ((4, 3, 10), (4, 12))
-
-    Source: P. Lippe et al., CITRIS (2022), for the score that they serve.
-    """
-    if n_triplets < 1:
-        raise DataError(f"n_triplets={n_triplets} is below 1; ask for one triplet or more.")
-    rng = np.random.default_rng(seed)
-    latents = sequences.latents.reshape(-1, _LATENTS)
-    shapes = sequences.shapes.reshape(-1, 2)
-    pair = rng.integers(len(latents), size=(2, n_triplets))
-    # the binary digits of 1 .. 2^n - 2: neither none nor all; one shape only leaves its factor out
-    n_groups = len(COARSE) - (len(np.unique(shapes[:, 0])) == 1)
-    digits = rng.integers(1, 2**n_groups - 1, size=(n_triplets, 1)) >> np.arange(len(COARSE)) & 1
-    sources = digits @ _MEMBERS > 0
-
-    def mix(values: np.ndarray, second: np.ndarray) -> np.ndarray:
-        one, other = values[pair]
-        return np.stack([one, other, np.where(second, other, one)], axis=1)
-
-    return LatentTriplets(mix(latents, sources[:, :_LATENTS]), mix(shapes, sources[:, _LATENTS:]), sources)
+    return MEMBERS @ graph @ MEMBERS.T if coarse else graph
 
 
 def _check(
@@ -417,7 +338,7 @@ def _anywhere(
     n: int, kinds: Int[np.ndarray, " kind"], rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "sequence 10"], Int[np.ndarray, " sequence"]]:
     """Every factor uniform over its range."""
-    latents = rng.random((n, _LATENTS)) * _TURN
+    latents = rng.random((n, N_LATENTS)) * _TURN
     latents[:, :3] = (latents[:, :3] / np.pi - 1) * _REACH
     latents[:, FACTORS.index("rot-gamma")] = 0.0
     return latents, kinds[rng.integers(len(kinds), size=n)]
@@ -427,7 +348,7 @@ def _targets(n: int, several_shapes: bool, rng: np.random.Generator) -> Bool[np.
     """The factors that a step of perfect interventions sets."""
     movable = np.array([name not in _STILL and (several_shapes or name != "obj-shape") for name in FACTORS])
     chosen = rng.random((n, len(COARSE))) < 1 / (len(COARSE) - (not several_shapes))
-    return chosen @ _MEMBERS & movable
+    return chosen @ MEMBERS & movable
 
 
 def _move(

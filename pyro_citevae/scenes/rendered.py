@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from pyro_citevae.errors import DataError, RunError
-from pyro_citevae.scenes import sequences
 from pyro_citevae.scenes.dynamics import (
     SHAPES,
     LatentSequences,
@@ -27,7 +26,9 @@ from pyro_citevae.scenes.dynamics import (
     latent_triplets,
 )
 from pyro_citevae.scenes.render import SCENE_VERSION, Mesh, Renderer, open_renderer
-from pyro_citevae.scenes.sequences import ImageSequences, ImageTriplets
+from pyro_citevae.scenes.sequences import ImageSequences
+from pyro_citevae.scenes.triplets import ImageTriplets
+from pyro_citevae.scenes.writing import write
 from pyro_citevae.whole_files import aside, require_free
 
 __all__ = ["c3d_parts", "render_parts"]
@@ -139,7 +140,7 @@ def render_parts(
         (made / "c3d_render.json").write_text(json.dumps(about, indent=1) + "\n")
         for name, part in parts.items():
             images = _joined([path for path, _, _ in chunks[name]], part.latents[..., 0].size, store)
-            sequences.write(made, {name: _shown(images, part)})
+            write(made, {name: _shown(images, part)})
     shutil.rmtree(store, ignore_errors=True)
     return target
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -19,19 +17,11 @@ from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 from pyro_citevae.scenes import causal3dident as stills
 from pyro_citevae.scenes import temporal_causal3dident as temporal
-from pyro_citevae.scenes.dynamics import (
-    COARSE,
-    FACTORS,
-    SHAPES,
-    LatentSequences,
-    LatentTriplets,
-)
+from pyro_citevae.scenes.factor_ranges import HIGH, LOW, extremes, require_ranges
+from pyro_citevae.scenes.factors import COARSE, FACTORS, SHAPES, LatentSequences
+from pyro_citevae.scenes.published_folders import places, truth_of
 
-__all__ = ["ImageSequences", "ImageTriplets", "write"]
-
-_LOW = np.array([-2.0] * 3 + [0.0] * 9)
-_HIGH = np.array([2.0] * 3 + [2 * np.pi] * 7 + [len(SHAPES) - 1.0, 2.0])  # three materials
-_TOLERANCE = 1e-4  # single precision
+__all__ = ["ImageSequences"]
 
 
 @final
@@ -40,7 +30,7 @@ class ImageSequences:
 
     Attributes:
         images: The frames, memory-mapped if they lie on disk: nothing is read until it is asked for.
-        latents: Truth of each step: the first ten of ``causal3dident_dynamics.FACTORS``.
+        latents: Truth of each step: the first ten of ``scenes.factors.FACTORS``.
         shapes: Shape and material of each step.
         interventions: Whether the step *into* [sequence, step] intervened on each factor.
         environments: Token of each sequence, 0 for the control.
@@ -99,7 +89,7 @@ class ImageSequences:
             )
         if self.frames.size and not 0 <= self.frames.min() <= self.frames.max() < len(self.images):
             raise DataError(f"frames name image {self.frames.max()} of {len(self.images)}; count from 0.")
-        _require_ranges(latents, shapes)
+        require_ranges(latents, shapes)
 
     @property
     def n_sequences(self) -> int:
@@ -255,7 +245,7 @@ class ImageSequences:
         Returns:
             A row a factor, with the columns ``low`` and ``high``.
         """
-        low, high = _extremes(self.latents, self.shapes)
+        low, high = extremes(self.latents, self.shapes)
         return pd.DataFrame({"low": low, "high": high}, index=pd.Index(FACTORS, name="factor"))
 
     def nearest(self, wanted: LatentSequences) -> ImageSequences:
@@ -279,7 +269,7 @@ class ImageSequences:
         shown, latents = self.frames.ravel(), self.latents.reshape(-1, 10)
         shapes = self.shapes.reshape(-1, 2)
         used = [i for i, name in enumerate(FACTORS[:10]) if name != "rot-gamma"]
-        unit = (_HIGH - _LOW)[used]
+        unit = (HIGH - LOW)[used]
         asked, goals = wanted.shapes[..., 0].ravel(), wanted.latents.reshape(-1, 10)[:, used] / unit
         nearest = np.zeros(len(asked), dtype=np.int64)
         for shape in np.unique(asked):
@@ -309,8 +299,8 @@ class ImageSequences:
 
         Temporal-Causal3DIdent: ``{part}.npz`` with ``imgs``, ``raw_latents``, ``shape_latents`` and
         ``interventions``, of which row t is the step t -> t + 1. It is one long sequence (see
-        :meth:`windows`), or sequences of ``n_steps`` where :func:`write` noted them; independent scenes
-        (``val_indep``) are sequences of one step.
+        :meth:`windows`), or sequences of ``n_steps`` where :func:`~pyro_citevae.scenes.write` noted them;
+        independent scenes (``val_indep``) are sequences of one step.
 
         Causal3DIdent: ``trainset`` or ``testset`` with ``images_{c}/*.png`` and ``raw_latents_{c}.npy``. Each
         image is a sequence of one step (see :meth:`nearest`).
@@ -328,7 +318,7 @@ class ImageSequences:
 
         Source: P. Lippe et al., CITRIS (2022), Zenodo 6637749; J. von Kügelgen et al. (2021), Zenodo 4784282.
         """
-        place, kept = _places(folder, cache)
+        place, kept = places(folder, cache)
         if part in temporal.TRIPLETS:
             raise DataError(f"'{part}' holds triplets; open it by ImageTriplets.open.")
         archive, pictures = place / f"{part}.npz", stills.find(place, part)
@@ -347,118 +337,6 @@ class ImageSequences:
         )
 
 
-@final
-@dataclass(frozen=True)
-class ImageTriplets:
-    """Images of two scenes, and of a third that takes each factor from one of them.
-
-    Attributes:
-        images: The frames, memory-mapped if they lie on disk.
-        truth: What they show.
-    """
-
-    images: UInt8[np.ndarray, "triplet 3 height width 3"]
-    truth: LatentTriplets
-
-    def __post_init__(self) -> None:
-        sizes = [len(self.images), *(len(x) for x in vars(self.truth).values())]
-        if len(set(sizes)) > 1:
-            raise DataError(
-                f"images, latents, shapes and sources are of {sizes} triplets; give as many of each."
-            )
-        _require_ranges(self.truth.latents, self.truth.shapes)
-
-    @classmethod
-    def open(
-        cls, folder: str | Path, cache: str | Path | None = None, *, part: str = "val_triplets_coarse"
-    ) -> ImageTriplets:
-        """Opens the triplets of Temporal-Causal3DIdent.
-
-        Args:
-            folder: The folder that was unpacked.
-            cache: As for :meth:`ImageSequences.open`.
-            part: ``"val_triplets_coarse"`` or ``"test_triplets_coarse"``.
-
-        Raises:
-            DataError: The file is missing or unreadable, lengths disagree, or a factor is out of its range.
-        """
-        place, kept = _places(folder, cache)
-        archive = place / f"{part}.npz"
-        if not archive.is_file():
-            raise DataError(f"'{place}' has no '{archive.name}'; name the folder of Temporal-Causal3DIdent.")
-        arrays = temporal.read(archive, kept, leading=2)
-        truth = LatentTriplets(*_truth(arrays), arrays["interventions"].astype(bool))
-        return cls(arrays["imgs"][..., :3], truth)
-
-
-def write(
-    folder: str | Path, parts: Mapping[str, ImageSequences | ImageTriplets], *, overwrite: bool = False
-) -> None:
-    """Writes the layout of Temporal-Causal3DIdent: ``{part}.npz`` for each part.
-
-    Sequences are written one after the other. ``n_steps`` and ``environments`` are added, which readers of
-    the published layout pass over, since it knows one long sequence only.
-
-    Args:
-        folder: The folder, made if it is missing.
-        parts: Sequences under ``"train"``, ``"val"`` or ``"test"``, of one step under ``"val_indep"`` or
-            ``"test_indep"``, triplets under ``"val_triplets_coarse"`` or ``"test_triplets_coarse"``.
-        overwrite: Whether files that are there may be replaced.
-
-    Raises:
-        DataError: A part's name does not fit what it holds.
-        RunError: A file is there already, or cannot be written.
-    """
-    for name, part in parts.items():
-        names = temporal.TRIPLETS if isinstance(part, ImageTriplets) else temporal.SERIES
-        if name not in names:
-            raise DataError(
-                f"'{name}' is no part for {type(part).__name__}; call it one of {', '.join(names)}."
-            )
-        if isinstance(part, ImageSequences) and name.endswith("_indep") and part.n_steps != 1:
-            raise DataError(f"'{name}' has sequences of {part.n_steps} steps; independent scenes have one.")
-    for name, part in parts.items():
-        arrays = _of_triplets(part) if isinstance(part, ImageTriplets) else _of_sequences(part)
-        temporal.save(Path(folder), name, arrays, overwrite=overwrite)
-
-
-def _of_sequences(part: ImageSequences) -> dict[str, np.ndarray]:
-    frames = part.frames.ravel()
-    in_order = np.array_equal(frames, np.arange(len(part.images)))  # then what lies on disk stays there
-    return {
-        "imgs": part.images if in_order else part.images[frames],
-        "raw_latents": part.latents.reshape(-1, 10).astype(np.float32),
-        "shape_latents": part.shapes.reshape(-1, 2).astype(np.uint8),
-        # in the file, row t is the step t -> t + 1
-        "interventions": part.interventions.reshape(-1, len(FACTORS))[1:].astype(np.int64),
-        "environments": part.environments,
-        "n_steps": np.array(part.n_steps),
-    }
-
-
-def _of_triplets(part: ImageTriplets) -> dict[str, np.ndarray]:
-    return {
-        "imgs": part.images,
-        "raw_latents": part.truth.latents.astype(np.float32),
-        "shape_latents": part.truth.shapes.astype(np.uint8),
-        "interventions": part.truth.sources.astype(np.int64),
-    }
-
-
-def _places(folder: str | Path, cache: str | Path | None) -> tuple[Path, Path]:
-    """The folder and its cache."""
-    place = Path(folder)
-    if not place.is_dir():
-        raise DataError(f"'{place}' is no folder; name the one that was unpacked.")
-    return place, place / "npy" if cache is None else Path(cache)
-
-
-def _truth(
-    arrays: Mapping[str, np.ndarray],
-) -> tuple[Float[np.ndarray, "*row 10"], Int[np.ndarray, "*row 2"]]:
-    return arrays["raw_latents"].astype(np.float64), arrays["shape_latents"].astype(np.int64)
-
-
 def _series(archive: Path, cache: Path, *, independent: bool) -> ImageSequences:
     arrays = temporal.read(archive, cache, leading=1)
     n = len(arrays["imgs"])
@@ -467,7 +345,7 @@ def _series(archive: Path, cache: Path, *, independent: bool) -> ImageSequences:
         raise DataError(
             f"'{archive}' has {n} images, which are no sequences of {n_steps} steps; write it anew."
         )
-    latents, shapes = _truth(arrays)
+    latents, shapes = truth_of(arrays)
     # in the file, row t is the step t -> t + 1; nothing is known of the step into the first
     into = np.zeros((n, len(FACTORS)), dtype=bool)
     into[1:] = arrays["interventions"][: n - 1]
@@ -478,22 +356,3 @@ def _series(archive: Path, cache: Path, *, independent: bool) -> ImageSequences:
         into.reshape(-1, n_steps, len(FACTORS)),
         np.asarray(arrays["environments"]) if "environments" in arrays else None,
     )
-
-
-def _extremes(
-    latents: Float[np.ndarray, "*row 10"], shapes: Int[np.ndarray, "*row 2"]
-) -> tuple[Float[np.ndarray, " 12"], Float[np.ndarray, " 12"]]:
-    values = np.concatenate([latents, shapes], axis=-1).reshape(-1, len(FACTORS))
-    return values.min(0), values.max(0)
-
-
-def _require_ranges(latents: Float[np.ndarray, "*row 10"], shapes: Int[np.ndarray, "*row 2"]) -> None:
-    if not latents.size:
-        raise DataError("There is no image; give one or more.")
-    low, high = _extremes(latents, shapes)
-    for i in range(len(FACTORS)):
-        if not (_LOW[i] - _TOLERANCE <= low[i] and high[i] <= _HIGH[i] + _TOLERANCE):
-            raise DataError(
-                f"{FACTORS[i]} goes from {low[i]:.4g} to {high[i]:.4g}, not in "
-                f"[{_LOW[i]:.4g}, {_HIGH[i]:.4g}]; bring the latents to these units."
-            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -14,44 +13,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pyro_citevae.analysis.identifiability.dependence import auc, dependence
+from pyro_citevae.analysis.identifiability.finding import Finding
 from pyro_citevae.analysis.identifiability.lag_moments import lag_jacobian
 from pyro_citevae.analysis.identifiability.posterior_points import Points, components
 from pyro_citevae.nn.linear_chain import derivative
 from pyro_citevae.nn.networks import joined
 
-__all__ = ["CONDITIONS", "Finding", "same_scales"]
+__all__ = ["CONDITIONS", "same_scales"]
 
 _RELATIVE = 1e-3  # of the largest singular value: below, a direction counts as missing
 _INFLUENCE = 0.01
 _PVALUE = 0.01
 _HISTORIES = 50
 _MOST_VALUES = 20_000_000
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one condition came to.
-
-    Attributes:
-        quantity: What the number is.
-        number: The number in each draw; none where the condition cannot apply.
-        threshold: What it is compared with.
-        at_least: Whether it has to reach the threshold, or to stay below it.
-        passed: Whether each draw passes.
-        sentence: What was seen, or why the condition cannot apply.
-    """
-
-    quantity: str
-    number: Float[np.ndarray, " draw"]
-    threshold: float
-    at_least: bool
-    passed: Bool[np.ndarray, " draw"]
-    sentence: str
-
-    @classmethod
-    def none(cls, quantity: str, why: str) -> Finding:
-        """A condition that cannot apply."""
-        return cls(quantity, np.zeros(0), float("nan"), True, np.zeros(0, dtype=bool), why)
 
 
 def natural_parameters(points: Points) -> Finding:

@@ -10,7 +10,8 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from pyro_citevae.analysis.identifiability.conditions import CONDITIONS, Finding, same_scales
+from pyro_citevae.analysis.identifiability.conditions import CONDITIONS, same_scales
+from pyro_citevae.analysis.identifiability.finding import Finding
 from pyro_citevae.analysis.identifiability.posterior_points import Points
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError, ModelError
