@@ -5,15 +5,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 ARVIZ1_VENV ?= .venv-arviz1
 ARVIZ1_STAMP := $(ARVIZ1_VENV)/installed
+NEWEST_VENV ?= .venv-newest
+NEWEST_STAMP := $(NEWEST_VENV)/installed
 # the first that is 3.12 or later; a pyenv shim may be on PATH and yet not run
-ARVIZ1_PYTHON ?= $(shell for one in python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
+LATER_PYTHON ?= $(shell for one in python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
 	"$$one" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$one" && break; done)
 PEERS_VENV ?= .venv-peers
 PEERS_STAMP := $(PEERS_VENV)/installed
 CORES ?= 2
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-all test-arviz1 bench bench-peers check format clean environment
+.PHONY: demo test test-all test-arviz1 test-newest bench bench-peers check format clean environment
 
 environment: $(STAMP)
 
@@ -35,7 +37,7 @@ test: check
 
 test-all: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist loadfile -m ''
-	$(if $(ARVIZ1_PYTHON),$(MAKE) test-arviz1,@echo "test-arviz1 left out: no Python 3.12 or later")
+	$(if $(LATER_PYTHON),$(MAKE) test-arviz1 test-newest,@echo "test-arviz1 and test-newest left out: no Python 3.12 or later")
 
 # Files written by the environment of the tests, opened by one that has ArviZ 1.x and nothing of ours.
 test-arviz1: $(STAMP) $(ARVIZ1_STAMP)
@@ -43,9 +45,20 @@ test-arviz1: $(STAMP) $(ARVIZ1_STAMP)
 	cd tests && $(abspath $(BIN))/python -m arviz1.write $(CURDIR)/build/arviz1
 	$(ARVIZ1_VENV)/bin/python -I -m pytest -q tests/arviz1
 
+# The suite where a plain install brings the newest packages (anndata 0.13, pandas 3, arviz 1, numpy 2.5).
+test-newest: $(NEWEST_STAMP)
+	OMP_NUM_THREADS=1 $(NEWEST_VENV)/bin/python -m pytest -q -n $(CORES) --dist loadfile
+
+$(NEWEST_STAMP): pyproject.toml constraints.txt
+	$(if $(LATER_PYTHON),,$(error the newest packages need Python 3.12 or later: make test-newest LATER_PYTHON=path/to/python3.13))
+	test -x $(NEWEST_VENV)/bin/python || $(LATER_PYTHON) -m venv $(NEWEST_VENV)
+	$(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -c constraints.txt -e '.[dev]'
+	touch $@
+
 $(ARVIZ1_STAMP): tests/arviz1/requirements.txt
-	$(if $(ARVIZ1_PYTHON),,$(error ArviZ 1.x needs Python 3.12 or later: make test-arviz1 ARVIZ1_PYTHON=path/to/python3.12))
-	$(ARVIZ1_PYTHON) -m venv --clear $(ARVIZ1_VENV)
+	$(if $(LATER_PYTHON),,$(error ArviZ 1.x needs Python 3.12 or later: make test-arviz1 LATER_PYTHON=path/to/python3.12))
+	$(LATER_PYTHON) -m venv --clear $(ARVIZ1_VENV)
 	$(ARVIZ1_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(ARVIZ1_VENV)/bin/python -m pip install --quiet -r $<
 	touch $@
@@ -69,4 +82,4 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(ARVIZ1_VENV) $(PEERS_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(ARVIZ1_VENV) $(NEWEST_VENV) $(PEERS_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

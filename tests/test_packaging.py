@@ -53,7 +53,8 @@ def package_files() -> set[str]:
     for folder, _, files in os.walk(ROOT / "pyro_citevae", followlinks=True):
         inside = Path(folder).relative_to(ROOT)
         found |= {(inside / file).as_posix() for file in files if inside.name != "__pycache__"}
-    return found
+    # what a reader of the repository finds beside the code
+    return found - {f"pyro_citevae/{folder}/README.md" for folder in ("models", "guides")}
 
 
 def empty_environment(folder: Path) -> Path:

@@ -30,7 +30,8 @@ import pyro.distributions as dist
 import torch
 
 import pyro_citevae as cv
-from pyro_citevae.analysis import forecast, markdown, summary
+from pyro_citevae.analysis import markdown, summary
+from pyro_citevae.benchmark.held_out_time import forecast
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.nn import networks
 
@@ -141,7 +142,7 @@ half_way = np.log(2) / -np.log1p(-posterior.to_datatree(draws=500)["posterior"][
 half_way.quantile([0.1, 0.5, 0.9], dim=("chain", "draw")).to_pandas().T.round(2)
 
 # %%
-az.plot_forest(idata, var_names=["rho"], combined=True, figsize=(5, 4))
+az.plot_forest(idata, var_names=["rho"], combined=True)
 plt.show()
 
 # %% [markdown]

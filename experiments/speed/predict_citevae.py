@@ -17,6 +17,7 @@ import torch
 from open_screen import in_memory
 
 import pyro_citevae as cv
+from pyro_citevae.data.anndata_io import layer_names
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.models import CiteVAE
 
@@ -45,7 +46,7 @@ def main(given: Sequence[str] | None = None) -> None:
         "before_gib": before,
         "peak_gib": _peak_gib(),
         "rows": made.n_obs,
-        "layers_gib": sum(layer.nbytes for layer in made.layers.values()) / 2**30,
+        "layers_gib": sum(made.layers[name].nbytes for name in layer_names(made)) / 2**30,
     }
     print(json.dumps(found))
 

@@ -17,6 +17,7 @@ from pyro_citevae.class_source import kind_and_reason
 from pyro_citevae.conformance.pair import Case, Pair, dense, of_cells, sparse
 from pyro_citevae.conformance.run import TOLERANCE, Run, plates, require_same
 from pyro_citevae.data import Batch, Schedule, do
+from pyro_citevae.data.anndata_io import layer_names
 from pyro_citevae.errors import CiteVAEError, ConformanceError, HookError
 from pyro_citevae.infer import Posterior
 from pyro_citevae.infer.idata import axes_of, coordinates
@@ -299,7 +300,7 @@ def _control(case: Case) -> str:
     schema, cells = case.data.schema, case.data.controls()
     labelled = Schedule.parse(schema.control, schema.control)
     made = case.posterior.predict([do(), do(schema.tokens[0]), labelled], cells=cells, draws=_DRAWS)
-    for layer in made.layers:
+    for layer in layer_names(made):
         values = np.asarray(made.layers[layer])
         apart = float(np.abs(values[: cells.n_cells] - values[-cells.n_cells :]).max())
         if not apart <= TOLERANCE * float(np.abs(values).max()):
@@ -336,7 +337,7 @@ def _saved(pair: Pair) -> str:
         loaded = Posterior.load(Path(folder) / "run", type(pair.fitted.model), type(pair.fitted.guide))
     schedule, cells = do(loaded.schema.tokens[0]), pair.cases[-1].data.controls()
     before, after = (one.predict(schedule, cells=cells, draws=_DRAWS) for one in (pair.fitted, loaded))
-    for layer in before.layers:
+    for layer in layer_names(before):
         apart = float(np.abs(before.layers[layer] - after.layers[layer]).max())
         if not apart == 0:
             raise ConformanceError(f"the {layer} predicted before and after is {apart:.2g} apart, expected 0")

@@ -31,6 +31,7 @@ from pyro_citevae.analysis import (
     TechnicalDuplicate,
 )
 from pyro_citevae.analysis.baselines.rules import EffectRule, without_noise
+from pyro_citevae.data.anndata_io import layer_names
 from pyro_citevae.data.pseudobulk import effect, profile
 from pyro_citevae.errors import DataError, ScheduleError
 
@@ -141,7 +142,7 @@ def test_predicted_cells_look_like_those_of_a_posterior(rule: Baseline, data: cv
     controls = data.controls().thinned(30)
     made = rule.predict([cv.do("gene_0"), cv.do("gene_1")], cells=controls, draws=8, time=[2, 3], seed=1)
     assert made.shape == (2 * 2 * 30, 12)
-    assert set(made.layers) == {"mean", "sd", "q05", "q95"}
+    assert set(layer_names(made)) == {"mean", "sd", "q05", "q95"}
     assert list(made.obs.columns) == ["perturbation", "time", "source_cell"]
     assert made.obs["perturbation"].iloc[0] == "gene_0" and made.obs["time"].iloc[30] == 3.0
     counts = made.X.toarray()
