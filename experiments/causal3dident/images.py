@@ -39,6 +39,7 @@ from pyro_citevae.scenes import render
 from pyro_citevae.scenes.dynamics import COARSE, FACTORS, adjacency
 from pyro_citevae.scenes.rendered import c3d_parts, render_parts
 from pyro_citevae.scenes.sequences import ImageSequences
+from pyro_citevae.sites import state
 
 HERE = Path(__file__).parent
 SCORED = [name for name in FACTORS[:10] if name != "rot-gamma"]
@@ -187,7 +188,7 @@ def first_states(posterior: cv.Posterior, scenes: cv.Trajectories) -> np.ndarray
     found = []
     with torch.no_grad():
         for batch in scenes.chunks(256):
-            law = poutine.trace(posterior.guide).get_trace(batch).nodes["z_0"]["fn"]
+            law = poutine.trace(posterior.guide).get_trace(batch).nodes[state(0)]["fn"]
             found.append(law.mean.numpy())
     return np.concatenate(found)
 

@@ -25,10 +25,10 @@ class BackedCounts(StoredRows):
     """Rows of counts in a file; only what is asked for is read.
 
     Args:
-        source: What gives CSR, or dense, rows by ``source[first:last]``, such as a matrix in h5ad or zarr.
-        rows: Which rows of the source these are.
+        matrix: What gives CSR, or dense, rows by ``matrix[first:last]``, such as a matrix in h5ad or zarr.
+        rows: Which rows of the matrix these are.
         columns: Which columns; None for all.
-        content: Digest of what the source holds; :meth:`scan` makes it.
+        content: Digest of what the matrix holds; :meth:`scan` makes it.
         totals: Sum of each row, if it is known.
 
     Example:
@@ -42,31 +42,31 @@ class BackedCounts(StoredRows):
 
     def __init__(
         self,
-        source: Any,
+        matrix: Any,
         rows: Int[np.ndarray, " row"],
         columns: Int[np.ndarray, " column"] | None = None,
         *,
         content: bytes = b"",
         totals: np.ndarray | None = None,
     ) -> None:
-        self.source, self.rows, self.columns = source, rows, columns
+        self.matrix, self.rows, self.columns = matrix, rows, columns
         self.content, self.totals = content, totals
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        return len(self.rows), self.source.shape[1] if self.columns is None else len(self.columns)
+        return len(self.rows), self.matrix.shape[1] if self.columns is None else len(self.columns)
 
     def __getitem__(self, chosen: Int[np.ndarray, " chosen"] | slice) -> BackedCounts:
         """Some of the rows, in the same file."""
         totals = None if self.totals is None else self.totals[chosen]
-        return BackedCounts(self.source, self.rows[chosen], self.columns, content=self.content, totals=totals)
+        return BackedCounts(self.matrix, self.rows[chosen], self.columns, content=self.content, totals=totals)
 
     def of_columns(self, chosen: Int[np.ndarray, " chosen"]) -> BackedCounts:
         """Some of the columns, in the same file."""
         kept = chosen if self.columns is None else self.columns[chosen]
-        every = np.array_equal(kept, np.arange(self.source.shape[1]))  # then the digest is that of all, too
-        return BackedCounts(self.source, self.rows, None if every else kept, content=self.content)
+        every = np.array_equal(kept, np.arange(self.matrix.shape[1]))  # then the digest is that of all, too
+        return BackedCounts(self.matrix, self.rows, None if every else kept, content=self.content)
 
     def in_memory(self) -> SparseRows:
         """The rows, read: neighbours in the file together, each once."""
@@ -85,7 +85,7 @@ class BackedCounts(StoredRows):
         starts = np.concatenate([[0], np.flatnonzero(np.diff(distinct) > _GAP) + 1])
         firsts, lasts = distinct[starts], distinct[np.append(starts[1:], len(distinct)) - 1] + 1
         parts = [
-            sparse.csr_matrix(self.source[int(first) : int(last)], dtype=np.float32)
+            sparse.csr_matrix(self.matrix[int(first) : int(last)], dtype=np.float32)
             for first, last in zip(firsts, lasts, strict=True)
         ]
         read = parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
@@ -126,7 +126,7 @@ class BackedCounts(StoredRows):
                 digest.update(np.ascontiguousarray(array).data)
             totals[chosen] = np.asarray(block.sum(1)).ravel()
             advance(len(chosen))
-        return BackedCounts(self.source, self.rows, self.columns, content=digest.digest(), totals=totals)
+        return BackedCounts(self.matrix, self.rows, self.columns, content=digest.digest(), totals=totals)
 
     def arrays(self) -> Iterator[np.ndarray]:
         """What a digest of the rows is made of, without another look into the file."""

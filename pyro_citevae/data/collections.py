@@ -128,7 +128,7 @@ def from_annbatch(
             "annbatch is not installed; run pip install 'pyro-citevae[annbatch]' with Python 3.12 or later."
         ) from error
     stored = data.values
-    if not isinstance(stored, BackedCounts) or len(stored.rows) != stored.source.shape[0]:
+    if not isinstance(stored, BackedCounts) or len(stored.rows) != stored.matrix.shape[0]:
         raise DataError(
             "from_annbatch(data) takes all rows of a zarr; read it by Trajectories.from_disk, and write a "
             "part of a split to a file of its own."
@@ -138,7 +138,7 @@ def from_annbatch(
     options = {"batch_size": batch_size, "chunk_size": chunk_size, "preload_nchunks": preload_nchunks}
     rng = np.random.default_rng(seed)
     loader = Loader(**options, shuffle=True, return_index=True, preload_to_gpu=False, rng=rng)
-    return _FromAnnbatch(data, loader.add_dataset(stored.source), np.argsort(stored.rows))
+    return _FromAnnbatch(data, loader.add_dataset(stored.matrix), np.argsort(stored.rows))
 
 
 @final

@@ -24,12 +24,12 @@ class PublishedLayout(ABC):
     Attributes:
         name: What ``layout=`` takes.
         perturbation: Column of ``obs`` with the labels, of those that files of this origin use.
-        source: Who publishes files in this layout.
+        publisher: Who publishes files in this layout.
     """
 
     name: ClassVar[str]
     perturbation: ClassVar[tuple[str, ...]]
-    source: ClassVar[str]
+    publisher: ClassVar[str]
 
     @abstractmethod
     def fits(self, adata: AnnData) -> bool:
@@ -61,7 +61,7 @@ class Plain(PublishedLayout):
 
     name = "plain"
     perturbation = ("perturbation",)
-    source = "this library"
+    publisher = "this library"
 
     def fits(self, adata: AnnData) -> bool:
         """Never: it is what is left when no other layout fits."""
@@ -84,7 +84,7 @@ class Gears(PublishedLayout):
 
     name = "gears"
     perturbation = ("condition",)
-    source = "GEARS (Roohani et al. 2023)"
+    publisher = "GEARS (Roohani et al. 2023)"
 
     def fits(self, adata: AnnData) -> bool:
         """Gene names in ``var`` and a label that joins a gene and ``ctrl``."""
@@ -116,7 +116,7 @@ class ScPerturb(PublishedLayout):
 
     name = "scperturb"
     perturbation = ("perturbation",)
-    source = "scPerturb (Peidli et al. 2024)"
+    publisher = "scPerturb (Peidli et al. 2024)"
 
     def fits(self, adata: AnnData) -> bool:
         """Labels with their number of members, and no mark of CPA."""
@@ -154,7 +154,7 @@ class VirtualCellChallenge(PublishedLayout):
 
     name = "vcc"
     perturbation = ("target_gene",)
-    source = "Virtual Cell Challenge (Arc Institute 2025)"
+    publisher = "Virtual Cell Challenge (Arc Institute 2025)"
 
     def fits(self, adata: AnnData) -> bool:
         """Target genes, the untargeted among them."""
@@ -180,7 +180,7 @@ class Cpa(PublishedLayout):
 
     name = "cpa"
     perturbation = ("condition_ID", "condition", "perturbation")
-    source = "CPA (Lotfollahi et al. 2023)"
+    publisher = "CPA (Lotfollahi et al. 2023)"
     dose: ClassVar[tuple[str, ...]] = ("dose_val", "dose_value")
     controls: ClassVar[tuple[str, ...]] = ("control", "ctrl")
 
