@@ -20,10 +20,12 @@ from pyro.infer.autoguide import (
 )
 from pyro.infer.autoguide.initialization import InitMessenger
 from pyro.nn import PyroModule, PyroParam
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from pyro_citevae.errors import ModelError
+from pyro_citevae.errors import HookError, ModelError
+from pyro_citevae.hooks import Hooks, plate_refused
 from pyro_citevae.nn.flow import InverseAutoregressiveFlow
 from pyro_citevae.nn.networks import joined
 from pyro_citevae.nn.normal_array import NormalArray
@@ -62,6 +64,7 @@ class MechanismPosterior(PyroModule):
 
     Raises:
         ModelError: The family is unknown.
+        HookError: ``mechanism`` fails, opens a plate, or draws from a discrete law.
 
     Source: A. Kucukelbir et al., Automatic Differentiation Variational Inference (2017); for the low rank,
     V. M.-H. Ong, D. J. Nott, M. S. Smith, Gaussian Variational Approximation with a Factor Covariance
@@ -73,10 +76,11 @@ class MechanismPosterior(PyroModule):
         if family not in get_args(Family):
             names = ", ".join(get_args(Family))
             raise ModelError(f"MechanismPosterior(family={family!r}) is not a family; name one of {names}.")
-        mechanism = InitMessenger(init_to_median)(model.mechanism)
+        mechanism = InitMessenger(init_to_median)(Hooks(model).mechanism)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)  # equal constructions start equal
             trace: Any = poutine.block(poutine.trace(mechanism).get_trace)()
+            _require_continuous(model, trace)
             sites = dict(trace.iter_stochastic_nodes())
             sizes = {name: site["value"].numel() for name, site in sites.items()}
             self.event_dims = {name: site["fn"].event_dim for name, site in sites.items()}
@@ -102,6 +106,20 @@ class MechanismPosterior(PyroModule):
         """The drawn values of the sites of at most 100 values, one beside the other."""
         rows = [drawn[name].reshape(*_lead(drawn[name], self.event_dims[name]), -1) for name in self.small]
         return joined(*rows, next(iter(drawn.values())).new_zeros(0))
+
+
+def _require_continuous(model: LatentDynamics, trace: Any) -> None:
+    """Refuses what no family can follow."""
+    where = f"{type(model).__name__}.mechanism"
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and site_is_subsample(site):
+            raise plate_refused(type(model).__name__, name)
+    for name, site in trace.iter_stochastic_nodes():
+        if site["fn"].support.is_discrete:
+            raise HookError(
+                f"{where} samples '{name}' from a discrete law, which no guide follows by gradients",
+                "give it a continuous law, or let regime() draw it for each cell",
+            )
 
 
 def _lead(value: Tensor, event_dim: int) -> torch.Size:

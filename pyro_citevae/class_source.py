@@ -67,19 +67,23 @@ def reference(found: type) -> str:
         'pyro_citevae.models.static_shift:StaticShift'
     """
     module = found.__module__
-    file = _file(found) if module == "__main__" or module.startswith(_READ) else None
+    file = _file(module) if module == "__main__" or module.startswith(_READ) else None
     return f"{file or module}:{found.__qualname__}"
 
 
 def digest(found: type) -> str | None:
-    """SHA-256 of the source file of a class; None where there is no file, as in a notebook.
+    """SHA-256 of the source of a class; None where there is no file, as in a notebook.
 
-    A class that was read from a file by name has the hash of what was read, whatever became of the file.
+    The source is the class's file and, of a class in a package, the files beside it that it uses. A class
+    that was read from a file by name has the hash of what was read, whatever became of the file.
     """
     if found.__module__.startswith(_READ):
         return found.__module__.rpartition("_")[2]
-    file = _file(found)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None
+    files = [_file(name) for name in sorted(_modules_of(found.__module__))]
+    contents = [file.read_bytes() for file in files if file is not None and file.is_file()]
+    if len(contents) < 2:
+        return hashlib.sha256(contents[0]).hexdigest() if contents else None
+    return hashlib.sha256("".join(hashlib.sha256(one).hexdigest() for one in contents).encode()).hexdigest()
 
 
 def class_record(found: type) -> dict[str, str | None]:
@@ -103,17 +107,31 @@ def warn_if_changed(found: type, noted: Mapping[str, Any], versions: Mapping[str
     if shipped and versions.get("pyro-citevae") != version("pyro-citevae"):
         return
     if then is not None and now is not None and then != now:
+        file = _file(found.__module__)
         warnings.warn(
-            f"the source of '{found.__qualname__}' ({_file(found)}) has changed since the run was fitted, so "
-            "that it may predict otherwise; fit again, or restore the file.",
+            f"the source of '{found.__qualname__}' ({file}) has changed since the run was fitted, so that it "
+            " may predict otherwise; fit again, or restore the file.",
             CiteVAEWarning,
             stacklevel=4,
         )
 
 
-def _file(found: type) -> Path | None:
-    """The file of the module that defines a class."""
-    file = getattr(sys.modules.get(found.__module__), "__file__", None)
+def _modules_of(name: str) -> set[str]:
+    """A module, and those of its package that it imports from, and so on."""
+    package = name.rpartition(".")[0]
+    reached, waiting = set[str](), {name}
+    while waiting:
+        reached.add(one := waiting.pop())
+        for value in vars(sys.modules.get(one, ModuleType(one))).values():
+            of = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if package and isinstance(of, str) and of.rpartition(".")[0] == package and of not in reached:
+                waiting.add(of)
+    return reached
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module."""
+    file = getattr(sys.modules.get(module), "__file__", None)
     return None if file is None else Path(file).resolve()
 
 

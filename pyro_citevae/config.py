@@ -59,7 +59,7 @@ def settings_as(path: str | Path | None, kind: type[S]) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ModelError(f"the settings '{path}' are wrong at {where}: {first['msg'].lower()}.") from None
+        raise ModelError(f"the settings '{path}' cannot be used ({where}: {first['msg'].lower()}).") from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"the settings '{path}' cannot be read as TOML ({error}).") from None
 

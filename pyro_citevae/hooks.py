@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +12,12 @@ from typing import TYPE_CHECKING, Any, final
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from pyro_citevae.errors import HookError, reason
+from pyro_citevae.errors import CiteVAEError, HookError, reason
 
 if TYPE_CHECKING:
-    from pyro_citevae.data.batch import Batch
     from pyro_citevae.program import LatentDynamics
 
-__all__ = ["Distribution", "Hooks", "Mechanism"]
+__all__ = ["Distribution", "Hooks", "Mechanism", "plate_refused"]
 
 
 class Mechanism(SimpleNamespace):
@@ -41,15 +41,16 @@ class Hooks:
 
     Args:
         model: The model that is asked.
-        batch: The cells that its laws are for.
+        n_cells: Cells that its laws are for.
+        n_slots: Observations that each has room for.
 
     Raises:
         HookError: A hook fails, or returns something else than it should; the sentence names the hook,
             what was expected and what came.
     """
 
-    def __init__(self, model: LatentDynamics, batch: Batch) -> None:
-        self.model, self.batch = model, batch
+    def __init__(self, model: LatentDynamics, n_cells: int = 1, n_slots: int = 1) -> None:
+        self.model, self.n_cells, self.n_slots = model, n_cells, n_slots
 
     def mechanism(self) -> Mechanism:
         """The global values."""
@@ -89,7 +90,9 @@ class Hooks:
         method = getattr(self.model, hook)
         try:
             return method(*given)
-        except (RuntimeError, IndexError, TypeError, AttributeError) as error:
+        except Exception as error:
+            if isinstance(error, CiteVAEError) or _is_out_of_range(error):
+                raise
             why = reason(error).rstrip(".")
             handed = _shapes(dict(zip(inspect.signature(method).parameters, given, strict=False)))
             raise HookError(
@@ -121,8 +124,8 @@ class Hooks:
                 f"{where} returned a law of event shape {event}, expected ({axis},) = ({size},)",
                 f"end it with .to_event(1), and let the {axis} be its parameters' last axis",
             )
-        if not self._fits(batch, slots := self.batch.step.shape[0] if hook == "emission" else 1):
-            cells = self.batch.n_cells
+        if not self._fits(batch, slots := self.n_slots if hook == "emission" else 1):
+            cells = self.n_cells
             axes = f"(slot, cell) = ({slots}, {cells})" if hook == "emission" else f"(cell,) = ({cells},)"
             raise HookError(
                 f"{where} returned a law of batch shape {batch}, expected {axes} or what broadcasts to it",
@@ -132,11 +135,26 @@ class Hooks:
 
     def _fits(self, batch: tuple[int, ...], slots: int) -> bool:
         """Whether a law's batch shape broadcasts against (draw, slot, cell)."""
-        axes = zip(reversed(batch), (self.batch.n_cells, slots), strict=False)
+        axes = zip(reversed(batch), (self.n_cells, slots), strict=False)
         return all(size in (1, axis) for size, axis in axes) and (self.model.enumerated or len(batch) <= 3)
 
     def _name(self, hook: str) -> str:
         return f"{type(self.model).__name__}.{hook}"
+
+
+def plate_refused(model: str, plate: str) -> HookError:
+    """The error of a model's class whose ``mechanism`` opens a plate."""
+    return HookError(
+        f"{model}.mechanism opens the plate '{plate}'",
+        "let each global site have event axes instead, as in dist.Normal(0.0, 1.0).expand([8]).to_event(1)",
+    )
+
+
+def _is_out_of_range(error: Exception) -> bool:
+    """Whether a law refused a parameter or a value, which is no mistake of the hook's text."""
+    inner = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    laws = ("torch.distributions.", "pyro.distributions.", "pyro_citevae.nn.")
+    return isinstance(error, ValueError) and inner.startswith(laws)
 
 
 def _kind(found: object) -> str:
@@ -155,7 +173,7 @@ def _place(error: BaseException) -> str:
 
 def _advice(hook: str, error: Exception) -> str:
     """What to do about an error inside a hook."""
-    if isinstance(error, IndexError) and hook == "transition":
+    if isinstance(error, IndexError | ValueError) and hook == "transition":
         return "history holds the last min(t, n_lags) states, z_0 alone at step 1; ask for no more of them"
     if isinstance(error, IndexError):
         return "ask for no position that the hook was not given, such as a step after the last one"
@@ -163,6 +181,8 @@ def _advice(hook: str, error: Exception) -> str:
         return "use what the hook is given, and return from mechanism() what the others need"
     if isinstance(error, TypeError):
         return "see the hook's arguments in help(LatentDynamics)"
+    if not isinstance(error, RuntimeError):
+        return "mend that line"
     return "index tensors from the right (u @ a, not a[0]), and keep the axes of what the hook was given"
 
 

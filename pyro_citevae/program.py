@@ -25,8 +25,9 @@ from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.observations import SparseObservations
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
-from pyro_citevae.hooks import Distribution, Hooks, Mechanism
+from pyro_citevae.hooks import Distribution, Hooks, Mechanism, plate_refused
 from pyro_citevae.nn.sparse_counts import SparseCounts
+from pyro_citevae.renamed import warn_of_name
 
 # Pyro reads this when a module is made: parameters live in their modules, never in the global store.
 pyro.settings.set(module_local_params=True)
@@ -180,7 +181,21 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     def axes(self, site: str) -> tuple[str, ...] | None:
         """The names of a site's axes by ``dims``; None where it does not name the site."""
         named = self.dims.get(site)
-        return (named,) if isinstance(named, str) else None if named is None else tuple(named)
+        if named is None:
+            return None
+        axes = (named,) if isinstance(named, str) else tuple(named)
+        for axis in axes:
+            if not sites.is_exportable(axis):
+                where = f"{type(self).__name__}.dims['{site}']"
+                raise ModelError(f"{where} names the axis {axis!r}; give it a name without '/'.")
+        return axes
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Takes a subclass's ``informed`` for ``has_features``, which it was called before."""
+        super().__init_subclass__(**kwargs)
+        if "informed" in vars(cls):
+            warn_of_name(f"{cls.__name__}.informed", f"{cls.__name__}.has_features")
+            cls.has_features = vars(cls)["informed"]  # type: ignore[method-assign]
 
     @property
     def has_features(self) -> Bool[Tensor, " token"]:
@@ -265,7 +280,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         Raises:
             ModelError: A hook fails, or returns a law of another shape than it should.
         """
-        hooks = Hooks(self, batch)
+        hooks = Hooks(self, batch.n_cells, batch.step.shape[0])
         with self._aligned():
             mechanism = hooks.mechanism()
         with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
@@ -300,7 +315,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     def aligned_mechanism(self) -> Mechanism:
         """The mechanism as the other hooks see it: under a plate of draws it broadcasts against cells."""
         with self._aligned():
-            return self.mechanism()
+            return Hooks(self).mechanism()
 
     def invariant(self) -> Distribution:
         """The law of the invariant state s, which sees neither perturbation nor time."""
@@ -365,8 +380,9 @@ class _Aligned(Messenger):
         self.model = model
 
     def _pyro_sample(self, message: dict[str, Any]) -> None:
-        if not site_is_subsample(cast(Any, message)):
-            sites.require_unreserved(message["name"], self.model)
+        if site_is_subsample(cast(Any, message)):
+            raise plate_refused(self.model, message["name"])
+        sites.require_exportable(message["name"], self.model)
 
     def _pyro_post_sample(self, message: dict[str, Any]) -> None:
         value, event_dim = message["value"], message["fn"].event_dim

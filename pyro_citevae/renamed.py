@@ -1,9 +1,15 @@
-"""Names of the version before: each still works for one version, and warns of what it is called now."""
+"""Names of the version before: they still work for one version, and warn of what they are called now.
+
+That holds for the import path of every module, for the names of every package, and for arguments. A helper
+within a module may have gone; its module's text says what is there.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -11,7 +17,7 @@ from importlib.machinery import ModuleSpec
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar, final
 
-__all__ = ["MODULES", "attributes", "remember_modules", "renamed_arguments"]
+__all__ = ["MODULES", "attributes", "remember_modules", "renamed_arguments", "warn_of_name"]
 
 _Called = TypeVar("_Called", bound=Callable[..., Any])
 
@@ -65,8 +71,6 @@ _ROOT = __package__
 
 def remember_modules() -> None:
     """Lets the import paths of the version before find the modules that took their place."""
-    import sys
-
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 
@@ -80,10 +84,12 @@ def attributes(module: str, moved: Mapping[str, str]) -> Callable[[str], Any]:
     """
 
     def found(name: str) -> Any:
+        if _now(f"{module}.{name}"):
+            return importlib.import_module(f"{module}.{name}")
         if name not in moved:
             raise AttributeError(f"module '{module}' has no attribute '{name}'")
         where, _, attribute = moved[name].partition(":")
-        _warn(f"{module}.{name}", f"{where}.{attribute}" if attribute else where)
+        warn_of_name(f"{module}.{name}", f"{where}.{attribute}" if attribute else where)
         there = importlib.import_module(where)
         return getattr(there, attribute) if attribute else there
 
@@ -113,7 +119,7 @@ def renamed_arguments(**names: str) -> Callable[[_Called], _Called]:
         def renaming(*args: Any, **given: Any) -> Any:
             for old, new in names.items():
                 if old in given:
-                    _warn(f"{called}({old}=...)", f"{called}({new}=...)")
+                    warn_of_name(f"{called}({old}=...)", f"{called}({new}=...)")
                     given[new] = given.pop(old)
             return function(*args, **given)
 
@@ -122,11 +128,18 @@ def renamed_arguments(**names: str) -> Callable[[_Called], _Called]:
     return wrapped
 
 
-def _warn(old: str, new: str) -> None:
+def warn_of_name(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warns that something is called otherwise now.
+
+    Args:
+        old: What it was called.
+        new: What it is called.
+        stacklevel: Frames up to the one that used the old name, this function's included.
+    """
     warnings.warn(
         f"{old} is called {new} now; the old name goes with the next version.",
         DeprecationWarning,
-        stacklevel=3,
+        stacklevel=stacklevel,
     )
 
 
@@ -147,7 +160,25 @@ class _Finder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         new = _now(fullname)
-        return ModuleSpec(fullname, _Loader(new), is_package=True) if new else None
+        return ModuleSpec(fullname, _Loader(new), is_package=_is_package(new)) if new else None
+
+
+def _is_package(new: Sequence[str]) -> bool:
+    found = importlib.util.find_spec(new[0]) if len(new) == 1 else None
+    return found is not None and found.submodule_search_locations is not None
+
+
+@final
+class _Renamed(ModuleType):
+    """A module under its old name, which is that of a function of the package today."""
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        super().__init__(name)
+        self._function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the function."""
+        return self._function(*args, **kwargs)
 
 
 @final
@@ -157,8 +188,14 @@ class _Loader(Loader):
     def __init__(self, new: Sequence[str]) -> None:
         self.new = new
 
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """A module that does as the function of its name, whose place in the package it takes."""
+        package, _, name = spec.name.rpartition(".")
+        there = vars(sys.modules[package]).get(name)
+        return _Renamed(spec.name, there) if callable(there) else None
+
     def exec_module(self, module: ModuleType) -> None:
-        _warn(module.__name__, self.new[0])
+        warn_of_name(module.__name__, self.new[0])
         for name in self.new:
             there = vars(importlib.import_module(name))
             vars(module).update({key: value for key, value in there.items() if not key.startswith("__")})

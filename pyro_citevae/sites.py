@@ -13,7 +13,8 @@ __all__ = [
     "VALUES",
     "cell_states",
     "is_cell_state",
-    "require_unreserved",
+    "is_exportable",
+    "require_exportable",
     "reserved",
     "state",
     "states_to",
@@ -92,16 +93,23 @@ def reserved(name: str) -> bool:
     return is_cell_state(name) or name == VALUES or name in _PLATES or name in _EXPORTED
 
 
-def require_unreserved(name: str, model: str) -> None:
-    """Refuses a global site with a name that the program or the export uses.
+def is_exportable(name: object) -> bool:
+    """Whether a file of labelled arrays can hold a variable or an axis of this name."""
+    return isinstance(name, str) and bool(name) and "/" not in name
+
+
+def require_exportable(name: str, model: str) -> None:
+    """Refuses a global site with a name that the program or the export uses, or that no file can hold.
 
     Args:
         name: Name of the site.
         model: Name of the model's class.
 
     Raises:
-        ModelError: The name is reserved.
+        ModelError: The name is reserved, empty or a path.
     """
+    if not is_exportable(name):
+        raise ModelError(f"{model}.mechanism samples '{name}'; give the site a name, without '/'.")
     if reserved(name):
         raise ModelError(
             f"{model}.mechanism samples '{name}', a name that inference or the export uses itself; give the "

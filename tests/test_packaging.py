@@ -1,6 +1,7 @@
 """The wheel: what it holds, and that it works away from the source tree."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,16 @@ def ended(*command: object, cwd: Path) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_every_file_that_a_text_names_is_there() -> None:
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md"),
+             *ROOT.glob("experiments/**/*.md"), *ROOT.glob("pyro_citevae/*/README.md")]  # fmt: skip
+    folders = "pyro_citevae|tests|docs|experiments|models|guides"
+    pattern = re.compile(rf"(?<![\w/.])(?:{folders})/[\w/]+\.(?:py|md|toml)")
+    named = {(text, path) for text in texts for path in pattern.findall(text.read_text())}
+    assert len(named) > 20
+    assert not [f"{text.relative_to(ROOT)}: {path}" for text, path in named if not (ROOT / path).exists()]
 
 
 def package_files() -> set[str]:

@@ -6,8 +6,10 @@ import importlib
 import subprocess
 import sys
 import warnings
+from types import ModuleType
 
 import pytest
+import torch
 
 import pyro_citevae as cv
 from pyro_citevae import analysis, benchmark, data
@@ -67,8 +69,9 @@ def test_a_name_is_found_in_its_old_module(module: str) -> None:
         (benchmark, "read"),
     ],
 )
-def test_a_name_that_a_package_exported_is_found(package: object, name: str) -> None:
+def test_a_name_that_a_package_exported_is_found(package: ModuleType, name: str) -> None:
     vars(package).pop(name, None)  # what another test imported by its old path
+    sys.modules.pop(f"{package.__name__}.{name}", None)
     with pytest.warns(DeprecationWarning, match=f"{name} is called"):
         assert getattr(package, name) is not None
 
@@ -99,3 +102,26 @@ def test_nothing_of_the_new_house_uses_an_old_name() -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
+
+
+def test_an_old_import_path_leaves_the_function_of_its_name_callable() -> None:
+    asked = (
+        "import warnings; warnings.simplefilter('ignore', DeprecationWarning);"
+        "from pyro_citevae import analysis; from pyro_citevae.analysis.licence import Licence;"
+        "assert callable(analysis.licence), analysis.licence;"
+        "import pyro_citevae.infer; assert pyro_citevae.infer.sites.global_sites is not None"
+    )
+    made = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+
+
+def test_a_variant_that_says_informed_says_has_features() -> None:
+    with pytest.warns(DeprecationWarning, match="Informed.informed is called Informed.has_features"):
+
+        class Informed(cv.models.StaticShift):
+            @property
+            def informed(self) -> torch.Tensor:
+                return ~self.seen
+
+    model = Informed(cv.Schema(("g",), ("A", "B")), n_programs=1, hidden=2)
+    assert not model.has_features.any()

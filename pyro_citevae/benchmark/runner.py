@@ -40,7 +40,7 @@ from pyro_citevae.infer import Ensemble, Posterior
 from pyro_citevae.recipe import Recipe, features_of
 from pyro_citevae.whole_files import aside
 
-__all__ = ["ABLATION", "Results", "protocol_of", "run"]
+__all__ = ["ABLATION", "Results", "protocol_of", "require_protocol", "run"]
 
 ABLATION = "ablation"
 _PACKAGES = ("pyro-citevae", "torch", "pyro-ppl", "lightning", "numpy", "scipy", "scoringrules", "anndata")
@@ -93,10 +93,18 @@ def protocol_of(name: str, settings: Settings) -> Protocol:
         DataError: There is no such protocol.
     """
     chosen = settings.protocol if name == ABLATION else name
-    if chosen not in PROTOCOLS:
-        known = ", ".join([*PROTOCOLS, ABLATION])
-        raise DataError(f"'{chosen}' is not a protocol; name one of {known}.")
+    require_protocol(chosen, tuple(PROTOCOLS))
     return PROTOCOLS[chosen]
+
+
+def require_protocol(name: str, known: Sequence[str] = (*PROTOCOLS, ABLATION)) -> None:
+    """Refuses what is not the name of a protocol, or ``ablation``.
+
+    Raises:
+        DataError: There is no such protocol.
+    """
+    if name not in known:
+        raise DataError(f"'{name}' is not a protocol; name one of {', '.join(known)}.")
 
 
 def run(

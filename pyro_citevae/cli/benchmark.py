@@ -38,6 +38,7 @@ def benchmark_command(
     quiet: Quiet = False,
 ) -> None:
     """Score predictors and baselines by a protocol, over folds and seeds; a second start goes on."""
+    benchmark.require_protocol(protocol)
     path = config_file or Path("experiments") / protocol.replace("-", "_") / "config.toml"
     known = path.is_file() or config_file is not None or data is None
     settings = benchmark.settings_from(path) if known else benchmark.Settings()

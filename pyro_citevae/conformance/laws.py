@@ -20,10 +20,10 @@ from pyro_citevae.data import Batch, Schedule, do
 from pyro_citevae.data.anndata_io import layer_names
 from pyro_citevae.errors import CiteVAEError, ConformanceError, HookError
 from pyro_citevae.infer import Posterior
-from pyro_citevae.infer.idata import axes_of, coordinates
 from pyro_citevae.infer.latent_sites import global_sites, require_matching_sites
+from pyro_citevae.infer.site_axes import site_axes
 from pyro_citevae.program import Rollout
-from pyro_citevae.sites import VALUES, require_unreserved, states_to
+from pyro_citevae.sites import VALUES, states_to
 
 __all__ = ["LAWS", "Law", "mend_of", "seen_of"]
 
@@ -73,23 +73,21 @@ def _made(pair: Pair) -> str:
 
 
 def _names(case: Case) -> str:
-    globals_ = global_sites(case.model)
-    for name in globals_:
-        require_unreserved(name, type(case.model).__name__)
-    return f"{len(globals_)} global sites with names of their own"
+    with torch.no_grad():
+        case.model.aligned_mechanism()  # which refuses the names that are taken
+    return f"{len(global_sites(case.model))} global sites with names of their own"
 
 
 def _dims(case: Case) -> str:
     model, shapes = case.model, {name: tuple(v.shape) for name, v in global_sites(case.model).items()}
-    coordinates(model)
+    axes = site_axes(model, shapes)
     for name in model.dims:
         if name not in shapes:
             raise ConformanceError(
                 f"{type(model).__name__}.dims names '{name}', expected global sites, which are "
                 f"{', '.join(shapes) or 'none'}"
             )
-    named = {axis for name, shape in shapes.items() for axis in axes_of(model, name, shape)}
-    for axis in model.coords.keys() - named:
+    for axis in model.coords.keys() - {axis for named in axes.values() for axis in named}:
         raise ConformanceError(
             f"{type(model).__name__}.coords names '{axis}', an axis that no site has by dims"
         )
@@ -366,6 +364,7 @@ LAWS: tuple[Law, ...] = (
         "give every further argument a default, or pass a function that makes it",
         _made,
         needs=(),
+        of_hooks=True,
     ),
     Law(
         "names",

@@ -6,5 +6,8 @@ from pyro_citevae.infer.mcmc import nuts
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.svi import FitSettings, fit
 from pyro_citevae.infer.unmixing import unmix
+from pyro_citevae.renamed import attributes
 
 __all__ = ["Effect", "Ensemble", "FitSettings", "Posterior", "fit", "nuts", "unmix"]
+
+__getattr__ = attributes(__name__, {})

@@ -13,76 +13,17 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import ModelError
+from pyro_citevae.infer.site_axes import coordinates, site_axes
 from pyro_citevae.program import Distribution, LatentDynamics
-from pyro_citevae.sites import reserved
 
 __all__ = [
     "as_arviz",
-    "axes_of",
-    "coordinates",
     "global_dataset",
     "observed_groups",
     "pointwise",
     "stacked",
     "state_dims",
 ]
-
-
-def coordinates(model: LatentDynamics) -> dict[str, list[Any]]:
-    """The names along each dim that global sites may have.
-
-    Raises:
-        ModelError: The model's ``coords`` name an axis that the schema names.
-    """
-    programs = [f"program_{k}" for k in range(model.n_programs)]
-    features = model.settings.get("features")
-    known: dict[str, list[Any]] = {
-        "gene": list(model.schema.genes),
-        "token": list(model.schema.tokens),
-        "program": programs,
-        "source": programs,
-        "lag": list(range(1, model.n_lags + 1)),
-        "step": list(range(1, model.schema.n_steps + 2)),  # the last stands for all that follow
-    }
-    if features is not None:
-        known["feature"] = ["population", *features]
-    taken = [axis for axis in model.coords if axis in known or reserved(axis)]
-    if taken:
-        raise ModelError(
-            f"{type(model).__name__}.coords names the axis '{taken[0]}', which the schema or the export "
-            "names; call your own otherwise."
-        )
-    return known | {axis: list(names) for axis, names in model.coords.items()}
-
-
-def axes_of(model: LatentDynamics, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """The names of the axes of a global site, by ``model.dims``; numbered where it does not name the site.
-
-    Args:
-        model: The model.
-        name: Name of the site.
-        shape: Its event shape.
-
-    Raises:
-        ModelError: The axes are of another number or of other sizes, or one is named twice or taken.
-    """
-    dims = model.axes(name)
-    if dims is None:
-        return tuple(f"{name}_dim_{i}" for i in range(len(shape)))
-    known = coordinates(model)
-    sizes = {dim: len(known[dim]) for dim in dims if dim in known}
-    ours = {dim for dim in dims if reserved(dim) and dim not in known}
-    fits = len(dims) == len(shape) == len({*dims} - ours) and all(
-        sizes.get(dim, size) == size for dim, size in zip(dims, shape, strict=True)
-    )
-    if not fits:
-        named = ", ".join(f"{dim} of {sizes[dim]}" if dim in sizes else dim for dim in dims) or "none"
-        raise ModelError(
-            f"{type(model).__name__}.dims['{name}'] names axes ({named}), and the site has shape {shape}; "
-            "name each once, by one that is as long and of no other use in the export."
-        )
-    return dims
 
 
 def state_dims(model: LatentDynamics, n_steps: int) -> dict[str, list[Any]]:
@@ -102,15 +43,14 @@ def global_dataset(model: LatentDynamics, draws: Mapping[str, Tensor]) -> xr.Dat
         draws: Values of shape (draw, 1, 1) + event shape.
     """
     known = coordinates(model)
+    axes = site_axes(model, {name: tuple(value.shape[3:]) for name, value in draws.items()})
     variables: dict[str, xr.DataArray] = {}
     for name, value in draws.items():
-        event = tuple(value.shape[3:])
-        dims = axes_of(model, name, event)
-        array = value.detach().cpu().numpy().reshape(1, value.shape[0], *event)
+        array = value.detach().cpu().numpy().reshape(1, value.shape[0], *value.shape[3:])
         variables[name] = xr.DataArray(
             array,
-            dims=("chain", "draw", *dims),
-            coords={dim: known[dim] for dim in dims if dim in known},
+            dims=("chain", "draw", *axes[name]),
+            coords={dim: known[dim] for dim in axes[name] if dim in known},
         )
     coords = {"chain": [0], "draw": np.arange(len(next(iter(draws.values()))) if draws else 0)}
     return xr.Dataset(variables).assign_coords(coords)

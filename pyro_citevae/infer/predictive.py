@@ -143,7 +143,7 @@ class Predictive(ABC):
             versus: Reference schedule; None for ``do()``. Or the measured cells that the model was trained
                 on, with controls of these times: the effect is then forecast as it will be measured against
                 these very controls, whose sampling error all measured groups together show
-                (:func:`~pyro_citevae.infer.counterfactuals.control_error`).
+                (:func:`~pyro_citevae.infer.control_error.control_error`).
             cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
             draws: Number of draws, of each member of an ensemble.
             time: Time or times, in the data's unit; None for the last one of the data.

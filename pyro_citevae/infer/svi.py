@@ -94,6 +94,7 @@ def fit(
     Source: M. D. Hoffman et al., Stochastic Variational Inference (2013).
     """
     chosen = settings_of(settings)
+    _require_made(model=model, guide=guide)
     if data.schema != model.schema:
         raise FitError("fit(data) has another schema than the model; build the model with data.schema.")
     if resume and checkpoints is None:
@@ -284,6 +285,15 @@ def _partition(
         return order[n_validation:], held_out[np.argsort(data.place[held_out], kind="stable")]
     order = rng.permutation(data.n_cells)
     return np.sort(order[n_validation:]), np.sort(order[:n_validation])
+
+
+def _require_made(**given: Any) -> None:
+    for argument, value in given.items():
+        if isinstance(value, type):
+            raise FitError(
+                f"fit({argument}={value.__name__}) is a class; make it first, as in "
+                f"{value.__name__}({'model' if argument == 'guide' else 'data.schema'})."
+            )
 
 
 def _initialise(module: nn.Module) -> None:

@@ -178,7 +178,7 @@ def unmix(
         rounds: How often.
         clamped: Epochs with the states held.
         progress: Whether to show progress bars.
-        **settings: Fields of :class:`~pyro_citevae.FitSettings` that differ from the fit's own.
+        **settings: Fields of :class:`~pyro_citevae.infer.FitSettings` that differ from the fit's own.
 
     Returns:
         The posterior after the last round.

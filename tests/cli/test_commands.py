@@ -542,6 +542,7 @@ BAD_COMMANDS = [
         "evaluate {run} --truth {screen} -o made",
         "was in training and cannot be scored; hold it out and fit again",
     ),
+    ("benchmark unseen-gne -o made", "'unseen-gne' is not a protocol; name one of"),
     ("evaluate {run} --truth {foreign_panel} -o made", "has 9 of the 20 genes that were predicted"),
 ]
 

@@ -321,6 +321,14 @@ def test_a_setting_out_of_range_is_named(split: tuple, settings: dict, phrase: s
         fitted(split[0], **settings)
 
 
+def test_a_class_where_an_object_is_meant_is_named(split: tuple) -> None:
+    model = StaticShift(split[0].schema, n_programs=2, n_invariant=1, hidden=2)
+    with pytest.raises(
+        FitError, match=r"guide=MeanField\) is a class; make it first, as in MeanField\(model\)"
+    ):
+        cv.fit(model, MeanField, split[0])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named(split: tuple) -> None:
     with pytest.raises(FitError, match="no CUDA device"):
