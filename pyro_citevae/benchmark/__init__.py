@@ -3,7 +3,7 @@
 from pyro_citevae.benchmark.fold import Fold
 from pyro_citevae.benchmark.protocols import PROTOCOLS, Protocol
 from pyro_citevae.benchmark.report import report
-from pyro_citevae.benchmark.runner import Results, run
+from pyro_citevae.benchmark.runner import Results, require_protocol, run
 from pyro_citevae.benchmark.settings import Settings, Variant, settings_from
 from pyro_citevae.renamed import attributes
 
@@ -15,6 +15,7 @@ __all__ = [
     "Settings",
     "Variant",
     "report",
+    "require_protocol",
     "run",
     "settings_from",
 ]

@@ -322,7 +322,7 @@ def test_a_setting_out_of_range_is_named(split: tuple, settings: dict, phrase: s
 
 
 def test_a_class_where_an_object_is_meant_is_named(split: tuple) -> None:
-    model = StaticShift(split[0].schema, n_programs=2, n_invariant=1, hidden=2)
+    model = StaticShift(split[0].schema, n_programs=2, hidden=2)
     with pytest.raises(
         FitError, match=r"guide=MeanField\) is a class; make it first, as in MeanField\(model\)"
     ):
