@@ -321,20 +321,6 @@ def test_a_setting_out_of_range_is_named(split: tuple, settings: dict, phrase: s
         fitted(split[0], **settings)
 
 
-def test_a_class_where_an_object_is_meant_is_named(split: tuple) -> None:
-    model = StaticShift(split[0].schema, n_programs=2, hidden=2)
-    with pytest.raises(
-        FitError, match=r"guide=MeanField\) is a class; make it first, as in MeanField\(model\)"
-    ):
-        cv.fit(model, MeanField, split[0])
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_named(split: tuple) -> None:
-    with pytest.raises(FitError, match="no CUDA device"):
-        fitted(split[0], accelerator="gpu")
-
-
 def test_a_bound_that_is_no_number_stops_the_fit(split: tuple) -> None:
     with pytest.raises(FitError, match=r"the bound became .* at step"):
         fitted(split[0], learning_rate=1e6, gradient_clip=1e9, validate=False)
@@ -396,3 +382,9 @@ def test_a_run_of_your_own_class_asks_for_the_class(posterior: cv.Posterior, tmp
     with pytest.raises(ModelError, match=r"your own class 'CiteVAE' of 'FILE\.py'; pass it"):
         cv.load(tmp_path / "run")
     assert cv.load(tmp_path / "run", model=CiteVAE).model.n_programs == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(split: tuple) -> None:
+    with pytest.raises(FitError, match="no CUDA device"):
+        fitted(split[0], accelerator="gpu")
