@@ -95,7 +95,10 @@ class MechanismPosterior(PyroModule):
                 if part is not None:
                     part._setup_prototype()  # not at the first draw: an optimiser or a copy may come before
                     # the laws in a trace are views of parameters, which training and loading write to
-                    part.prototype_trace = copy.deepcopy(part.prototype_trace)
+                    own: Any = copy.deepcopy(part.prototype_trace)
+                    for _, site in own.iter_stochastic_nodes():
+                        _cut_off(site["fn"])
+                    part.prototype_trace = own
 
     def forward(self) -> dict[str, Tensor]:
         """Draws every global site; under plates to the left, each value is (..., 1, 1) + its event shape."""
@@ -120,6 +123,16 @@ def _require_continuous(model: LatentDynamics, trace: Any) -> None:
                 f"{where} samples '{name}' from a discrete law, which no guide follows by gradients",
                 "give it a continuous law, or let regime() draw it for each cell",
             )
+
+
+def _cut_off(law: Any) -> None:
+    """Lets a law's tensors refer to no parameter of the model, with which they could not be pickled."""
+    for name, value in vars(law).items():
+        if isinstance(value, Tensor):
+            vars(law)[name] = value.detach()
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, torch.distributions.Distribution | torch.distributions.Transform):
+                _cut_off(inner)
 
 
 def _lead(value: Tensor, event_dim: int) -> torch.Size:

@@ -17,6 +17,7 @@ from torch.nn.functional import softplus
 from pyro_citevae import sites
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.observations import Observations
+from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.nn.networks import ImageEncoder, Perceptron, joined
 from pyro_citevae.program import Distribution, LatentDynamics, Recorded
 
@@ -126,6 +127,11 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             s: Drawn invariant states.
             drawn: Drawn values of the global sites; ``self.model.mechanism_at(drawn)`` has them by symbol.
         """
+
+    def __call__(self, batch: Batch) -> Any:
+        """Runs the guide's program; a number that it writes out has the precision of the batch."""
+        with default_dtype(batch.u.dtype):
+            return super().__call__(batch)
 
     def forward(self, batch: Batch) -> None:
         """The guide's program, on the same batch as the model's."""

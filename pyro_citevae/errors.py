@@ -43,6 +43,10 @@ class HookError(ModelError):
         super().__init__(f"{said}; {mend}.")
         self.said, self.mend = said, mend
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a copy is made of; an error's own way is its sentence alone."""
+        return type(self), (self.said, self.mend), vars(self)
+
 
 class ConformanceError(ModelError):
     """A model or a guide breaks a law that fitting and predicting rely on."""

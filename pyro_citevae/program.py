@@ -26,6 +26,7 @@ from pyro_citevae.data.observations import SparseObservations
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
 from pyro_citevae.hooks import Distribution, Hooks, Mechanism, plate_refused
+from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.nn.sparse_counts import SparseCounts
 from pyro_citevae.renamed import warn_of_name
 
@@ -53,8 +54,13 @@ class Recorded(type(PyroModule), ABCMeta):  # type: ignore[misc]
     """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Makes an instance, and notes its arguments by name, the first (schema or model) left out."""
-        made = super().__call__(*args, **kwargs)
+        """Makes an instance, and notes its arguments by name, the first (schema or model) left out.
+
+        A model is made in single precision, and a guide in that of its model.
+        """
+        of = [one._like.dtype for one in (*args, *kwargs.values()) if isinstance(one, LatentDynamics)]
+        with default_dtype(*of[:1]):
+            made = super().__call__(*args, **kwargs)
         bound = inspect.signature(cls.__init__).bind(made, *args, **kwargs)  # type: ignore[misc]
         bound.apply_defaults()
         made.settings = {
@@ -274,6 +280,11 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         """
         return mechanism
 
+    def __call__(self, batch: Batch) -> Any:
+        """Runs the program; a number that a hook writes out has the precision of the batch."""
+        with default_dtype(batch.u.dtype):
+            return super().__call__(batch)
+
     def forward(self, batch: Batch) -> Rollout:
         """The generative program, for training and for prediction alike.
 
@@ -314,7 +325,7 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
     def aligned_mechanism(self) -> Mechanism:
         """The mechanism as the other hooks see it: under a plate of draws it broadcasts against cells."""
-        with self._aligned():
+        with default_dtype(self._like.dtype), self._aligned():
             return Hooks(self).mechanism()
 
     def invariant(self) -> Distribution:

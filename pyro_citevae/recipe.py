@@ -17,7 +17,9 @@ from pyro_citevae.infer import FitSettings, Posterior, fit
 from pyro_citevae.infer.fit_settings import settings_of
 from pyro_citevae.program import LatentDynamics
 
-__all__ = ["Recipe", "features_of", "takes_features"]
+_SPECIES = "gene-ontology:mouse (terms of the human genes of the same letters, an approximation)"
+
+__all__ = ["Recipe", "described", "features_of", "takes_features"]
 
 
 @final
@@ -120,14 +122,31 @@ class Recipe:
             CiteVAEError: As for :meth:`made` and :func:`~pyro_citevae.fit`.
         """
         model, guide = self.made(train, plain=plain)
-        return fit(model, guide, train, **training, **asdict(self.fit_settings))
+        fitted = fit(model, guide, train, **training, **asdict(self.fit_settings))
+        if self.features != "none":
+            fitted.record["summary"]["features"] = described(self.features)
+        return fitted
+
+
+def described(features: str) -> str:
+    """What a run notes of where features came from.
+
+    Args:
+        features: As :func:`features_of` reads it.
+
+    Example:
+        >>> described("coexpression")
+        'coexpression'
+    """
+    return _SPECIES if features == "gene-ontology:mouse" else features
 
 
 def features_of(kind: str, train: Trajectories, *, plain: bool) -> GeneFeatures | None:
     """Features of every token, from nothing but the training cells and what is known of genes.
 
     Args:
-        kind: ``"none"``, ``"gene-ontology"``, ``"coexpression"``, or the path of a table.
+        kind: ``"none"``, ``"gene-ontology"``, or ``"gene-ontology:mouse"`` for symbols of mice,
+            ``"coexpression"``, or the path of a table.
         train: The training cells.
         plain: Whether the cosine of the terms itself is wanted, as by smoothers that sharpen it themselves,
             or what models take.
@@ -136,15 +155,17 @@ def features_of(kind: str, train: Trajectories, *, plain: bool) -> GeneFeatures 
         A row a token; None for ``"none"``.
 
     Raises:
-        DataError: The table cannot be read, or no gene is described.
+        DataError: The table cannot be read, the species is unknown, or no gene is described.
     """
     tokens = train.schema.tokens
     if kind == "none":
         return None
-    if kind == "gene-ontology":
+    known, _, species = kind.partition(":")
+    if known == "gene-ontology":
+        of: dict[str, Any] = {"species": species} if species else {}
         if not plain:
-            return gene_ontology(tokens)
-        return gene_ontology(tokens, specificity=1.0, sharpness=None, rank=len(tokens))
+            return gene_ontology(tokens, **of)
+        return gene_ontology(tokens, specificity=1.0, sharpness=None, rank=len(tokens), **of)
     if kind == "coexpression":
         return coexpression(train, tokens)
     return from_table(kind, tokens)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, cast, final
@@ -59,8 +59,11 @@ class _Kind:
     shipped: Mapping[str, type]
 
     @property
-    def plugins(self) -> list[EntryPoint]:
-        """The installed entry points, the same one never twice; nothing is imported."""
+    def plugins(self) -> list[Any]:
+        """The installed entry points, the same one never twice; nothing is imported.
+
+        They are of another class where ``importlib_metadata`` was imported before.
+        """
         found = dict.fromkeys(entry_points(group=f"pyro_citevae.{self.name}s"))
         return sorted(found, key=lambda entry: (entry.name, entry.value))
 
@@ -84,7 +87,7 @@ class _Kind:
             )
         return self.loaded(same[0]) if same else None
 
-    def loaded(self, entry: EntryPoint) -> type:
+    def loaded(self, entry: Any) -> type:
         """The class of an entry point, imported now.
 
         Raises:
@@ -116,7 +119,7 @@ class _Kind:
                 what = str(error)
             yield Listing(self.name, entry.name, _origin(entry), what)
 
-    def _warn_of_clash(self, entry: EntryPoint) -> None:
+    def _warn_of_clash(self, entry: Any) -> None:
         warnings.warn(
             f"the plug-in '{entry.name}' of {_origin(entry)} has the name of a shipped {self.name}, which is "
             "the one that is taken; give the entry point another name.",
@@ -256,7 +259,7 @@ def _is_own(value: object, abstract: tuple[type, ...], module: ModuleType) -> bo
     return isinstance(value, type) and issubclass(value, abstract) and value.__module__ == module.__name__
 
 
-def _origin(entry: EntryPoint) -> str:
+def _origin(entry: Any) -> str:
     return entry.dist.name if entry.dist is not None else entry.module
 
 

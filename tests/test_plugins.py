@@ -218,7 +218,7 @@ def test_a_run_of_a_file_is_used_when_the_command_names_the_file(
         assert code == 2
         assert f"the run's model is your own; pass it by --model {file}:Tiny." in said
         assert (command(use, run, *options, *own)) == (0, "")
-    assert {"made.h5ad", "effects.nc", "scores", "made.nc"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"made.h5ad", "made.effects.nc", "scores", "made.nc"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_nothing_that_a_run_names_is_executed(file: Path, tmp_path: Path, install: Callable) -> None:

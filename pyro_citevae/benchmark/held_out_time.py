@@ -17,7 +17,9 @@ from pyro_citevae.analysis.baselines.in_time import (
 from pyro_citevae.analysis.baselines.rules import Baseline, NoChange
 from pyro_citevae.analysis.scoring.effects import evaluate
 from pyro_citevae.analysis.scoring.measurement import Measurement, measure, reproducible, require_unseen
+from pyro_citevae.arguments import names
 from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.shared_genes import on_panel, shared_panel
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 from pyro_citevae.infer.effect import Effect
@@ -58,7 +60,9 @@ def forecast(
 ) -> Forecast:
     """Forecasts the last time of the held-out data, and scores it beside baselines and ceiling.
 
-    Effects are those on a population drawn from the model, so no cell of the held-out time is used.
+    Effects are those on a population drawn from the model, so no cell of the held-out time is used. Where the
+    held-out cells lack genes, model, rules and measurement are all brought to the genes that remain before a
+    profile is taken (:func:`~pyro_citevae.data.shared_genes.shared_panel` of the training cells).
 
     Args:
         posterior: Fitted on ``train``.
@@ -72,17 +76,22 @@ def forecast(
         genes: Genes that the held-out cells have; None for all.
 
     Raises:
-        DataError: A held-out observation was in training, or there is nothing to score.
+        DataError: A held-out observation was in training, there is nothing to score, or the training controls
+            have no count of the genes.
     """
+    panel = None if genes is None else shared_panel(train, genes)
+    if panel is not None:
+        train, truth = on_panel(train, panel), on_panel(truth, panel)
+    headline = names(headline, "forecast(headline=...)")
     require_unseen(train, truth)
     time = float(truth.row_times.max())
     labels = truth.select(time=time).perturbations()
     if not labels:
         raise DataError(f"no perturbed cell is held out at {time:g}; hold out a time, as in time=5.")
     reference = _where_controls_are(truth, train, time)
-    measurements = tuple(measure(truth, label, time, reference, genes) for label in labels)
+    measurements = tuple(measure(truth, label, time, reference) for label in labels)
     schedules = [Schedule.parse(label, posterior.schema.control) for label in labels]
-    effects = posterior.effect(schedules, time=time, draws=draws)
+    effects = posterior.effect(schedules, time=time, draws=draws, panel=panel)
     rules: list[Baseline] = [kind(train) for kind in _RULES]
     rules.append(MeanOfOthers(reference))
     chosen = tuple(name for name in headline if name in labels) or reproducible(measurements)

@@ -1,4 +1,4 @@
-"""The command line: ``citevae demo | fit | predict | rank | evaluate | benchmark | export | check | ...``.
+"""The command line: ``citevae demo | inspect | fit | predict | rank | evaluate | export | check | ...``.
 
 Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect.
 """
@@ -14,6 +14,7 @@ import typer
 from pyro_citevae.cli.benchmark import benchmark_command
 from pyro_citevae.cli.evaluate import demo, evaluate
 from pyro_citevae.cli.fit import fit_command
+from pyro_citevae.cli.inspect import inspect_command
 from pyro_citevae.cli.plugins import check, list_datasets, list_models
 from pyro_citevae.cli.predict import export, predict, rank_command
 from pyro_citevae.cli.simulate import simulate_c3d, simulate_c3d_sheet
@@ -28,6 +29,7 @@ _simulate = typer.Typer(no_args_is_help=True, help="Make data whose truth is kno
 
 _COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
+    "inspect": inspect_command,
     "fit": fit_command,
     "predict": predict,
     "rank": rank_command,

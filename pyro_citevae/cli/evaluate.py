@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +14,8 @@ from rich.table import Table
 from pyro_citevae import config
 from pyro_citevae.analysis import Licence, licence, markdown, plots, summary
 from pyro_citevae.benchmark.held_out_time import Forecast, forecast
-from pyro_citevae.cli.options import Accelerator, Out, Overwrite, OwnGuide, OwnModel, Quiet, Run, Seed
-from pyro_citevae.cli.runs import columns_of, divided, held_out_cells, loaded_run, origin_of
+from pyro_citevae.cli.options import Accelerator, Data, Out, Overwrite, OwnGuide, OwnModel, Quiet, Run, Seed
+from pyro_citevae.cli.runs import divided, held_out_cells, loaded_run, origin_of
 from pyro_citevae.cli.terminal import console, say
 from pyro_citevae.data import Schedule, Trajectories, datasets, do
 from pyro_citevae.errors import RunError
@@ -47,7 +46,7 @@ def demo(
     )
     recipe = Recipe.of(config.Settings(fit={"seed": seed, "max_epochs": epochs}))
     posterior = recipe.fitted(train, progress=not quiet)
-    posterior.record["source"] = {"path": "renge", "columns": asdict(columns_of("renge"))}
+    posterior.record["source"] = {"path": "renge"}
     with console.status("forecasting day 5 ..."):
         headline = datasets.CATALOGUE["renge"].headline
         found = forecast(posterior, train, truth, dataset="renge", headline=headline, seed=seed)
@@ -81,6 +80,7 @@ def evaluate(
         bool,
         typer.Option("--licence", help="Say what the fit would license of its latent states; score nothing."),
     ] = False,
+    data: Data = None,
     accelerator: Accelerator = "cpu",
     model: OwnModel = None,
     guide: OwnGuide = None,
@@ -90,16 +90,16 @@ def evaluate(
     if out is not None:
         require_free(out, overwrite)
     posterior = loaded_run(run, model, guide).to(accelerator)
-    train, held_out = divided(posterior)
+    train, held_out = divided(posterior, data)
     if licence_:
         _report_licences(posterior, train, out, overwrite)
         return
     if held_out is None:
         raise RunError(f"'{run}' held nothing out; fit it again with --hold-out, such as --hold-out time=5.")
-    origin = origin_of(posterior)
+    origin = origin_of(posterior, data)
     genes = None
     if truth is not None:
-        held_out, genes = held_out_cells(truth, origin["columns"], posterior)
+        held_out, genes = held_out_cells(truth, posterior)
     path = truth or origin["path"]
     name = Path(path).stem
     headline = datasets.CATALOGUE[path].headline if path in datasets.CATALOGUE else ()

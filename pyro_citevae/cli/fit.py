@@ -7,23 +7,20 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pyro_citevae import config
-from pyro_citevae.cli.options import Out, Overwrite, Quiet, with_columns
-from pyro_citevae.cli.runs import candidates_in, columns_of, opened
-from pyro_citevae.cli.terminal import say
-from pyro_citevae.data import Split, Trajectories, datasets
-from pyro_citevae.data.columns import Columns
-from pyro_citevae.data.published_layouts import resolve
-from pyro_citevae.data.stores import open_screen
+from pyro_citevae.cli.options import NSteps, Out, Overwrite, Quiet, Step, TimeUnit, Values, with_columns
+from pyro_citevae.cli.runs import path_of, screen_of
+from pyro_citevae.cli.terminal import console, say
+from pyro_citevae.data import Split, Summary
 from pyro_citevae.errors import DivergenceError
 from pyro_citevae.infer import Ensemble, processes
-from pyro_citevae.recipe import Recipe
+from pyro_citevae.recipe import Recipe, described
 from pyro_citevae.whole_files import require_free
 
 __all__ = ["fit_command"]
@@ -34,11 +31,16 @@ def fit_command(
     data: Annotated[str, typer.Argument(metavar="DATA", help="An h5ad file, or a shipped data set's name.")],
     out: Out,
     features: Annotated[
-        str, typer.Option(help="What is known of genes: gene-ontology, coexpression, or a table; or none.")
+        str,
+        typer.Option(help="What is known of genes: gene-ontology (:mouse), coexpression, a table; or none."),
     ] = "none",
     model: Annotated[str | None, typer.Option(help="Model: a name, or FILE.py:CLASS.")] = None,
     guide: Annotated[str | None, typer.Option(help="Guide: a name, or FILE.py:CLASS.")] = None,
     config_file: Annotated[Path | None, typer.Option("--config", help="TOML: [model] [guide] [fit].")] = None,
+    step: Step = None,
+    n_steps: NSteps = 3,
+    time_unit: TimeUnit = None,
+    values: Values = "counts",
     hold_out: Annotated[
         list[str] | None, typer.Option(help="perturbation=A,B | time=5 | combination=A+B; joined by ';'.")
     ] = None,
@@ -85,7 +87,11 @@ def fit_command(
     training = out.with_name(f"{out.name}.training")
     if overwrite and not resume:
         shutil.rmtree(training, ignore_errors=True)
-    screen, origin = _screen(data, columns, from_disk=from_disk, quiet=quiet)
+    grid: dict[str, Any] = {"step": step, "n_steps": n_steps, "time_unit": time_unit, "values": values}
+    screen = screen_of(data, columns, from_disk=from_disk, quiet=quiet, **grid)
+    if not quiet:
+        known = {} if features == "none" else {"features": described(features)}
+        console.print(Summary({**screen.summary().content, **known}))
     train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
     fits = []
     for one in range(chosen.seed, chosen.seed + seeds):
@@ -93,7 +99,7 @@ def fit_command(
         kept: dict[str, Any] = {"checkpoints": training / f"seed_{one}", "resume": resume}
         with _keeping_the_last_good(out, training):
             fits.append(seeded.fitted(train, progress=not quiet, **kept))
-        fits[-1].record["source"] = origin
+        fits[-1].record["source"] = {"path": path_of(data), **({"from_disk": True} if from_disk else {})}
     if not is_first:
         return
     posterior = fits[0] if seeds == 1 else Ensemble(fits)
@@ -119,24 +125,6 @@ def _recipe(
         {**settings.fit, **given},
         features,
     )
-
-
-def _screen(
-    data: str, columns: dict[str, Any], *, from_disk: bool, quiet: bool
-) -> tuple[Trajectories, dict[str, Any]]:
-    """A screen, and what a run notes of where it came from."""
-    if columns["candidates"] is not None:
-        columns["candidates"] = candidates_in(columns["candidates"])
-    given = {**asdict(columns_of(data)), **{name: v for name, v in columns.items() if v not in (None, [])}}
-    wanted = Columns.of("citevae fit", given)
-    path = data if data in datasets.CATALOGUE else str(Path(data).resolve())
-    if from_disk:
-        named = asdict(resolve(open_screen(data).labels, wanted))
-        screen = Trajectories.from_disk(data, progress=not quiet, **named)
-        return screen, {"path": path, "columns": named, "from_disk": True}
-    adata = opened(data)
-    named = asdict(resolve(adata, wanted))
-    return Trajectories.from_anndata(adata, **named), {"path": path, "columns": named}
 
 
 @contextmanager

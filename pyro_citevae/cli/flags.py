@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
+
+from pyro_citevae.data.columns import Columns
 
 __all__ = ["in_flags"]
 
@@ -14,14 +17,27 @@ _FLAGS = (
         r"is your own class '(\w+)' of '([^']*)'; pass it by load\(path, (\w+)=\w+\)",
         r"is your own; pass it by --\3 \2:\1",
     ),
+    (
+        r"hold_out\(perturbations=\['([^']*)'\]\) names a combination; .*$",
+        r"--hold-out 'perturbation=\1' names a combination; write --hold-out 'combination=\1'.",
+    ),
     (r"Split\.parse\('([^']*)'\)", r"--hold-out '\1'"),
     (r"the settings '([^']*)'", r"--config '\1'"),
     (r"features='([^']*)'", r"--features \1"),
+    (r"gene_ontology\(species='([^']*)'\)", r"--features gene-ontology:\1"),
+    (r"\bspecies='(\w+)'", r"--features gene-ontology:\1"),
+    (r"give features of your own by from_table\(table, genes\)", "give --features the path of a table"),
     (r"c3d_parts\(n_frames=(-?\d+)\)", r"--frames \1"),
     (r"c3d_parts\(seed=(-?\d+)\)", r"--seed \1"),
     (r"render_parts\(jobs=(-?\d+)\)", r"--jobs \1"),
     (r"meshes\('([^']*)'\) finds", r"--mesh-dir '\1' holds"),
 )
+
+
+# what a command takes by the name that Python has for it
+_NAMES = (*(one.name for one in fields(Columns)), "step", "n_steps", "time_unit", "values", "new_batches")
+_VALUE = r"""'[^']*'|\[[^\]]*\]|-?\d[\d.]*(?=[^\w.]|\.?$)"""
+_ARGUMENT = re.compile(rf"""(?<![\w'"(\[-])({"|".join(_NAMES)})=(?!\.\.\.)({_VALUE})?""")
 
 
 def in_flags(sentence: str) -> str:
@@ -33,4 +49,14 @@ def in_flags(sentence: str) -> str:
     """
     for said, flag in _FLAGS:
         sentence = re.sub(said, flag, sentence)
-    return sentence
+    return _ARGUMENT.sub(_as_flag, sentence)
+
+
+def _as_flag(found: re.Match[str]) -> str:
+    """An argument of Python as a flag, a list as the flag for each of its values."""
+    flag, value = f"--{found[1].replace('_', '-')}", found[2]
+    if value is None:
+        return flag
+    if value.startswith("["):
+        return " ".join(f"{flag} {one.strip()}" for one in re.findall(r"'[^']*'|[^\s,\[\]]+", value))
+    return f"{flag} {value}"

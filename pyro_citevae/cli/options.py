@@ -17,9 +17,12 @@ __all__ = [
     "Accelerator",
     "Backend",
     "Candidates",
+    "Data",
     "Layout",
     "MeshDir",
     "MostGenes",
+    "NSteps",
+    "NewBatches",
     "Out",
     "Overwrite",
     "OwnGuide",
@@ -27,6 +30,9 @@ __all__ = [
     "Quiet",
     "Run",
     "Seed",
+    "Step",
+    "TimeUnit",
+    "Values",
     "with_columns",
 ]
 
@@ -37,6 +43,18 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a fitted run.")]
 OwnModel = Annotated[str | None, typer.Option("--model", help="The run's model, if it is FILE.py:CLASS.")]
 OwnGuide = Annotated[str | None, typer.Option("--guide", help="The run's guide, if it is FILE.py:CLASS.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="The run's training data, if they are not where they were.")
+]
+Step = Annotated[
+    str | None, typer.Option(help="Length of a latent step, the ends of the steps (6,24,72), or observed.")
+]
+NSteps = Annotated[int, typer.Option(min=1, help="Latent steps of a snapshot.")]
+TimeUnit = Annotated[str | None, typer.Option(help="Name of the unit of time.")]
+Values = Annotated[str, typer.Option(help="counts, or real for a Gaussian emission.")]
+NewBatches = Annotated[
+    str, typer.Option(help="Batches that training did not have: refuse, or spread over the known ones.")
+]
 Accelerator = Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")]
 MeshDir = Annotated[
     Path | None, typer.Option(help="Folder of meshes in the places of shapes, such as cow.obj or hare.npz.")
@@ -54,6 +72,7 @@ Candidates = Annotated[
 
 # how the command line takes a column that is no plain text
 _KINDS: dict[str, Any] = {
+    "control": Annotated[list[str] | None, typer.Option(help=_HELP["control"])],
     "exclude": Annotated[list[str] | None, typer.Option(help=_HELP["exclude"])],
     "candidates": Candidates,
     "layout": Layout,

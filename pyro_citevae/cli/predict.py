@@ -8,10 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from pyro_citevae.analysis import plots
-from pyro_citevae.cli.options import Accelerator, Out, Overwrite, OwnGuide, OwnModel, Run, Seed
+from pyro_citevae.cli.options import (
+    Accelerator,
+    Data,
+    NewBatches,
+    Out,
+    Overwrite,
+    OwnGuide,
+    OwnModel,
+    Run,
+    Seed,
+)
 from pyro_citevae.cli.runs import candidates_in, controls_of, divided, loaded_run
 from pyro_citevae.cli.terminal import console, say
-from pyro_citevae.data import Schedule, do
+from pyro_citevae.data import do
 from pyro_citevae.errors import RunError
 from pyro_citevae.whole_files import aside, require_free
 
@@ -30,18 +40,25 @@ def predict(
     most_cells: Annotated[int, typer.Option(min=1, help="Control cells to predict from, at most.")] = 500,
     seed: Seed = 0,
     accelerator: Accelerator = "cpu",
+    data: Data = None,
+    new_batches: NewBatches = "refuse",
+    mask_missing: Annotated[
+        bool,
+        typer.Option("--mask-missing", help="Let expected counts stand in for missing genes."),
+    ] = False,
     model: OwnModel = None,
     guide: OwnGuide = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Predict what control cells would show under other schedules, with intervals."""
     require_free(out, overwrite)
-    if out.name == "effects.nc":
-        raise RunError("effects.nc is written beside the predicted cells; name the cells' file otherwise.")
-    effects_path = require_free(out.with_name("effects.nc"), overwrite)
+    if out.suffix == ".nc":
+        raise RunError(f"'{out}' ends in .nc, and predicted cells are written as h5ad; name a .h5ad.")
+    effects_path = require_free(out.with_name(f"{out.name.removesuffix('.h5ad')}.effects.nc"), overwrite)
     posterior = loaded_run(run, model, guide).to(accelerator)
-    schedules = [posterior.schema.require(Schedule.parse(text, posterior.schema.control)) for text in do_]
-    controls = controls_of(posterior, cells).thinned(most_cells)
+    schedules = [posterior.schema.require(posterior.schema.schedule(text)) for text in do_]
+    reading = {"new_batches": new_batches, "missing": "mask" if mask_missing else "refuse"}
+    controls = controls_of(posterior, cells, data, **reading).thinned(most_cells)
     acting = [one for one in dict.fromkeys(schedules) if not one.is_control]
     with console.status(f"predicting {len(acting)} schedules ..."):
         options: dict[str, Any] = {"cells": controls, "draws": draws, "time": time, "seed": seed}
@@ -98,6 +115,7 @@ def export(
     draws: Annotated[int, typer.Option(min=1, help="Number of draws.")] = 100,
     most_cells: Annotated[int, typer.Option(min=1, help="Cells with draws of their own, at most.")] = 200,
     seed: Seed = 0,
+    data: Data = None,
     model: OwnModel = None,
     guide: OwnGuide = None,
     overwrite: Overwrite = False,
@@ -107,9 +125,9 @@ def export(
     if out.suffix not in (".nc", ".zarr"):
         raise RunError(f"'{out}' ends in neither .nc (netCDF) nor .zarr; name one of the two.")
     posterior = loaded_run(run, model, guide)
-    data, _ = divided(posterior)
+    train, _ = divided(posterior, data)
     with console.status("drawing ..."):
-        tree = posterior.to_datatree(data, draws=draws, most_cells=most_cells, seed=seed)
+        tree = posterior.to_datatree(train, draws=draws, most_cells=most_cells, seed=seed)
     with aside(out, overwrite=overwrite) as file:
         if out.suffix == ".nc":
             tree.to_netcdf(file, engine="h5netcdf")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pyro_citevae import registry
-from pyro_citevae.data import Trajectories, datasets, open_h5ad
+from pyro_citevae.data import Trajectories, datasets, open_anndata
 from pyro_citevae.data.anndata_io import padded
 from pyro_citevae.data.columns import Columns
-from pyro_citevae.errors import DataError, RunError
+from pyro_citevae.data.opening import RAW, raw_as_anndata
+from pyro_citevae.data.published_layouts import resolve
+from pyro_citevae.errors import CiteVAEWarning, DataError, RunError
 from pyro_citevae.infer import Ensemble, Posterior
-from pyro_citevae.infer.asked import require_controls
 
 __all__ = [
     "candidates_in",
@@ -20,8 +23,11 @@ __all__ = [
     "divided",
     "held_out_cells",
     "loaded_run",
+    "named_columns",
     "opened",
     "origin_of",
+    "path_of",
+    "screen_of",
 ]
 
 
@@ -40,53 +46,100 @@ def columns_of(name: str) -> Columns:
 
 
 def opened(path: str) -> Any:
-    """An h5ad file or a shipped data set."""
-    return getattr(datasets, path)() if path in datasets.CATALOGUE else open_h5ad(path)
+    """An h5ad file, a zarr folder, or a shipped data set."""
+    return getattr(datasets, path)() if path in datasets.CATALOGUE else open_anndata(path)
 
 
-def _read_screen(
-    path: str, columns: dict[str, Any], posterior: Posterior | Ensemble, from_disk: bool = False
+def path_of(data: str) -> str:
+    """What a run notes of where its data are."""
+    return data if data in datasets.CATALOGUE else str(Path(data).resolve())
+
+
+def named_columns(data: str, given: dict[str, Any]) -> Columns:
+    """The columns of a screen: those of a shipped one, and what the command line names."""
+    if given["candidates"] is not None:
+        given = {**given, "candidates": candidates_in(given["candidates"])}
+    named = {name: value for name, value in given.items() if value not in (None, [])}
+    return Columns.of("citevae fit", {**asdict(columns_of(data)), **named})
+
+
+def screen_of(
+    data: str, given: dict[str, Any], *, from_disk: bool = False, quiet: bool = False, **grid: Any
 ) -> Trajectories:
-    """Reads an h5ad file or a shipped data set to a run's schema."""
-    reading = {**columns, "values": posterior.schema.values, "schema": posterior.schema}
+    """A screen as the command line names it.
+
+    Args:
+        data: A file, or a shipped data set's name.
+        given: The columns of the command line.
+        from_disk: Whether the counts stay there.
+        quiet: Whether to show no bar.
+        **grid: Arguments of :meth:`Trajectories.from_anndata` on time and values.
+    """
+    columns = asdict(named_columns(data, given))
     if from_disk:
-        return Trajectories.from_disk(path, **reading)
-    return Trajectories.from_anndata(opened(path), **reading)
+        return Trajectories.from_disk(data, progress=not quiet, **grid, **columns)
+    return Trajectories.from_anndata(opened(data), **grid, **columns)
 
 
-def held_out_cells(
-    path: str, columns: dict[str, Any], posterior: Posterior | Ensemble
-) -> tuple[Trajectories, tuple[str, ...]]:
+def held_out_cells(path: str, posterior: Posterior | Ensemble) -> tuple[Trajectories, tuple[str, ...]]:
     """Held-out cells to a run's schema, and the genes that they were measured on."""
-    whole, genes = padded(opened(path), posterior.schema, path, columns.get("layout") or "plain")
-    schema = posterior.schema
-    return Trajectories.from_anndata(whole, **columns, values=schema.values, schema=schema), genes
+    given = opened(path)
+    columns = resolve(given, Columns.of("citevae evaluate", posterior.columns))
+    is_raw = columns.layer in RAW and columns.layer not in given.layers
+    cells = raw_as_anndata(given) if is_raw else given
+    whole, genes = padded(cells, posterior.schema, path, columns.genes)
+    return (posterior.read(whole, layer=None) if is_raw else posterior.read(whole)), genes
 
 
-def origin_of(posterior: Posterior | Ensemble) -> dict[str, Any]:
-    """What a run notes of the data that it was trained on."""
-    origin: dict[str, Any] | None = posterior.record.get("source")
-    if origin is None:
-        raise RunError("the run does not say which file it was trained on; make it with citevae fit.")
-    return origin
+def origin_of(posterior: Posterior | Ensemble, data: str | None) -> dict[str, Any]:
+    """Where the data of a run are, and its columns.
+
+    Args:
+        posterior: The run.
+        data: Where the user says that the data are.
+    """
+    noted: dict[str, Any] = posterior.record.get("source") or {}
+    path = data if data is not None else noted.get("path")
+    if path is None:
+        raise RunError("the run does not say which file it was trained on; name it with --data.")
+    if data is None and path not in datasets.CATALOGUE and not Path(path).exists():
+        raise RunError(f"'{path}', which the run was trained on, is not there; name it with --data.")
+    return {"path": path, "from_disk": bool(noted.get("from_disk"))}
 
 
-def divided(posterior: Posterior | Ensemble) -> tuple[Trajectories, Trajectories | None]:
+def divided(posterior: Posterior | Ensemble, data: str | None) -> tuple[Trajectories, Trajectories | None]:
     """The data that a run was trained on, if it is still what it was, and what the run held out."""
-    origin = origin_of(posterior)
-    screen = _read_screen(origin["path"], origin["columns"], posterior, origin.get("from_disk", False))
+    origin = origin_of(posterior, data)
+    path, schema = str(origin["path"]), posterior.schema
+    if origin["from_disk"]:
+        options: dict[str, Any] = {"values": schema.values, "schema": schema}
+        screen = Trajectories.from_disk(path, **options, **posterior.columns)
+    else:
+        screen = posterior.read(opened(path))
     train, held_out = (screen, None) if posterior.split is None else screen.divide(posterior.split)
     if train.digest != posterior.record["data"]:
-        raise DataError(f"'{origin['path']}' has changed since the run was fitted; fit it again.")
+        what = "is not what the run was fitted to" if data else "has changed since the run was fitted"
+        raise DataError(f"'{path}' {what}; {'name the file of then' if data else 'fit it again'}.")
     return train, held_out
 
 
-def controls_of(posterior: Posterior | Ensemble, cells: Path | None) -> Trajectories:
+def controls_of(
+    posterior: Posterior | Ensemble, cells: Path | None, data: str | None, **options: str
+) -> Trajectories:
     """The control cells of a file, or those of the training data."""
     if cells is None:
-        return divided(posterior)[0].controls()
-    given = _read_screen(str(cells), origin_of(posterior)["columns"], posterior)
-    return require_controls(given, posterior.schema)
+        return divided(posterior, data)[0].controls()
+    given = posterior.read(opened(str(cells)), **options)
+    controls = given.select(posterior.schema.control)
+    if controls.n_cells == 0:
+        raise DataError(f"--cells '{cells}' holds no control cell; give a file with some.")
+    if controls.n_cells < given.n_cells:
+        warnings.warn(
+            f"--cells '{cells}' has {given.n_cells - controls.n_cells} perturbed cells, which were left out.",
+            CiteVAEWarning,
+            stacklevel=2,
+        )
+    return controls
 
 
 def candidates_in(path: Path) -> list[str]:

@@ -13,6 +13,7 @@ from pyro_citevae.conformance.pair import MakeGuide, MakeModel, Pair
 from pyro_citevae.conformance.report import Report, Row
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.models import CiteVAE
+from pyro_citevae.nn.default_dtype import default_dtype
 
 __all__ = ["check_guide", "check_model"]
 
@@ -81,7 +82,8 @@ def _tried(pair: Pair, laws: Sequence[Law], progress: Callable[[str], None] | No
 
 def _trial(law: Law, pair: Pair) -> Row:
     """How a law stands; what a user's class raises is seen, not thrown on."""
-    with torch.random.fork_rng(), pyro.validation_enabled(True), warnings.catch_warnings():
+    quiet = warnings.catch_warnings()
+    with torch.random.fork_rng(), pyro.validation_enabled(True), default_dtype(), torch.enable_grad(), quiet:
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
         try:

@@ -1,10 +1,9 @@
-"""AnnData in and out: opens a file, names its layers, fits its genes, and writes predicted cells."""
+"""AnnData in and out: names its layers, fits its genes, and writes predicted cells."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import anndata
@@ -13,29 +12,13 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from pyro_citevae.data.published_layouts import LAYOUTS
+from pyro_citevae.data.gene_names import gene_names, require_unique
 from pyro_citevae.data.schema import Schema
-from pyro_citevae.errors import CiteVAEWarning, DataError, reason
+from pyro_citevae.errors import CiteVAEWarning, DataError
 
-__all__ = ["concatenated", "layer_names", "open_h5ad", "padded", "predictions", "require_unique"]
+__all__ = ["concatenated", "layer_names", "padded", "predictions"]
 
 _FEWEST_SHARED = 0.5
-
-
-def open_h5ad(path: str | Path) -> AnnData:
-    """Reads an h5ad file.
-
-    Raises:
-        DataError: The file is missing, truncated, or not an h5ad.
-    """
-    if not Path(path).is_file():
-        raise DataError(f"'{path}' is not a file; give the path of an h5ad.")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*names are not unique")
-            return anndata.read_h5ad(path)
-    except Exception as error:
-        raise DataError(f"'{path}' cannot be read as h5ad ({reason(error)}); it may be truncated.") from error
 
 
 def layer_names(adata: AnnData) -> list[str]:
@@ -48,24 +31,8 @@ def layer_names(adata: AnnData) -> list[str]:
     return [name for name in adata.layers if name is not None]
 
 
-def require_unique(names: pd.Index, what: str, mend: str) -> None:
-    """Refuses names of which one appears twice.
-
-    Args:
-        names: Names of the genes or of the cells.
-        what: ``"gene"`` or ``"cell"``.
-        mend: A call that makes them unique.
-
-    Raises:
-        DataError: A name appears twice.
-    """
-    if not names.is_unique:
-        twice = names[names.duplicated()][0]
-        raise DataError(f"{what} '{twice}' appears twice; make the names unique, for example with {mend}.")
-
-
 def padded(
-    adata: AnnData, schema: Schema, name: str, layout: str = "plain"
+    adata: AnnData, schema: Schema, name: str, genes_column: str | None = None
 ) -> tuple[AnnData, tuple[str, ...]]:
     """A file with zeros for the genes of a schema that it lacks, to be scored on the genes that it has.
 
@@ -73,7 +40,7 @@ def padded(
         adata: Cells to score.
         schema: Genes that were predicted.
         name: The file's name, for the messages.
-        layout: Layout of the file, which says where gene names are.
+        genes_column: Column of ``var`` with the names of the genes; None for its index.
 
     Returns:
         The cells, and the genes that both have. A gene that is lacking is told by a warning.
@@ -81,7 +48,7 @@ def padded(
     Raises:
         DataError: Fewer than half of the schema's genes are there.
     """
-    genes = LAYOUTS[layout].genes(adata)
+    genes = gene_names(adata, genes_column)
     require_unique(genes, "gene", "adata.var_names_make_unique()")
     there = set(map(str, genes))
     lacking = [gene for gene in schema.genes if gene not in there]
@@ -102,7 +69,8 @@ def padded(
     zero = sparse.csr_matrix((adata.n_obs, len(lacking)), dtype=np.float32)
     obs = cast(pd.DataFrame, adata.obs)
     layers = dict.fromkeys(layer_names(adata), zero)
-    rest = AnnData(zero, obs=obs[[]], var=pd.DataFrame({"gene_name": lacking}, index=lacking), layers=layers)
+    column = {} if genes_column is None else {genes_column: lacking}
+    rest = AnnData(zero, obs=obs[[]], var=pd.DataFrame(column, index=lacking), layers=layers)
     made = anndata.concat([adata, rest], axis=1)
     made.obs = obs
     return made, shared

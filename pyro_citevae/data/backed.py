@@ -30,6 +30,7 @@ class BackedCounts(StoredRows):
         columns: Which columns; None for all.
         content: Digest of what the matrix holds; :meth:`scan` makes it.
         totals: Sum of each row, if it is known.
+        reopen: Opens the matrix again: an open file cannot be copied or pickled, and what opens it can.
 
     Example:
         >>> stored = sparse.csr_matrix(np.array([[0, 1], [2, 0], [0, 3]], dtype=np.float32))
@@ -48,9 +49,35 @@ class BackedCounts(StoredRows):
         *,
         content: bytes = b"",
         totals: np.ndarray | None = None,
+        reopen: Callable[[], Any] | None = None,
     ) -> None:
-        self.matrix, self.rows, self.columns = matrix, rows, columns
-        self.content, self.totals = content, totals
+        self._matrix, self.rows, self.columns = matrix, rows, columns
+        self.content, self.totals, self.reopen = content, totals, reopen
+
+    @property
+    def matrix(self) -> Any:
+        """What gives rows; a copy opens the file when it is first asked.
+
+        Raises:
+            DataError: The file is no longer there, or has changed.
+        """
+        if self._matrix is None and self.reopen is not None:
+            self._matrix = self.reopen()
+        return self._matrix
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made of: all but an open file."""
+        return vars(self) | ({} if self.reopen is None else {"_matrix": None})
+
+    def _with(
+        self,
+        rows: Int[np.ndarray, " row"],
+        columns: Int[np.ndarray, " column"] | None,
+        content: bytes,
+        totals: np.ndarray | None = None,
+    ) -> BackedCounts:
+        """Other rows or columns of the same file."""
+        return BackedCounts(self.matrix, rows, columns, content=content, totals=totals, reopen=self.reopen)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,13 +87,13 @@ class BackedCounts(StoredRows):
     def __getitem__(self, chosen: Int[np.ndarray, " chosen"] | slice) -> BackedCounts:
         """Some of the rows, in the same file."""
         totals = None if self.totals is None else self.totals[chosen]
-        return BackedCounts(self.matrix, self.rows[chosen], self.columns, content=self.content, totals=totals)
+        return self._with(self.rows[chosen], self.columns, self.content, totals)
 
     def of_columns(self, chosen: Int[np.ndarray, " chosen"]) -> BackedCounts:
         """Some of the columns, in the same file."""
         kept = chosen if self.columns is None else self.columns[chosen]
         every = np.array_equal(kept, np.arange(self.matrix.shape[1]))  # then the digest is that of all, too
-        return BackedCounts(self.matrix, self.rows, None if every else kept, content=self.content)
+        return self._with(self.rows, None if every else kept, self.content)
 
     def in_memory(self) -> SparseRows:
         """The rows, read: neighbours in the file together, each once."""
@@ -79,15 +106,21 @@ class BackedCounts(StoredRows):
 
     def tocsr(self) -> sparse.csr_matrix:
         """The rows as a sparse matrix, read."""
+        return _tidied(self._as_stored().astype(np.float32))
+
+    def _as_stored(self) -> sparse.csr_matrix:
+        """The rows as a sparse matrix of the type that the file has."""
         if len(self.rows) == 0:
             return sparse.csr_matrix(self.shape, dtype=np.float32)
         distinct, position = np.unique(self.rows, return_inverse=True)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(distinct) > _GAP) + 1])
         firsts, lasts = distinct[starts], distinct[np.append(starts[1:], len(distinct)) - 1] + 1
         parts = [
-            sparse.csr_matrix(self.matrix[int(first) : int(last)], dtype=np.float32)
+            sparse.csr_matrix(self.matrix[int(first) : int(last)])
             for first, last in zip(firsts, lasts, strict=True)
         ]
+        for part in parts:
+            part.check_format(full_check=True)
         read = parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
         before = np.concatenate([[0], np.cumsum(lasts - firsts)[:-1]])
         run = np.searchsorted(starts, np.arange(len(distinct)), side="right") - 1
@@ -97,8 +130,6 @@ class BackedCounts(StoredRows):
         if self.columns is not None:
             read = read[:, self.columns]
             read.sort_indices()
-        read.sum_duplicates()
-        read.eliminate_zeros()
         return read
 
     def blocks(self) -> Iterator[sparse.csr_matrix]:
@@ -112,7 +143,7 @@ class BackedCounts(StoredRows):
         """Reads all once in the order of the file, and returns these rows with their digest and totals.
 
         Args:
-            check: Refuses a block whose values are wrong.
+            check: Refuses a block, of the type that the file has, whose values are wrong.
             advance: Is told how many rows were read.
         """
         digest = hashlib.sha256()
@@ -120,13 +151,14 @@ class BackedCounts(StoredRows):
         totals = np.zeros(len(order), dtype=np.float32)
         for first in range(0, len(order), _CHUNK):
             chosen = order[first : first + _CHUNK]
-            block = self[chosen].tocsr()
-            check(block)
+            stored = self[chosen]._as_stored()
+            check(stored)
+            block = _tidied(stored.astype(np.float32))
             for array in (block.indptr, block.indices, block.data):
                 digest.update(np.ascontiguousarray(array).data)
             totals[chosen] = np.asarray(block.sum(1)).ravel()
             advance(len(chosen))
-        return BackedCounts(self.matrix, self.rows, self.columns, content=digest.digest(), totals=totals)
+        return self._with(self.rows, self.columns, digest.digest(), totals)
 
     def arrays(self) -> Iterator[np.ndarray]:
         """What a digest of the rows is made of, without another look into the file."""
@@ -155,3 +187,10 @@ class BackedCounts(StoredRows):
     def observations(self, row: Int[np.ndarray, " row"], shape: tuple[int, int, int]) -> SparseObservations:
         """The stored values, read now."""
         return self.in_memory().observations(row, shape)
+
+
+def _tidied(rows: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Rows without duplicated or explicit zero entries."""
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
+    return rows

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pyro_citevae.data.observations import Observations
+from pyro_citevae.data.observations import Observations, moved
 
 __all__ = ["Batch"]
 
@@ -71,10 +71,12 @@ class Batch:
         """The same cells with nothing to condition on: what prediction runs the program on."""
         return replace(self, x=None, observed=torch.zeros_like(self.observed))
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """Copies to a device."""
-        x = None if self.x is None else self.x.to(device, non_blocking)
-        return self._mapped(lambda one: one.to(device, non_blocking=non_blocking), x)
+    def to(
+        self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype | None = None
+    ) -> Batch:
+        """Copies to a device, with real numbers of a type; as they are if None."""
+        x = None if self.x is None else self.x.to(device, non_blocking, dtype)
+        return self._mapped(lambda one: moved(one, device, non_blocking, dtype), x)
 
     def pin_memory(self) -> Batch:
         """Copies to memory that a GPU can read while the CPU goes on."""

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, final
 
+import numpy as np
+
+from pyro_citevae.arguments import whole
 from pyro_citevae.errors import DataError
 
 __all__ = ["Columns", "takes_columns"]
@@ -28,9 +31,16 @@ class Columns:
     Attributes:
         perturbation: Column of ``obs`` with ``"A"``, ``"A+B"`` or ``"A+B@24"`` (B from time 24 on); None for
             ``"perturbation"``, or the column of a published layout.
-        control: Label of the unperturbed cells in that column; None for ``"control"``, or the layout's.
-        time: Column of ``obs`` with numeric times since the perturbation; None for a snapshot.
-        layer: Layer that holds the counts; None for ``X``.
+        control: Label of the unperturbed cells in that column, or several, or patterns such as
+            ``"non-targeting*"``; none for ``"control"``, or the layout's. All of them become one control.
+        separator: What joins the members of a combination; None for ``+`` where all members can be names
+            (``(+)-JQ1`` is one), and ``""`` if every label is one name as it stands.
+        dose: Column of ``obs`` with the amount of each perturbation, in one unit, such as ``10`` or
+            ``"1+0.5"``; None where labels say it.
+        time: Column of ``obs`` with times since the perturbation: numbers, or ``"D4"``, ``"24h"``, durations;
+            None for a snapshot.
+        genes: Column of ``var`` with the names of the genes; None for its index.
+        layer: Layer that holds the counts, or ``"raw"`` for ``.raw``; None for ``X``.
         library: Column of ``obs`` with library sizes; None for the sum over the genes given.
         batch: Column of ``obs`` with technical batches.
         sequence: Column of ``obs`` that says which rows are the same cell at several times.
@@ -49,9 +59,12 @@ class Columns:
     """
 
     perturbation: str | None = _column("Column of obs with labels A, A+B.")
-    control: str | None = _column("Label of unperturbed cells.")
+    control: tuple[str, ...] = _column("Label of unperturbed cells, or a pattern; may be repeated.", ())
+    separator: str | None = _column("What joins a combination's members; '+' if not given, '' for none.")
+    dose: str | None = _column("Column of obs with doses.")
     time: str | None = _column("Column of obs with times.")
-    layer: str | None = _column("Layer with counts; X if not given.")
+    genes: str | None = _column("Column of var with the genes' names; its index if not given.")
+    layer: str | None = _column("Layer with counts, or raw; X if not given.")
     library: str | None = _column("Column of obs with library sizes.")
     batch: str | None = _column("Column of obs with technical batches.")
     sequence: str | None = _column("Column of obs that joins a cell's rows.")
@@ -83,7 +96,10 @@ class Columns:
         named = {name: value for name, value in given.items() if value is not None}
         listed = {name for name, default in defaults.items() if default == ()}
         for name in listed & named.keys():
-            named[name] = (named[name],) if isinstance(named[name], str) else tuple(named[name])
+            one = isinstance(named[name], str) or np.ndim(named[name]) == 0
+            named[name] = tuple(str(each) for each in ([named[name]] if one else named[name]))
+        if "most_genes" in named:
+            named["most_genes"] = whole(named["most_genes"], f"{said}(most_genes=...)")
         return cls(**named)
 
 

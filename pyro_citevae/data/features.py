@@ -13,12 +13,14 @@ from jaxtyping import Float
 from scipy.linalg import eigh
 from sklearn.decomposition import PCA
 
+from pyro_citevae.arguments import Names, names
 from pyro_citevae.data import ontology
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError, reason
 
 __all__ = ["GeneFeatures", "coexpression", "concatenate", "from_table", "gene_ontology"]
 
+_SPECIES = ("human", "mouse")
 _RANK = 32
 _PERSISTENCE = 0.95
 
@@ -51,13 +53,15 @@ class GeneFeatures:
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        for axis in ("genes", "names"):
+            object.__setattr__(self, axis, names(getattr(self, axis), f"GeneFeatures({axis}=...)"))
         if self.values.shape != (len(self.genes), len(self.names)):
             raise DataError(
                 f"GeneFeatures(values=...) has shape {self.values.shape}, expected a row for each of "
                 f"{len(self.genes)} genes and a column for each of {len(self.names)} names."
             )
-        for what, names in (("gene", self.genes), ("column", self.names)):
-            twice = pd.Index(names)[pd.Index(names).duplicated()]
+        for what, listed in (("gene", self.genes), ("column", self.names)):
+            twice = pd.Index(listed)[pd.Index(listed).duplicated()]
             if len(twice):
                 raise DataError(f"GeneFeatures has the {what} '{twice[0]}' twice; keep one of them.")
         wrong = ~np.isfinite(self.values).all(1)
@@ -80,20 +84,21 @@ class GeneFeatures:
         """What a run's settings hold: the columns' names. The values are with the model's weights."""
         return list(self.names)
 
-    def rows(self, genes: Sequence[str]) -> Float[np.ndarray, "gene feature"]:
+    def rows(self, genes: Names) -> Float[np.ndarray, "gene feature"]:
         """The rows of these genes, in their order.
 
         Raises:
             DataError: A gene has no row; the sentence names it.
         """
         position = {gene: i for i, gene in enumerate(self.genes)}
-        absent = [gene for gene in genes if gene not in position]
+        wanted = names(genes, "GeneFeatures.rows(genes=...)")
+        absent = [gene for gene in wanted if gene not in position]
         if absent:
             raise DataError(
                 f"the features have no row for {_listed(absent)}; build them for every token, as in "
                 "gene_ontology(data.schema.tokens)."
             )
-        return self.values[[position[gene] for gene in genes]]
+        return self.values[[position[gene] for gene in wanted]]
 
     def __or__(self, other: GeneFeatures) -> GeneFeatures:
         return concatenate((self, other))
@@ -127,10 +132,11 @@ def concatenate(parts: Sequence[GeneFeatures]) -> GeneFeatures:
 
 
 def gene_ontology(
-    genes: Sequence[str],
+    genes: Names,
     *,
-    aspects: Sequence[str] = ("bp",),
-    without: Sequence[str] = ontology.ELECTRONIC,
+    species: str = "human",
+    aspects: Names = ("bp",),
+    without: Names = ontology.ELECTRONIC,
     term_size: tuple[int, int] = (2, 2000),
     specificity: float = 2.0,
     sharpness: float | None = 4.0,
@@ -151,6 +157,9 @@ def gene_ontology(
 
     Args:
         genes: Symbols, or earlier names of them (``MARCH8`` is found as ``MARCHF8``).
+        species: ``"human"``; or ``"mouse"``, whose genes are given the terms of the human gene of the same
+            symbol in capitals: ``Stat1`` those of ``STAT1``. That is an approximation: most orthologues are
+            called alike, but not all are (``Trp53`` is human ``TP53``, and is missing then).
         aspects: ``"bp"`` biological process, ``"mf"`` molecular function, ``"cc"`` cellular component.
         without: Evidence codes that do not count: by default those that no curator has looked at.
         term_size: Fewest and most genes that a term may have.
@@ -162,7 +171,8 @@ def gene_ontology(
         A row a gene; ``missing`` names those without a term.
 
     Raises:
-        DataError: An argument is out of range, or fewer than two of the genes have terms.
+        DataError: An argument is out of range, the species is another, or fewer than two of the genes have
+            terms.
 
     Source: J. Besag, Spatial Interaction and the Statistical Analysis of Lattice Systems (1974), for the
     autoregression; A. Smola and R. Kondor, Kernels and Regularization on Graphs (2003).
@@ -173,21 +183,36 @@ def gene_ontology(
         ('no such gene',)
         >>> bool(found.kernel[0, 1] > found.kernel[0, 2])
         True
+        >>> bool((gene_ontology(["Ifngr1", "Stat1"], species="mouse").kernel > 0).all())
+        True
     """
-    names = _distinct(genes, "gene_ontology")
+    if species not in _SPECIES:
+        raise DataError(
+            f"gene_ontology(species={species!r}) is not one of {', '.join(_SPECIES)}; give features of your "
+            "own by from_table(table, genes)."
+        )
+    distinct = _distinct(genes, "gene_ontology")
     found, cosine = ontology.similarity(
-        names, aspects=aspects, without=without, term_size=term_size, specificity=specificity
+        [gene.upper() for gene in distinct] if species == "mouse" else distinct,
+        aspects=names(aspects, "gene_ontology(aspects=...)"),
+        without=names(without, "gene_ontology(without=...)"),
+        term_size=term_size,
+        specificity=specificity,
     )
     if found.sum() < 2:
-        raise DataError(
-            f"gene_ontology(genes) finds terms for {found.sum()} of {len(names)} genes, and likeness needs "
-            "two; give human gene symbols, or drop less evidence."
-        )
-    return _placed(names, found, _factor(cosine, sharpness, rank), "ontology")
+        terms = f"gene_ontology(genes) finds terms for {found.sum()} of {len(distinct)} genes"
+        of_mice = ontology.in_capitals_alone(distinct)
+        if of_mice and species == "human":
+            raise DataError(
+                f"{terms}: {_listed(of_mice)} look like mouse symbols, which species='mouse' takes by the "
+                "human gene of the same symbol in capitals."
+            )
+        raise DataError(f"{terms}, and likeness needs two; give human gene symbols, or drop less evidence.")
+    return _placed(distinct, found, _factor(cosine, sharpness, rank), "ontology")
 
 
 def coexpression(
-    train: Trajectories, genes: Sequence[str], *, rank: int = 10, sharpness: float | None = None
+    train: Trajectories, genes: Names, *, rank: int = 10, sharpness: float | None = None
 ) -> GeneFeatures:
     """Features from control cells: correlations of a gene's expression with the panel's main components.
 
@@ -209,9 +234,9 @@ def coexpression(
         >>> coexpression(train, train.schema.tokens, rank=2).names
         ('coexpression_0', 'coexpression_1')
     """
-    names, schema, controls = _distinct(genes, "coexpression"), train.schema, train.controls()
+    distinct, schema, controls = _distinct(genes, "coexpression"), train.schema, train.controls()
     position = {gene: g for g, gene in enumerate(schema.genes)}
-    found = np.array([gene in position for gene in names])
+    found = np.array([gene in position for gene in distinct])
     if not found.any() or controls.n_observations < 2:
         raise DataError("coexpression(train, genes) needs two control cells and a gene that is in the panel.")
     x = controls.values.toarray().astype(float)
@@ -223,13 +248,13 @@ def coexpression(
     x /= np.where(spread > 0, spread, 1.0)
     fitted = PCA(min(rank, *x.shape), random_state=0).fit(x)
     loadings = fitted.components_.T * np.sqrt(fitted.explained_variance_)
-    own = loadings[[position[gene] for gene in np.array(names)[found]]]
-    return _placed(names, found, _embedded(own, sharpness, rank), "coexpression")
+    own = loadings[[position[gene] for gene in np.array(distinct)[found]]]
+    return _placed(distinct, found, _embedded(own, sharpness, rank), "coexpression")
 
 
 def from_table(
     table: Any,
-    genes: Sequence[str],
+    genes: Names,
     *,
     key: str | None = None,
     name: str = "table",
@@ -258,21 +283,21 @@ def from_table(
         >>> from_table(mine, ["A", "B", "C"]).missing
         ('C',)
     """
-    names, frame = _distinct(genes, "from_table"), _frame(table, key)
+    distinct, frame = _distinct(genes, "from_table"), _frame(table, key)
     if not frame.index.is_unique:
         raise DataError(f"the table names the gene '{frame.index[frame.index.duplicated()][0]}' twice.")
-    found = np.isin(np.array(names, dtype=object), frame.index.to_numpy(dtype=object))
+    found = np.isin(np.array(distinct, dtype=object), frame.index.to_numpy(dtype=object))
     if not found.any():
-        raise DataError(f"the table has none of the {len(names)} genes, such as '{names[0]}'.")
+        raise DataError(f"the table has none of the {len(distinct)} genes, such as '{distinct[0]}'.")
     try:
-        rows = frame.loc[np.array(names, dtype=object)[found]].to_numpy(dtype=float)
+        rows = frame.loc[np.array(distinct, dtype=object)[found]].to_numpy(dtype=float)
     except (TypeError, ValueError) as error:
         raise DataError(f"the table of gene features holds what is no number ({error}).") from None
     wrong = ~np.isfinite(rows).all(1)
     if wrong.any():
-        gene = np.array(names, dtype=object)[found][wrong][0]
+        gene = np.array(distinct, dtype=object)[found][wrong][0]
         raise DataError(f"the table of gene features has no finite value for '{gene}'; fill it or drop it.")
-    return _placed(names, found, _embedded(rows - rows.mean(0), sharpness, rank), name)
+    return _placed(distinct, found, _embedded(rows - rows.mean(0), sharpness, rank), name)
 
 
 def _embedded(
@@ -324,10 +349,11 @@ def _placed(
     return GeneFeatures(genes, values, tuple(f"{source}_{k}" for k in range(rows.shape[1])))
 
 
-def _distinct(genes: Sequence[str], asked: str) -> tuple[str, ...]:
-    if isinstance(genes, str) or not len(genes):
-        raise DataError(f"{asked}(genes={genes!r}) names no list of genes; give data.schema.tokens, say.")
-    return tuple(dict.fromkeys(map(str, genes)))
+def _distinct(genes: Names, asked: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(names(genes, f"{asked}(genes=...)")))
+    if not found:
+        raise DataError(f"{asked}(genes={genes!r}) names no gene; give data.schema.tokens, say.")
+    return found
 
 
 def _frame(table: Any, key: str | None) -> pd.DataFrame:

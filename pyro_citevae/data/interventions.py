@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pyro_citevae.errors import ScheduleError
 
-__all__ = ["Dose", "Schedule", "do"]
+__all__ = ["Dose", "Schedule", "do", "members_of"]
+
+_QUOTED = re.compile(r'"(?P<name>(?:[^"]|"")+)"(?P<rest>.*)', re.DOTALL)
+_BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
 @dataclass(frozen=True, order=True)
 class Dose:
     """One perturbation token, dosed from a time on.
+
+    It prints as ``A``, ``A@24`` or ``A*0.5``. A name that would read as something else is printed in double
+    quotes, as in ``"HLA-DRB1*15"``; a quote within is doubled.
 
     Attributes:
         token: Name of the perturbation, usually the perturbed gene.
@@ -27,16 +35,28 @@ class Dose:
     amount: float = 1.0
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, quoted: bool = False) -> str:
+        """The dose as a schedule is written.
+
+        Args:
+            quoted: Write the name in quotes, whether it needs them or not.
+        """
         at = "" if self.at == 0 else f"@{_in_full(self.at)}"
         amount = "" if self.amount == 1 else f"*{_in_full(self.amount)}"
-        return f"{self.token}{at}{amount}"
+        plain = not quoted and members_of(self.token) == [self.token] and not set('"@*') & set(self.token)
+        name = self.token if plain else '"' + self.token.replace('"', '""') + '"'
+        return f"{name}{at}{amount}"
 
 
 @dataclass(frozen=True)
 class Schedule:
     """A set of doses, the value of ``do(...)``; no dose at all is the control.
 
-    Schedules combine with ``|``, and print as ``A``, ``A+B`` or ``A+B@24``.
+    Schedules combine with ``|``, and print as ``A``, ``A+B`` or ``A+B@24``. A text is divided at ``+`` only
+    where every member can be a name: ``(+)-JQ1`` and ``CD4+`` are one name each. A name that holds ``+``,
+    ``@`` or ``*`` otherwise is written in double quotes.
 
     Attributes:
         doses: The doses, sorted, no token twice.
@@ -56,11 +76,16 @@ class Schedule:
 
     @classmethod
     def parse(cls, text: str, control: str = "control") -> Schedule:
-        """Reads ``A``, ``A+B``, ``A@0+B@24``, ``A*0.5`` or the control's name.
+        """Reads ``A``, ``A+B``, ``A@0+B@24``, ``A*0.5``, a name in double quotes, or the control's name.
+
+        Raises:
+            ScheduleError: A time or an amount is no number, or a name is dosed twice.
 
         Example:
             >>> Schedule.parse("KLF1@0+MAP2K6@24")
             do('KLF1+MAP2K6@24')
+            >>> Schedule.parse("(+)-JQ1").tokens, Schedule.parse('A+"HLA-DRB1*15"').tokens
+            (('(+)-JQ1',), ('A', 'HLA-DRB1*15'))
         """
         return cls(_parse(text, control))
 
@@ -76,7 +101,11 @@ class Schedule:
 
     def label(self, control: str = "control") -> str:
         """The name a data set's perturbation column would hold."""
-        return "+".join(str(dose) for dose in self.doses) or control
+        if len(self.doses) < 2:
+            return "".join(one.text(quoted=one.token == control) for one in self.doses) or control
+        numbers = all(token.isdigit() for token in self.tokens)
+        among = {token: "+" in token or not (numbers or _can_be_a_name(token)) for token in self.tokens}
+        return "+".join(one.text(quoted=among[one.token] or one.token == control) for one in self.doses)
 
     def __or__(self, other: Schedule) -> Schedule:
         return Schedule(self.doses + other.doses)
@@ -90,23 +119,76 @@ def _in_full(number: float) -> str:
     return np.format_float_positional(number, trim="-")
 
 
+def members_of(text: str, separator: str = "+") -> list[str]:
+    """The parts of a label that are joined by a separator, each a name with what stands behind it.
+
+    A label is divided only where all parts can be names: they hold a letter (or are numbers, all of them),
+    begin and end with one or with a bracket, and their brackets are closed. Quotes hide what they hold.
+
+    Args:
+        text: The label.
+        separator: What joins members.
+
+    Returns:
+        The parts without the blanks around them, or the whole text.
+
+    Example:
+        >>> members_of("A+B@24"), members_of("(+)-JQ1"), members_of("17+beta-estradiol")
+        (['A', 'B@24'], ['(+)-JQ1'], ['17+beta-estradiol'])
+    """
+    parts = [part.strip() for part in _outside_quotes(text, separator)]
+    names = [re.split(r"[@*]", part, maxsplit=1)[0].strip() for part in parts]
+    numbers = all(name.isdigit() for name in names)
+    if len(parts) > 1 and all(numbers or _can_be_a_name(name) for name in names):
+        return parts
+    return [text.strip()]
+
+
+def _outside_quotes(text: str, separator: str) -> Iterable[str]:
+    """The parts of a text between separators that stand in no quotes."""
+    if '"' not in text:
+        return text.split(separator)
+    return re.split(re.escape(separator) + r'(?=(?:[^"]*"[^"]*")*[^"]*$)', text)
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Whether a text can be a name that stands alone."""
+    if text.startswith('"'):
+        return True
+    open_: list[str] = []
+    for letter in text:
+        if letter in _BRACKETS.values():
+            open_.append(letter)
+        elif letter in _BRACKETS and (not open_ or open_.pop() != _BRACKETS[letter]):
+            return False
+    ends = (text[:1].isalnum() or text[:1] in "([{_'") and (text[-1:].isalnum() or text[-1:] in ")]}_'")
+    return bool(text) and not open_ and ends and any(letter.isalpha() for letter in text)
+
+
 def _parse(text: str, control: str = "control", at: float = 0.0, amount: float = 1.0) -> tuple[Dose, ...]:
-    members = [part.strip() for part in text.split("+")]
+    if text.strip() in ("", control):
+        return ()
+    members = members_of(text)
     return tuple(_parse_dose(part, text, at, amount) for part in members if part not in ("", control))
 
 
 def _parse_dose(part: str, text: str, at: float, amount: float) -> Dose:
-    name, _, strength = part.partition("*")
-    token, _, time = name.partition("@")
+    quoted = _QUOTED.fullmatch(part)
+    token, rest = (quoted["name"].replace('""', '"'), quoted["rest"]) if quoted else ("", part)
+    name, _, strength = rest.partition("*")
+    before, _, time = name.partition("@")
+    token = token or before.strip()
     try:
-        dose = Dose(token.strip(), float(time or at), float(strength or amount))
+        dose = Dose(token, float(time or at), float(strength or amount))
         if not (dose.token and math.isfinite(dose.at) and math.isfinite(dose.amount)):
+            raise ValueError
+        if quoted and before.strip():
             raise ValueError
         return dose
     except ValueError:
         raise ScheduleError(
             f"the schedule '{text}' cannot be read at '{part}'; write NAME, NAME@TIME or NAME@TIME*AMOUNT, "
-            "joined by '+'."
+            "joined by '+', and a name that holds + @ or * in double quotes."
         ) from None
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-__all__ = ["ImageObservations", "Observations", "SparseObservations"]
+__all__ = ["ImageObservations", "Observations", "SparseObservations", "moved"]
 
 
 class Observations(ABC):
@@ -33,8 +33,10 @@ class Observations(ABC):
         return torch.log1p(factor[..., None] * self.dense)
 
     @abstractmethod
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Observations:
-        """Copies to a device."""
+    def to(
+        self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype | None = None
+    ) -> Observations:
+        """Copies to a device, with real values of a type; as they are if None."""
 
     @abstractmethod
     def pin_memory(self) -> Observations:
@@ -77,12 +79,14 @@ class SparseObservations(Observations):
         flat = value.new_zeros(slots * cells * genes)
         return flat.scatter_(0, self.index, value).view(slots, cells, genes)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> SparseObservations:
-        """Copies to a device."""
+    def to(
+        self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype | None = None
+    ) -> SparseObservations:
+        """Copies to a device, with values of a type; as they are if None."""
         return SparseObservations(
             self.row.to(device, non_blocking=non_blocking),
             self.gene.to(device, non_blocking=non_blocking),
-            self.value.to(device, non_blocking=non_blocking),
+            moved(self.value, device, non_blocking, dtype),
             self.shape,
         )
 
@@ -101,28 +105,41 @@ class ImageObservations(Observations):
         row: Row (slot, cell) of each image.
         value: The images, 0..255.
         shape: (slot, cell, gene), where a gene is a value of a pixel.
+        dtype: Type of the values as they are used.
     """
 
     row: Int[Tensor, " image"]
     value: UInt8[Tensor, "image gene"]
     shape: tuple[int, int, int]
+    dtype: torch.dtype = torch.float32
 
     @cached_property
     def dense(self) -> Float[Tensor, "slot cell gene"]:
         """The values in [0, 1], zero where no image is."""
         slots, cells, genes = self.shape
-        rows = torch.zeros(slots * cells, genes, device=self.value.device)
-        rows[self.row] = self.value.float() / 255
+        rows = torch.zeros(slots * cells, genes, dtype=self.dtype, device=self.value.device)
+        rows[self.row] = self.value.to(self.dtype) / 255
         return rows.view(slots, cells, genes)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> ImageObservations:
-        """Copies to a device."""
+    def to(
+        self, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype | None = None
+    ) -> ImageObservations:
+        """Copies to a device; the values have a type once they are used, and stay a byte each until then."""
         return ImageObservations(
             self.row.to(device, non_blocking=non_blocking),
             self.value.to(device, non_blocking=non_blocking),
             self.shape,
+            dtype or self.dtype,
         )
 
     def pin_memory(self) -> ImageObservations:
         """Copies to memory that a GPU can read while the CPU goes on."""
-        return ImageObservations(self.row.pin_memory(), self.value.pin_memory(), self.shape)
+        return ImageObservations(self.row.pin_memory(), self.value.pin_memory(), self.shape, self.dtype)
+
+
+def moved(
+    one: Tensor, device: torch.device | str, non_blocking: bool = False, dtype: torch.dtype | None = None
+) -> Tensor:
+    """A tensor on a device, its real numbers of a type; whole numbers and truth values stay what they are."""
+    kind = dtype if one.is_floating_point() else None
+    return one.to(device, kind, non_blocking=non_blocking)

@@ -13,9 +13,19 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy import sparse
 
+from pyro_citevae.arguments import names
 from pyro_citevae.errors import DataError
 
-__all__ = ["ALIASES", "ASPECTS", "ELECTRONIC", "annotated", "shared_terms", "similarity", "symbol"]
+__all__ = [
+    "ALIASES",
+    "ASPECTS",
+    "ELECTRONIC",
+    "annotated",
+    "in_capitals_alone",
+    "shared_terms",
+    "similarity",
+    "symbol",
+]
 
 ASPECTS = MappingProxyType({"bp": "biological process", "mf": "molecular function", "cc": "component"})
 ELECTRONIC = ("IEA", "ND")
@@ -59,11 +69,12 @@ def annotated(*, aspects: Sequence[str] = ("bp",), without: Sequence[str] = ELEC
         140934
     """
     table = _table()
-    for argument, names, known in (
+    aspects, without = names(aspects, "annotated(aspects=...)"), names(without, "annotated(without=...)")
+    for argument, named, known in (
         ("aspects", aspects, tuple(ASPECTS)),
         ("without", without, tuple(sorted(table["evidence"].unique()))),
     ):
-        for name in names:
+        for name in named:
             if name not in known:
                 raise DataError(f"{argument} names {name!r}; name some of {', '.join(known)}.")
     chosen = table[table["ontology"].isin(list(aspects)) & ~table["evidence"].isin(list(without))]
@@ -86,6 +97,17 @@ def symbol(gene: str, known: frozenset[str] | None = None) -> str | None:
     known = frozenset(_table()["symbol"]) if known is None else known
     renamed = (re.sub(f"^{old}$", new, gene) for old, new in _DATES)
     return next((name for name in (gene, ALIASES.get(gene, gene), *renamed) if name in known), None)
+
+
+def in_capitals_alone(genes: Sequence[str]) -> list[str]:
+    """Those of some genes that the ontology has in capitals and not as they are, as symbols of mice.
+
+    Example:
+        >>> in_capitals_alone(["Stat1", "STAT1", "no such gene"])
+        ['Stat1']
+    """
+    known = frozenset(_table()["symbol"])
+    return [gene for gene in genes if symbol(gene, known) is None and symbol(gene.upper(), known)]
 
 
 def similarity(

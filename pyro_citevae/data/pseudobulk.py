@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.errors import DataError
 
 __all__ = ["effect", "jackknife_variance", "level", "profile", "split_half"]
 
@@ -25,7 +26,14 @@ def level(data: Trajectories) -> Float[np.ndarray, " gene"]:
 
 
 def effect(group: Trajectories, reference: Trajectories) -> Float[np.ndarray, " gene"]:
-    """``delta = b_group - b_reference``, at the schema's common total of the measured genes."""
+    """``delta = b_group - b_reference``, at the schema's common total of the measured genes.
+
+    Raises:
+        DataError: There are no cells on a side.
+    """
+    for side, data in (("group", group), ("reference", reference)):
+        if data.n_observations == 0:
+            raise DataError(f"effect({side}=...) holds no cell; select a label that the data have.")
     return level(group) - level(reference)
 
 

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import pandas as pd
 
 from pyro_citevae.data.columns import Columns
+from pyro_citevae.data.doses import amounts, varies_within_labels
+from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.labels import Labels, missing
 from pyro_citevae.errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["LAYOUTS", "PublishedLayout", "resolve"]
+__all__ = ["LAYOUTS", "PublishedLayout", "reason_of", "resolve"]
 
 
 class PublishedLayout(ABC):
@@ -25,11 +28,15 @@ class PublishedLayout(ABC):
         name: What ``layout=`` takes.
         perturbation: Column of ``obs`` with the labels, of those that files of this origin use.
         publisher: Who publishes files in this layout.
+        marks: What a file has by which the layout is known.
+        neutral: Members of a label that stand for no perturbation.
     """
 
     name: ClassVar[str]
     perturbation: ClassVar[tuple[str, ...]]
     publisher: ClassVar[str]
+    marks: ClassVar[str]
+    neutral: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def fits(self, adata: AnnData) -> bool:
@@ -43,13 +50,34 @@ class PublishedLayout(ABC):
         """What a file in this layout has and this one lacks, such as ``obs['condition']``."""
         return [] if given.perturbation else _missing(adata.obs, "obs", self.perturbation)
 
-    def labels(self, adata: AnnData, columns: Columns) -> pd.Series:
-        """The label of each cell, as :meth:`Schedule.parse` reads it."""
-        return pd.Series(adata.obs[columns.perturbation])
+    def schedules(self, obs: pd.DataFrame, columns: Columns, labels: Labels) -> list[Schedule]:
+        """What was done to each cell: each distinct label, with what stands beside it, is read once.
 
-    def genes(self, adata: AnnData) -> pd.Index:
-        """The name of each gene."""
-        return pd.Index(adata.var_names)
+        Raises:
+            DataError: A dose is no number, or does not fit its label.
+        """
+        frame = pd.DataFrame({"label": obs[columns.perturbation].astype(str).str.strip()})
+        frame["dose"] = "" if columns.dose is None else obs[columns.dose].astype(str)
+        frame["beside"] = self._beside(obs)
+        rows: list[tuple[str, str, Any]] = list(frame.itertuples(index=False, name=None))
+        read = {row: self._schedule(row, columns, labels) for row in dict.fromkeys(rows)}
+        return [read[row] for row in rows]
+
+    def _schedule(self, row: tuple[str, str, Any], columns: Columns, labels: Labels) -> Schedule:
+        """What a label says, with its dose and with what stands beside it."""
+        label, dose, beside = row
+        if label in labels.controls:
+            return Schedule()
+        members = self._members(label, beside, labels)
+        given = () if columns.dose is None else amounts(dose, members, label, columns.dose)
+        return labels.schedule(label, members, given)
+
+    def _members(self, label: str, beside: Any, labels: Labels) -> list[str]:
+        return labels.members(label)
+
+    def _beside(self, obs: pd.DataFrame) -> Any:
+        """What says how a cell's label is read."""
+        return ""
 
     def _column(self, adata: AnnData) -> str:
         return next((name for name in self.perturbation if name in adata.obs), self.perturbation[0])
@@ -62,6 +90,7 @@ class Plain(PublishedLayout):
     name = "plain"
     perturbation = ("perturbation",)
     publisher = "this library"
+    marks = "nothing of a published layout"
 
     def fits(self, adata: AnnData) -> bool:
         """Never: it is what is left when no other layout fits."""
@@ -69,7 +98,7 @@ class Plain(PublishedLayout):
 
     def columns(self, adata: AnnData) -> Columns:
         """The default columns."""
-        return Columns(perturbation="perturbation", control="control")
+        return Columns(perturbation="perturbation", control=("control",))
 
 
 @final
@@ -85,6 +114,8 @@ class Gears(PublishedLayout):
     name = "gears"
     perturbation = ("condition",)
     publisher = "GEARS (Roohani et al. 2023)"
+    marks = "var['gene_name'], and labels in obs['condition'] that join a gene and 'ctrl'"
+    neutral = ("ctrl",)
 
     def fits(self, adata: AnnData) -> bool:
         """Gene names in ``var`` and a label that joins a gene and ``ctrl``."""
@@ -94,22 +125,20 @@ class Gears(PublishedLayout):
 
     def missing(self, adata: AnnData, given: Columns) -> list[str]:
         """The gene names count too."""
-        return super().missing(adata, given) + _missing(adata.var, "var", ("gene_name",))
+        lacking = [] if given.genes else _missing(adata.var, "var", ("gene_name",))
+        return super().missing(adata, given) + lacking
 
     def columns(self, adata: AnnData) -> Columns:
-        """Labels, control, and the counts beside the normalised values."""
-        return Columns(perturbation="condition", control="ctrl", layer=_counts(adata))
-
-    def genes(self, adata: AnnData) -> pd.Index:
-        """The column ``gene_name``: the index holds identifiers."""
-        return pd.Index(adata.var["gene_name"].astype(str))
+        """Labels, control, gene names (the index holds identifiers), and the counts beside ``X``."""
+        return Columns(perturbation="condition", control=("ctrl",), genes="gene_name", layer=_counts(adata))
 
 
 @final
 class ScPerturb(PublishedLayout):
     """``obs["perturbation"]`` with ``"A"``, ``"A_B"``, ``"control"``; ``nperts`` members; ``ncounts`` in all.
 
-    A label is divided at its underscores only where that gives ``nperts`` members.
+    A label is divided at its underscores only where that gives ``nperts`` members. ``dose_value`` is read
+    where a perturbation has several doses.
 
     Source: S. Peidli et al., scPerturb: harmonized single-cell perturbation data (2024).
     """
@@ -117,6 +146,7 @@ class ScPerturb(PublishedLayout):
     name = "scperturb"
     perturbation = ("perturbation",)
     publisher = "scPerturb (Peidli et al. 2024)"
+    marks = "obs['perturbation'] and obs['nperts']"
 
     def fits(self, adata: AnnData) -> bool:
         """Labels with their number of members, and no mark of CPA."""
@@ -129,20 +159,17 @@ class ScPerturb(PublishedLayout):
     def columns(self, adata: AnnData) -> Columns:
         """Labels, control, and the library size over all genes."""
         library = "ncounts" if "ncounts" in adata.obs else None
-        return Columns(perturbation="perturbation", control="control", library=library)
+        dose = "dose_value" if _has_doses(adata.obs, "perturbation", "dose_value") else None
+        return Columns(perturbation="perturbation", control=("control",), library=library, dose=dose)
 
-    def labels(self, adata: AnnData, columns: Columns) -> pd.Series:
-        """Labels with ``+`` between their members."""
-        members = _numbers(adata.obs["nperts"])
-        return _translated(
-            pd.Series(adata.obs[columns.perturbation]),
-            members,
-            lambda text, n: self._joined(text, n, columns),
-        )
+    def _beside(self, obs: pd.DataFrame) -> Any:
+        return _numbers(obs["nperts"]).fillna(0)
 
-    def _joined(self, text: str, members: Any, columns: Columns) -> str:
-        names = text.split("_")
-        return "+".join(names) if len(names) == members and text != columns.control else text
+    def _members(self, label: str, beside: Any, labels: Labels) -> list[str]:
+        names = label.split("_")
+        if len(names) == beside:
+            return names
+        return [label] if beside == 1 else labels.members(label)
 
 
 @final
@@ -155,15 +182,18 @@ class VirtualCellChallenge(PublishedLayout):
     name = "vcc"
     perturbation = ("target_gene",)
     publisher = "Virtual Cell Challenge (Arc Institute 2025)"
+    marks = "'non-targeting' in obs['target_gene'], and no obs['perturbation']"
 
     def fits(self, adata: AnnData) -> bool:
-        """Target genes, the untargeted among them."""
-        return "target_gene" in adata.obs and "non-targeting" in _distinct(adata.obs["target_gene"])
+        """Target genes, the untargeted among them, and no column of this library's own name."""
+        if "target_gene" not in adata.obs or "perturbation" in adata.obs:
+            return False
+        return "non-targeting" in _distinct(adata.obs["target_gene"])
 
     def columns(self, adata: AnnData) -> Columns:
         """Labels, control and batches."""
         batch = "batch" if "batch" in adata.obs else None
-        return Columns(perturbation="target_gene", control="non-targeting", batch=batch)
+        return Columns(perturbation="target_gene", control=("non-targeting",), batch=batch)
 
 
 @final
@@ -181,33 +211,28 @@ class Cpa(PublishedLayout):
     name = "cpa"
     perturbation = ("condition_ID", "condition", "perturbation")
     publisher = "CPA (Lotfollahi et al. 2023)"
-    dose: ClassVar[tuple[str, ...]] = ("dose_val", "dose_value")
-    controls: ClassVar[tuple[str, ...]] = ("control", "ctrl")
+    marks = "labels, their doses, and obs['control'] that marks the controls"
+    neutral = ("control", "ctrl")
+    doses: ClassVar[tuple[str, ...]] = ("dose_val", "dose_value")
 
     def fits(self, adata: AnnData) -> bool:
         """A label, a dose and a mark of the controls, and no mark of GEARS."""
         given = [
-            not _missing(adata.obs, "obs", names) for names in (self.perturbation, self.dose, ("control",))
+            not _missing(adata.obs, "obs", names) for names in (self.perturbation, self.doses, ("control",))
         ]
         return all(given) and not LAYOUTS["gears"].fits(adata)
 
     def missing(self, adata: AnnData, given: Columns) -> list[str]:
         """The dose counts too."""
-        return super().missing(adata, given) + _missing(adata.obs, "obs", self.dose)
+        lacking = [] if given.dose else _missing(adata.obs, "obs", self.doses)
+        return super().missing(adata, given) + lacking
 
     def columns(self, adata: AnnData) -> Columns:
-        """Labels, control, and the counts beside the normalised values."""
+        """Labels, control, doses, and the counts beside the normalised values."""
         column = self._column(adata)
-        return Columns(perturbation=column, control=self._control(adata, column), layer=_counts(adata))
-
-    def labels(self, adata: AnnData, columns: Columns) -> pd.Series:
-        """Labels with the dose of each member."""
-        doses = next(pd.Series(adata.obs[name]) for name in self.dose if name in adata.obs)
-        return _translated(
-            pd.Series(adata.obs[columns.perturbation]),
-            doses,
-            lambda text, dose: self._dosed(text, str(dose), columns),
-        )
+        dose = next((name for name in self.doses if name in adata.obs), None)
+        control = (self._control(adata, column),)
+        return Columns(perturbation=column, control=control, dose=dose, layer=_counts(adata))
 
     def _control(self, adata: AnnData, column: str) -> str:
         """The label of the cells marked as controls; a name that CPA's files use if none is marked."""
@@ -220,20 +245,8 @@ class Cpa(PublishedLayout):
                 f"obs['control'] marks cells of several labels ({', '.join(sorted(marked)[:3])}); name the "
                 "one of the unperturbed cells with control=."
             )
-        known = [name for name in self.controls if name in set(labels)]
-        return next(iter(marked or known or self.controls))
-
-    def _dosed(self, text: str, dose: str, columns: Columns) -> str:
-        members, doses = text.split("+"), dose.split("+")
-        if len(doses) == 1:
-            doses = doses * len(members)
-        if len(doses) != len(members):
-            raise DataError(
-                f"the dose '{dose}' does not fit '{text}'; give one dose a member, joined by '+'."
-            )
-        skipped = {columns.control, *self.controls}
-        pairs = [(name, one) for name, one in zip(members, doses, strict=True) if name not in skipped]
-        return "+".join(f"{name}*{one}" for name, one in pairs) or str(columns.control)
+        known = [name for name in self.neutral if name in set(labels)]
+        return next(iter(marked or known or self.neutral))
 
 
 LAYOUTS: MappingProxyType[str, PublishedLayout] = MappingProxyType(
@@ -261,7 +274,7 @@ def resolve(adata: AnnData, given: Columns) -> Columns:
         >>> from pyro_citevae.data import datasets
         >>> found = resolve(datasets.renge(), Columns(time="time"))
         >>> found.layout, found.perturbation, found.control
-        ('plain', 'perturbation', 'control')
+        ('plain', 'perturbation', ('control',))
     """
     layout = _layout(adata, given)
     if given.layout is not None and layout.name != "plain":
@@ -276,6 +289,21 @@ def resolve(adata: AnnData, given: Columns) -> Columns:
         layout.columns(adata), **{name: value for name, value in named.items() if value not in (None, ())}
     )
     return replace(found, layout=layout.name)
+
+
+def reason_of(adata: AnnData, given: Columns) -> str:
+    """Why a file is read in its layout, as a part of a sentence.
+
+    Example:
+        >>> from pyro_citevae.data import datasets
+        >>> reason_of(datasets.renge(), Columns(time="time"))
+        'the file has nothing of a published layout'
+    """
+    if given.layout is not None:
+        return f"layout='{given.layout}' is named"
+    if given.perturbation is not None:
+        return f"perturbation='{given.perturbation}' is named"
+    return f"the file has {_layout(adata, given).marks}"
 
 
 def _layout(adata: AnnData, given: Columns) -> PublishedLayout:
@@ -300,13 +328,12 @@ def _numbers(column: Any) -> pd.Series:
     return pd.Series(pd.to_numeric(pd.Series(column).astype(str), errors="coerce"))
 
 
-def _translated(labels: pd.Series, beside: pd.Series, translate: Any) -> pd.Series:
-    """Each label rewritten with what stands beside it, every distinct pair once; missing ones stay."""
-    frame = pd.DataFrame({"label": labels.astype(object), "beside": beside.astype(object)})
-    known = frame.drop_duplicates().dropna(subset="label")
-    made = {tuple(row): translate(str(row[0]), row[1]) for row in known.itertuples(index=False)}
-    pairs = zip(frame["label"], frame["beside"], strict=True)
-    return pd.Series([made.get(pair, pair[0]) for pair in pairs], index=labels.index, dtype=object)
+def _has_doses(obs: Any, labels: str, dose: str) -> bool:
+    """Whether a perturbation has several doses."""
+    if labels not in obs or dose not in obs:
+        return False
+    known = ~missing(pd.Series(obs[labels]))
+    return bool(varies_within_labels(pd.Series(obs[labels])[known], pd.Series(obs[dose])[known]))
 
 
 def _missing(frame: Any, what: str, names: tuple[str, ...]) -> list[str]:

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import warnings
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.interventions import Dose, Schedule
 from pyro_citevae.errors import DataError, ScheduleError
 from pyro_citevae.renamed import renamed_arguments
 
@@ -48,6 +49,9 @@ class Schema:
         panel_share: Mean share of the library size that the measured genes hold; 1 when they are all of it.
         grid: Times at which the latent steps 1, 2, ... end, when they are not equally long.
         image: Height, width and channels, where what is observed is an image and a gene a value of a pixel.
+        dose_ranges: Smallest and largest amount of each token, where amounts have units of their own; empty
+            where all are strengths between 0 and 1. A program sees an amount as a share of the largest.
+        dose_unit: Unit of the amounts.
 
     Raises:
         DataError: The grid does not increase from above 0, or the image has other values than genes.
@@ -71,6 +75,8 @@ class Schema:
     panel_share: float = 1.0
     grid: tuple[float, ...] = ()
     image: tuple[int, ...] = ()
+    dose_ranges: tuple[tuple[float, float], ...] = ()
+    dose_unit: str = ""
 
     def __post_init__(self) -> None:
         known = (0.0, *self.grid)
@@ -134,11 +140,7 @@ class Schema:
         if t < 0 or abs(self._end(t) - time) > 1e-6 * max(1.0, abs(time)):
             raise DataError(
                 f"time {time:g} is not on the grid {self._grid_name}; "
-                + (
-                    "give one of these times, or name it in step=."
-                    if self.grid
-                    else "give a multiple of it, or set step= to a common divisor of the times."
-                )
+                + ("give one of these times." if self.grid else "give a multiple of it.")
             )
         return t
 
@@ -180,26 +182,88 @@ class Schema:
                 folded = {name.casefold(): name for name in self.tokens}
                 near = difflib.get_close_matches(token.casefold(), list(folded), n=3, cutoff=0.4)
                 names = ", ".join(folded[name] for name in near) or ", ".join(self.tokens[:3])
+                whole = next((name for name in self.tokens if re.split(r"[@*+]", name)[0] == token), None)
+                quoted = (
+                    f"; write a name with + @ or * in double quotes, as in do('{Dose(whole)}')"
+                    if whole
+                    else ""
+                )
                 raise ScheduleError(
-                    f"do({token!r}) is not among the perturbations; the nearest are {names}, and one without "
-                    "cells is named in from_anndata(candidates=...)."
+                    f"do({token!r}) is not among the perturbations{quoted}; the nearest are {names}, and one "
+                    "without cells is named in from_anndata(candidates=...)."
                 )
         return schedule
 
     def doses(self, schedule: Schedule, n_steps: int) -> Float32[np.ndarray, "step token"]:
         """The dose u[t, token] that acts in the step that ends at t, for t = 0..n_steps.
 
-        A dose given at time a acts in every step that ends after a, so ``u[0]`` is zero.
+        A dose given at time a acts in every step that ends after a, so ``u[0]`` is zero. An amount counts as
+        a share of the largest one of its token, where amounts have units of their own.
         """
         u = np.zeros((n_steps + 1, self.n_tokens), dtype=np.float32)
         ends = self.ends(n_steps)
         for dose in self.require(schedule).doses:
-            u[(ends > dose.at + 1e-6 * self.step) & (ends > 0), self.token_index[dose.token]] = dose.amount
+            p = self.token_index[dose.token]
+            largest = self.dose_ranges[p][1] if self.dose_ranges else 1.0
+            u[(ends > dose.at + 1e-6 * self.step) & (ends > 0), p] = dose.amount / largest
         return u
+
+    def schedule(self, text: str) -> Schedule:
+        """Reads a label as :meth:`Schedule.parse` does, where what is a token as it stands is one name.
+
+        Raises:
+            ScheduleError: The text cannot be read.
+
+        Example:
+            >>> Schema(("g",), ("HLA-DRB1*15",)).schedule("HLA-DRB1*15").tokens
+            ('HLA-DRB1*15',)
+        """
+        if text in self.token_index and text != self.control:
+            return Schedule((Dose(text),))
+        return Schedule.parse(text, self.control)
+
+    def label(self, text: str) -> str:
+        """A label as the data have it: members sorted, and names that need it in quotes.
+
+        Example:
+            >>> Schema(("g",), ("MYC", "STAT1")).label("STAT1+MYC")
+            'MYC+STAT1'
+        """
+        return self.schedule(text).label(self.control)
+
+    def doubts(self, schedule: Schedule, time: float) -> list[str]:
+        """What makes a schedule's prediction at a time doubtful: doses beyond the cells', or without effect.
+
+        Args:
+            schedule: Known tokens.
+            time: The last time that is predicted.
+
+        Returns:
+            A sentence each.
+        """
+        found = []
+        for dose in schedule.doses:
+            if dose.at >= time:
+                found.append(
+                    f"do({str(dose)!r}) begins at {dose.at:g} {self.time_unit} and acts on nothing by time "
+                    f"{time:g}; "
+                    "predict a later time, or write a dose as NAME*AMOUNT."
+                )
+            low, high = (
+                self.dose_ranges[self.token_index[dose.token]] if self.dose_ranges else (0.0, math.inf)
+            )
+            if self.dose_ranges and (low, high) != (0.0, 1.0) and not low <= dose.amount <= high:
+                unit = f" {self.dose_unit}" if self.dose_unit else ""
+                found.append(
+                    f"do({str(dose)!r}) gives {dose.amount:g}{unit}, and cells were given {low:g} to "
+                    f"{high:g}{unit}; "
+                    f"write the amount, as in do('{Dose(dose.token, amount=high)}')."
+                )
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that :meth:`from_json` reads back; what came later is left out where it is empty."""
-        later = ("grid", "image")
+        later = ("grid", "image", "dose_ranges", "dose_unit")
         kept = {name: value for name, value in asdict(self).items() if name not in later or value}
         return {_IN_JSON.get(name, name): value for name, value in kept.items()}
 
@@ -207,9 +271,7 @@ class Schema:
     def from_json(cls, value: dict[str, Any]) -> Schema:
         """Reads what :meth:`to_json` wrote."""
         names = {said: name for name, said in _IN_JSON.items()}
-        named: dict[str, Any] = {
-            names.get(said, said): tuple(v) if isinstance(v, list) else v for said, v in value.items()
-        }
+        named: dict[str, Any] = {names.get(said, said): _as_tuples(v) for said, v in value.items()}
         return cls(**named)
 
     @property
@@ -226,6 +288,11 @@ class Schema:
             stacklevel=2,
         )
         return self.design
+
+
+def _as_tuples(value: Any) -> Any:
+    """What JSON has as lists."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 Schema.__init__ = renamed_arguments(layout="design")(Schema.__init__)  # type: ignore[method-assign]

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial, reduce
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from jaxtyping import Float, Int
-from scipy import sparse
 
+from pyro_citevae.arguments import Number, Numbers, whole
 from pyro_citevae.data import stores
-from pyro_citevae.data.anndata_io import layer_names, require_unique
+from pyro_citevae.data import values as matrices
 from pyro_citevae.data.columns import Columns
+from pyro_citevae.data.doses import dose_ranges, dose_unit
+from pyro_citevae.data.gene_names import doubts_of_genes, gene_names, require_unique
 from pyro_citevae.data.interventions import Schedule
-from pyro_citevae.data.published_layouts import LAYOUTS, resolve
+from pyro_citevae.data.labels import Labels, doubts_of_labels, missing
+from pyro_citevae.data.library import at_share_of_training, library_sizes
+from pyro_citevae.data.opening import RAW, in_hand, raw_as_anndata
+from pyro_citevae.data.published_layouts import LAYOUTS, reason_of, resolve
+from pyro_citevae.data.reading import Reading
 from pyro_citevae.data.schema import Schema, StudyDesign
-from pyro_citevae.data.sparse_rows import SparseRows
+from pyro_citevae.data.schema_fitting import known_batches, on_panel, require_fitting
+from pyro_citevae.data.screen_doubts import design, ignored_doses, require_both, without_effect
 from pyro_citevae.data.stored_rows import StoredRows
+from pyro_citevae.data.times import check_grid, steps_of, times_in
+from pyro_citevae.data.variable_genes import judged, most_variable
 from pyro_citevae.errors import DataError
 
 __all__ = ["Screen", "read", "read_from_disk"]
-
-_MOST_STEPS = 64
-_MOST_JUDGED = 20_000  # controls in a file that say which genes vary
 
 
 @final
@@ -40,21 +45,25 @@ class Screen:
         schema: Names and sizes of the axes.
         values: Observed values of the schema's genes.
         library: Library size of each observation.
-        labels: Label of each observation, as a schedule is written.
-        schedules: What each label says.
+        schedules: What was done to the cell of each observation.
         times: Time of each observation; None for a snapshot.
         batches: Technical batch of each observation.
         cells: Name of the cell of each observation.
+        obs: What the AnnData says of each observation.
+        var: What it says of each gene.
+        reading: What was read.
     """
 
     schema: Schema
     values: StoredRows
     library: Float[np.ndarray, " observation"]
-    labels: pd.Series
-    schedules: dict[str, Schedule]
+    schedules: list[Schedule]
     times: Float[np.ndarray, " observation"] | None
     batches: np.ndarray
     cells: np.ndarray
+    obs: pd.DataFrame
+    var: pd.DataFrame
+    reading: Reading
 
     @property
     def steps(self) -> Int[np.ndarray, " observation"]:
@@ -76,15 +85,17 @@ class Screen:
 
 
 def read(
-    adata: AnnData,
+    adata: Any,
     columns: Columns,
     *,
-    step: float | str | Sequence[float] | None = None,
-    n_steps: int = 3,
+    step: Numbers | None = None,
+    n_steps: Number = 3,
     time_unit: str | None = None,
     values: str = "counts",
     schema: Schema | None = None,
     stored: stores.StoredScreen | None = None,
+    new_batches: str = "refuse",
+    expected: Mapping[str, float] | None = None,
 ) -> Screen:
     """Checks an AnnData and takes it apart; see :meth:`Trajectories.from_anndata`.
 
@@ -97,91 +108,241 @@ def read(
         values: ``"counts"`` or ``"real"``.
         schema: An earlier data set's.
         stored: Where the values are if they stay in their file; the AnnData's own if None.
+        new_batches: What becomes of batches that the schema does not have.
+        expected: Share of the counts that each gene is expected to hold in these cells, to stand in for
+            genes that are not there; None to refuse a file that lacks some.
     """
     if values not in ("counts", "real"):
         raise DataError(f"values='{values}' is neither 'counts' nor 'real'.")
-    columns = resolve(adata, columns)
-    genes = LAYOUTS[str(columns.layout)].genes(adata)
-    require_unique(genes, "gene", "adata.var_names_make_unique()")
-    require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
-    raw = _column(adata, str(columns.perturbation), "perturbation")
-    kept = ~raw.astype(str).isin(columns.exclude).to_numpy()
-    adata = adata[kept]
-    labels = _labels(adata, columns)
-    rows: StoredRows = (
-        _rows(adata, columns.layer, values)
-        if stored is None
-        else stored.rows(np.flatnonzero(kept), columns.layer, partial(_require_values, values=values))
-    )
-    schedules = _schedules(labels, columns, known=schema is not None)
-    times = _times(adata, columns.time)
-    library, share = _library(adata, columns.library, rows, values)
-    batches = _categories(adata, columns.batch)
-    cells = _sequences(adata, columns.sequence)
+    layer = columns.layer
+    if stored is None:
+        adata = in_hand(adata, "Trajectories.from_anndata")
+        if layer in RAW and layer not in adata.layers:
+            adata, columns = raw_as_anndata(adata), replace(columns, layer=None)
+    reason, columns = reason_of(adata, columns), resolve(adata, columns)
+    parts = _parts(adata, columns, values, schema, stored)
     if schema is None:
-        tokens = _tokens(schedules.values(), columns)
-        if columns.most_genes is not None:
-            unperturbed = np.array([schedules[label].is_control for label in labels])
-            chosen = _most_variable(_judged(rows, unperturbed), genes.isin(tokens), columns.most_genes)
-            rows, genes = rows.of_columns(chosen), genes[chosen]
-            share = float(rows.sum() / library.sum()) if values == "counts" else 1.0
-        length, grid = _steps(step, times)
-        schema = Schema(
-            genes=tuple(map(str, genes)),
-            tokens=tokens,
-            control=str(columns.control),
-            times=_observed_times(times, grid or (n_steps * length,)),
-            step=length,
-            time_unit=_unit(adata, time_unit, times),
-            batches=tuple(sorted(set(batches.tolist()))),
-            design=_study_design(times, columns),
-            values="real" if values == "real" else "counts",
-            total=float(np.median(library)),
-            panel_share=share,
-            grid=grid,
-        )
-        _check_grid(schema)
+        parts, schema = _new(parts, columns, step, whole(n_steps, "n_steps"), time_unit, values)
     else:
-        _require_fitting(columns, schema)
-        rows = _on_panel(rows, genes, schema)
-        if columns.library is None and values == "counts" and schema.panel_share == 1.0:
-            library = _floor(rows.sum(1))
-    for one in schedules.values():
+        parts = _more(parts, columns, schema, new_batches, expected)
+    for one in dict.fromkeys(parts.schedules):
         schema.require(one)
-    return Screen(schema, rows, library, labels, schedules, times, batches, cells)
+    reading = Reading(
+        columns=columns if columns.layer == layer or layer is None else replace(columns, layer=layer),
+        reason=reason,
+        cells=adata.n_obs,
+        genes=adata.n_vars,
+        library=f"obs['{columns.library}']" if columns.library else "the sum over the genes of the file",
+        left_out=parts.left_out,
+        controls={name: n for name, n in _counted(parts.texts).items() if name in parts.labels.controls},
+        confounded=parts.confounded,
+        doubts=tuple(parts.doubts),
+        notes=tuple(parts.notes),
+    )
+    var = (
+        cast(pd.DataFrame, parts.cells.var)
+        .set_axis(gene_names(adata, columns.genes))
+        .reindex(list(schema.genes))
+    )
+    cells, obs = _sequences(parts.cells, columns.sequence), cast(pd.DataFrame, parts.cells.obs)
+    return Screen(
+        schema,
+        parts.rows,
+        parts.library,
+        parts.schedules,
+        parts.times,
+        parts.batches,
+        cells,
+        obs,
+        var,
+        reading,
+    )
+
+
+@final
+@dataclass(frozen=True)
+class _Parts:
+    """What a file says of the cells that are kept, an entry a cell; see :class:`Screen` and :class:`Reading`.
+
+    ``texts`` are labels as they are written, ``unit`` is that of times which say it, and ``share`` the mean
+    part of a library that the genes hold.
+    """
+
+    cells: AnnData
+    genes: pd.Index
+    texts: pd.Series
+    labels: Labels
+    schedules: list[Schedule]
+    rows: StoredRows
+    times: np.ndarray | None
+    unit: str | None
+    library: np.ndarray
+    share: float
+    batches: np.ndarray
+    left_out: Mapping[str, int]
+    doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    confounded: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+def _parts(
+    adata: AnnData, columns: Columns, values: str, schema: Schema | None, stored: stores.StoredScreen | None
+) -> _Parts:
+    """What the file says, checked."""
+    genes = gene_names(adata, columns.genes)
+    _require_some(adata, genes)
+    mend = "adata.var_names_make_unique()" if columns.genes is None else f"a suffix in var['{columns.genes}']"
+    require_unique(genes, "gene", mend)
+    require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
+    said = _column(adata, str(columns.perturbation), "perturbation").astype(str)
+    left_out = said.isin(columns.exclude).to_numpy()
+    kept = np.flatnonzero(~left_out)
+    if len(kept) == 0:
+        raise DataError(f"exclude={list(columns.exclude)} names every label; no cell is left.")
+    obs, var = (cast(pd.DataFrame, one) for one in (adata.obs, adata.var))
+    cells = AnnData(obs=obs[~left_out], var=var, uns=adata.uns)
+    labels = _labels(cells, columns, schema)
+    schedules = LAYOUTS[str(columns.layout)].schedules(cast(pd.DataFrame, cells.obs), columns, labels)
+    if schema is None:
+        require_both(schedules, labels, columns, cells)
+    rows = (
+        _rows(adata, kept, columns.layer, values)
+        if stored is None
+        else stored.rows(kept, columns.layer, partial(matrices.checked, values=values))
+    )
+    times, unit = _times(cells, columns.time)
+    named = None if columns.library is None else _column(cells, columns.library, "library")
+    library, share = library_sizes(named, columns.library, rows.sum(1), values)
+    batches, texts = _categories(cells, columns.batch), said[~left_out].str.strip()
+    counted = _counted(said[left_out])
+    return _Parts(cells, genes, texts, labels, schedules, rows, times, unit, library, share, batches, counted)
+
+
+def _new(
+    parts: _Parts, columns: Columns, step: Numbers | None, n_steps: int, time_unit: str | None, values: str
+) -> tuple[_Parts, Schema]:
+    """The schema of a new screen, and what is doubtful of it."""
+    genes, rows, share, schedules = parts.genes, parts.rows, parts.share, parts.schedules
+    if values == "counts" and rows.sum() == 0:
+        raise DataError("every count is zero; name the layer that holds the counts with layer=.")
+    tokens = _tokens(schedules, columns)
+    doubts = _doubts(parts, columns, tokens)
+    if columns.most_genes is not None:
+        unperturbed = np.array([one.is_control for one in schedules])
+        chosen = most_variable(judged(rows, unperturbed), genes.isin(tokens), columns.most_genes)
+        rows, genes = rows.of_columns(chosen), genes[chosen]
+        share = float(rows.sum() / parts.library.sum()) if values == "counts" else 1.0
+    length, grid = steps_of(step, parts.times)
+    schema = Schema(
+        genes=tuple(map(str, genes)),
+        tokens=tokens,
+        control=parts.labels.control,
+        times=_observed_times(parts.times, grid or (n_steps * length,)),
+        step=length,
+        time_unit=_unit(parts.cells, time_unit, parts.unit, parts.times),
+        batches=tuple(sorted(set(parts.batches.tolist()))),
+        design=_study_design(parts.times, columns),
+        values="real" if values == "real" else "counts",
+        total=float(np.median(parts.library)),
+        panel_share=share,
+        grid=grid,
+        dose_ranges=dose_ranges(schedules, tokens),
+        dose_unit=dose_unit(cast(pd.DataFrame, parts.cells.obs), columns.dose) if columns.dose else "",
+    )
+    check_grid(schema)
+    found, notes, confounded = design(schedules, parts.batches, parts.times, columns)
+    doubts += [*found, *without_effect(schedules, schema, parts.labels)]
+    known: dict[str, Any] = {"doubts": tuple(doubts), "notes": tuple(notes), "confounded": confounded}
+    return replace(parts, genes=genes, rows=rows, share=share, **known), schema
+
+
+def _more(
+    parts: _Parts, columns: Columns, schema: Schema, new_batches: str, expected: Mapping[str, float] | None
+) -> _Parts:
+    """More cells for an earlier schema."""
+    require_fitting(columns, schema, parts.unit)
+    rows, of_genes = on_panel(parts.rows, parts.genes, schema, expected)
+    library, of_library = parts.library, list[str]()
+    if schema.values == "counts":
+        library, of_library = at_share_of_training(library, rows.sum(1), schema, columns.library)
+    batches, of_batches = known_batches(parts.batches, schema, columns, new_batches)
+    doubts = (*of_genes, *of_library, *of_batches)
+    return replace(parts, rows=rows, library=library, batches=batches, doubts=doubts)
+
+
+def _doubts(parts: _Parts, columns: Columns, tokens: Sequence[str]) -> list[str]:
+    """What is doubtful of labels, genes and columns that are not read."""
+    cells = _counted(parts.texts)
+    read_as = dict(zip(parts.texts.tolist(), parts.schedules, strict=True))
+    whole_names = [text for text, one in read_as.items() if one.tokens == (text,)]
+    found = [one for one in columns.exclude if one not in parts.left_out]
+    return [
+        *(f"{parts.labels.said} never says '{one}', which exclude= names; correct it." for one in found[:1]),
+        *doubts_of_labels(parts.labels, cells, columns.control, parts.genes, whole_names),
+        *doubts_of_genes(parts.cells, parts.genes, tokens),
+        *ignored_doses(parts.cells, columns),
+    ]
 
 
 def read_from_disk(path: str | Path, columns: Columns, *, progress: bool, **options: Any) -> Screen:
     """Checks a file and takes it apart; the values stay there."""
-    screen = stores.open_screen(path, progress)
+    screen = stores.open_screen(path, progress, raw=columns.layer in RAW)
     return read(screen.labels, columns, stored=screen, **options)
 
 
-def _schedules(labels: pd.Series, columns: Columns, *, known: bool) -> dict[str, Schedule]:
-    """What each label says; a new screen has controls and perturbed cells."""
-    control = str(columns.control)
-    found = {label: Schedule.parse(label, control) for label in pd.unique(labels)}
-    if known:
-        return found
-    if not any(one.is_control for one in found.values()):
+def _require_some(adata: AnnData, genes: pd.Index) -> None:
+    """Refuses an AnnData without cells or without genes."""
+    if adata.n_obs == 0 or len(genes) == 0:
+        what = "cell" if adata.n_obs == 0 else "gene"
+        raise DataError(f"the AnnData has no {what}; give cells x genes.")
+
+
+def _rows(adata: AnnData, kept: Int[np.ndarray, " kept"], layer: str | None, values: str) -> StoredRows:
+    """The values of the kept cells, checked."""
+    matrix, where = matrices.matrix_of(adata, layer)
+    chosen = matrix if len(kept) == adata.n_obs else matrix[kept]
+    return matrices.as_rows(chosen, where, values, partial(matrices.counts_elsewhere, adata, layer))
+
+
+def _counted(labels: pd.Series) -> dict[str, int]:
+    """Cells of each label, most first."""
+    return {str(name): int(n) for name, n in labels.str.strip().value_counts().items()}
+
+
+def _labels(adata: AnnData, columns: Columns, schema: Schema | None) -> Labels:
+    """How the labels of these cells are read."""
+    layout = LAYOUTS[str(columns.layout)]
+    column = _column(adata, str(columns.perturbation), "perturbation")
+    empty = missing(column)
+    if empty.any():
+        word = str(column[empty].iloc[0])
         raise DataError(
-            f"no control cell: obs['{columns.perturbation}'] never says '{control}'; "
-            "name the label of the unperturbed cells with control=."
+            f"obs['{columns.perturbation}'] has empty labels ({int(empty.sum())} cells, such as '{word}'); "
+            "fill them, "
+            f"or leave those cells out with exclude='{word}'."
         )
-    if all(one.is_control for one in found.values()):
-        raise DataError(f"obs['{columns.perturbation}'] has no perturbed cell; nothing can be learnt.")
-    return found
+    distinct = pd.unique(column.astype(str).str.strip()).tolist()
+    found = Labels.of(
+        str(columns.perturbation),
+        distinct,
+        columns.control,
+        separator=columns.separator,
+        known=() if schema is None else schema.tokens,
+        control=None if schema is None else schema.control,
+    )
+    return replace(found, controls=found.controls | set(layout.neutral))
 
 
 def _tokens(schedules: Iterable[Schedule], columns: Columns) -> tuple[str, ...]:
     """The perturbations of the cells, and candidates that have none."""
     for name in columns.candidates:
-        parsed = Schedule.parse(name, str(columns.control))
+        parsed = Schedule.parse(name, next(iter(columns.control), "control"))
         if parsed.label("") != name or len(parsed.doses) != 1:
             raise DataError(
                 f"candidates= holds {name!r}, which names no single perturbation; give gene names."
             )
-    return tuple(sorted({token for one in schedules for token in one.tokens} | set(columns.candidates)))
+    named = {token for one in dict.fromkeys(schedules) for token in one.tokens}
+    return tuple(sorted(named | set(columns.candidates)))
 
 
 def _observed_times(times: np.ndarray | None, ends: tuple[float, ...]) -> tuple[float, ...]:
@@ -195,36 +356,6 @@ def _study_design(times: np.ndarray | None, columns: Columns) -> StudyDesign:
     return "time course" if columns.sequence is None else "sequences"
 
 
-def _require_fitting(columns: Columns, schema: Schema) -> None:
-    """Refuses columns that say what an earlier data set's schema says already."""
-    if columns.candidates:
-        raise DataError("candidates= names new tokens, and schema= has its own; name them where it is made.")
-    if columns.sequence is not None and schema.design != "sequences":
-        raise DataError(
-            f"sequence='{columns.sequence}' does not fit the schema of a {schema.design}; leave it out."
-        )
-
-
-def _judged(rows: StoredRows, unperturbed: np.ndarray) -> StoredRows:
-    """The controls that say which genes vary: all of them, or of a file some, evenly spread."""
-    judged = np.flatnonzero(unperturbed)
-    if rows.in_file:
-        judged = judged[:: max(1, -(-len(judged) // _MOST_JUDGED))]
-    return rows[judged]
-
-
-def _on_panel(rows: StoredRows, genes: pd.Index, schema: Schema) -> StoredRows:
-    """The rows with the genes of a schema, in its order."""
-    position = {str(gene): g for g, gene in enumerate(genes)}
-    missing = [gene for gene in schema.genes if gene not in position]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of the {schema.n_genes} genes are missing, such as '{missing[0]}'; "
-            "give data with the genes that the model was trained on."
-        )
-    return rows.of_columns(np.array([position[gene] for gene in schema.genes]))
-
-
 def _column(adata: AnnData, name: str, argument: str) -> pd.Series:
     if name not in adata.obs:
         columns = ", ".join(map(str, adata.obs.columns)) or "none"
@@ -236,141 +367,14 @@ def _column(adata: AnnData, name: str, argument: str) -> pd.Series:
     return pd.Series(adata.obs[name])
 
 
-def _labels(adata: AnnData, columns: Columns) -> pd.Series:
-    """The label of each cell, as a schedule is written."""
-    labels = LAYOUTS[str(columns.layout)].labels(adata, columns)
-    if (labels.isna() | labels.astype(str).str.strip().eq("")).any():
-        raise DataError(f"obs['{columns.perturbation}'] has empty labels; fill them or drop those cells.")
-    return labels.astype(str)
+def _times(adata: AnnData, name: str | None) -> tuple[np.ndarray | None, str | None]:
+    return (None, None) if name is None else times_in(_column(adata, name, "time"), name)
 
 
-def _most_variable(rows: StoredRows, own: np.ndarray, most: int) -> Int[np.ndarray, " kept"]:
-    """Positions of the perturbed genes, and of those that vary most beyond Poisson in these cells.
-
-    ``(var - mean) / mean^2`` at a common depth, among genes seen in 1 % of these cells or more: a negative
-    binomial's inverse dispersion by moments.
-    """
-    if most < 1:
-        raise DataError(f"most_genes={most} keeps no gene; give a positive number.")
-    cells = rows.tocsr().astype(float)
-    if cells.shape[0] < 2:
-        raise DataError(f"most_genes={most} needs two control cells at least; they say which genes vary.")
-    depth = np.asarray(cells.sum(1)).ravel()
-    scaled = sparse.diags_array(np.median(depth) / np.maximum(depth, 1.0)) @ cells
-    mean = np.asarray(scaled.mean(0)).ravel()
-    variance = np.asarray(scaled.multiply(scaled).mean(0)).ravel() - mean**2
-    seen = np.asarray((cells > 0).mean(0)).ravel() >= 0.01
-    score = np.where(seen, (variance - mean) / np.where(seen, mean, 1.0) ** 2, -np.inf)
-    score[own] = np.inf
-    return np.sort(np.argsort(-score, kind="stable")[:most])
-
-
-def _rows(adata: AnnData, layer: str | None, values: str) -> SparseRows:
-    if layer is not None and layer not in layer_names(adata):
-        raise DataError(f"layer='{layer}' is not a layer; the layers are {layer_names(adata)}.")
-    source = adata.X if layer is None else adata.layers[layer]
-    if source is None:
-        raise DataError("the AnnData has no X; name the layer that holds the counts with layer=.")
-    matrix = sparse.csr_matrix(source, dtype=np.float32)
-    matrix.sum_duplicates()
-    _require_values(matrix, "X" if layer is None else f"layer '{layer}'", values=values)
-    matrix.eliminate_zeros()
-    return SparseRows(matrix)
-
-
-def _require_values(matrix: sparse.csr_matrix, where: str, *, values: str) -> None:
-    if not np.isfinite(matrix.data).all():
-        raise DataError(f"{where} holds NaN or infinite values; give raw counts.")
-    if values == "counts":
-        _require_counts(matrix, where)
-
-
-def _require_counts(matrix: sparse.csr_matrix, where: str) -> None:
-    wrong = {"negative": matrix.data < 0, "fractional": matrix.data != np.rint(matrix.data)}
-    for what, found in wrong.items():
-        if found.any():
-            value = matrix.data[np.flatnonzero(found)[0]]
-            raise DataError(f"{where} holds {what} values such as {value:g}; name raw counts with layer=.")
-
-
-def _times(adata: AnnData, name: str | None) -> np.ndarray | None:
-    if name is None:
-        return None
-    column = _column(adata, name, "time")
-    times = pd.to_numeric(column.astype(str), errors="coerce").to_numpy(dtype=float)
-    wrong = ~np.isfinite(times) | (times < 0)
-    if wrong.any():
-        value = column.iloc[int(np.flatnonzero(wrong)[0])]
-        raise DataError(f"obs['{name}'] holds '{value}'; times are numbers, zero or more, in one unit.")
-    return times
-
-
-def _steps(
-    step: float | str | Sequence[float] | None, times: np.ndarray | None
-) -> tuple[float, tuple[float, ...]]:
-    """The length of a latent step, and the times at which steps end if they are not equally long."""
-    if isinstance(step, str):
-        if step != "observed":
-            raise DataError(f"step='{step}' is neither a length, nor a list of times, nor 'observed'.")
-        if times is None:
-            raise DataError("step='observed' needs the times of observation; name their column with time=.")
-        step = [time for time in np.unique(times).tolist() if time > 0]
-    if step is None:
-        return _divisor(times), ()
-    if isinstance(step, (int, float)):
-        if not step > 0:
-            raise DataError(f"step={step:g} is not positive; give the length of a latent step.")
-        return float(step), ()
-    ends = tuple(map(float, step))
-    if not ends:
-        raise DataError("step=[] names no time; give the times at which the latent steps end.")
-    return _divisor(np.array(ends)), ends
-
-
-def _divisor(times: np.ndarray | None) -> float:
-    """The greatest common divisor of the times, to four digits."""
-    if times is None:
-        return 1.0
-    scaled = [round(float(time) * 1e4) for time in np.unique(times) if 0 < time < math.inf]
-    return reduce(math.gcd, scaled) / 1e4 if scaled else 1.0
-
-
-def _check_grid(schema: Schema) -> None:
-    for time in schema.times:
-        schema.step_of(time)
-    if not 1 <= schema.n_steps <= _MOST_STEPS:
-        length = f"{schema.step:g} {schema.time_unit}" if not schema.grid else f"{len(schema.grid)} times"
-        raise DataError(
-            f"a grid of {length} makes {schema.n_steps} latent steps, and 1 to {_MOST_STEPS} are practical; "
-            "set step=, and round the times to it."
-        )
-
-
-def _unit(adata: AnnData, given: str | None, times: np.ndarray | None) -> str:
+def _unit(adata: AnnData, given: str | None, found: str | None, times: np.ndarray | None) -> str:
     if given is not None:
         return given
-    return "step" if times is None else str(adata.uns.get("time_unit", "time unit"))
-
-
-def _floor(library: np.ndarray) -> np.ndarray:
-    """Library sizes with empty cells at one count, so that their logarithm is finite."""
-    return np.maximum(library, 1.0)
-
-
-def _library(adata: AnnData, name: str | None, rows: StoredRows, values: str) -> tuple[np.ndarray, float]:
-    panel = rows.sum(1)
-    if values == "real":
-        return np.ones(len(panel)), 1.0
-    if name is None:
-        return _floor(panel), 1.0
-    library = pd.to_numeric(_column(adata, name, "library"), errors="coerce").to_numpy(dtype=float)
-    wrong = ~np.isfinite(library) | (library < 0)
-    if wrong.any():
-        raise DataError(f"obs['{name}'] holds values that are no library size, zero or more.")
-    if (library + 0.5 < panel).any():
-        raise DataError(f"obs['{name}'] is smaller than the sum over the genes; name the full library size.")
-    library = _floor(library)
-    return library, float(panel.sum() / library.sum())
+    return "step" if times is None else str(found or adata.uns.get("time_unit", "time unit"))
 
 
 def _categories(adata: AnnData, name: str | None) -> np.ndarray:
@@ -387,6 +391,6 @@ def _sequences(adata: AnnData, name: str | None) -> np.ndarray:
 
 def _named(adata: AnnData, name: str, argument: str) -> np.ndarray:
     column = _column(adata, name, argument)
-    if column.isna().any():
+    if missing(column).any():
         raise DataError(f"obs['{name}'] has missing values; fill them or drop those cells.")
     return column.astype(str).to_numpy(dtype=str)

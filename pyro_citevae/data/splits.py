@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool
 
+from pyro_citevae.arguments import Names, names, numbers
 from pyro_citevae.data.interventions import Dose, Schedule
 from pyro_citevae.errors import DataError
 
@@ -38,6 +39,11 @@ class Criterion:
     combinations: tuple[str, ...] = ()
     times: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("perturbations", "combinations"):
+            object.__setattr__(self, name, names(getattr(self, name), f"Criterion({name}=...)"))
+        object.__setattr__(self, "times", tuple(numbers(self.times, "Criterion(times=...)")))
+
     @classmethod
     def parse(cls, text: str) -> Criterion:
         """Reads ``perturbation=A,B``, ``time=5``, ``combination=A+B`` or ``perturbation=A;time=5``.
@@ -51,8 +57,8 @@ class Criterion:
         """
         found: dict[str, Any] = {}
         for part in text.split(";"):
-            key, _, names = part.partition("=")
-            values = tuple(name.strip() for name in names.split(",") if name.strip())
+            key, _, listed = part.partition("=")
+            values = tuple(name.strip() for name in listed.split(",") if name.strip())
             if key.strip() not in _KEYS or _KEYS[key.strip()] in found or not values:
                 raise DataError(
                     f"Split.parse('{text}') cannot be read at '{part}'; write perturbation=A,B, time=5, "
@@ -70,7 +76,7 @@ class Criterion:
     def __str__(self) -> str:
         named = {"perturbation": self.perturbations, "combination": self.combinations}
         named["time"] = tuple(f"{time:g}" for time in self.times)
-        return ";".join(f"{key}={','.join(names)}" for key, names in named.items() if names)
+        return ";".join(f"{key}={','.join(some)}" for key, some in named.items() if some)
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,14 @@ class Split:
     digest: str = ""
 
     @classmethod
-    def parse(cls, texts: Sequence[str]) -> Split:
+    def parse(cls, texts: Names) -> Split:
         """Reads one criterion a text."""
-        return cls(tuple(Criterion.parse(text) for text in texts))
+        return cls(tuple(Criterion.parse(text) for text in names(texts, "Split.parse(texts=...)")))
 
     @staticmethod
-    def hash_of(criteria: tuple[Criterion, ...], names: Sequence[str]) -> str:
+    def hash_of(criteria: tuple[Criterion, ...], observations: Sequence[str]) -> str:
         """The hash that a split carries once it was applied."""
-        content = json.dumps([[asdict(one) for one in criteria], sorted(names)], sort_keys=True)
+        content = json.dumps([[asdict(one) for one in criteria], sorted(observations)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
@@ -133,11 +139,23 @@ def matching_rows(data: Trajectories, criterion: Criterion) -> Bool[np.ndarray, 
         DataError: A combination or a time is not in the data.
     """
     for token in criterion.perturbations:
+        members = data.schema.schedule(token).tokens
+        if len(members) > 1 and token not in data.schema.token_index:
+            raise DataError(
+                f"hold_out(perturbations=['{token}']) names a combination; hold it out with "
+                f"combinations=['{token}'], "
+                f"or every cell of its members with perturbations={list(members)}."
+            )
         data.schema.require(Schedule((Dose(token),)))
-    wanted = {Schedule.parse(name).tokens for name in criterion.combinations}
+    wanted = {data.schema.schedule(name).tokens for name in criterion.combinations}
     present = {one.tokens for one in data.conditions}
     for tokens in wanted - present:
-        raise DataError(f"combination '{'+'.join(tokens)}' is not in the data; name one that is.")
+        known = [one.label() for one in data.conditions if len(one.tokens) > 1]
+        few = ", ".join(known[:3]) or "none"
+        raise DataError(
+            f"combination '{'+'.join(tokens)}' is not in the data, whose combinations are {few}"
+            f"{' ...' if len(known) > 3 else ''}; name one that is."
+        )
     chosen = np.array(
         [
             bool(set(one.tokens) & set(criterion.perturbations)) or one.tokens in wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -18,6 +19,7 @@ from rich.progress import Progress
 from scipy import sparse
 
 from pyro_citevae.data.backed import BackedCounts
+from pyro_citevae.data.opening import RAW
 from pyro_citevae.errors import DataError, reason
 
 __all__ = ["StoredScreen", "open_screen"]
@@ -44,7 +46,7 @@ class StoredScreen:
         self,
         chosen: Int[np.ndarray, " chosen"],
         layer: str | None,
-        check: Callable[[sparse.csr_matrix, str], None],
+        check: Callable[[sparse.csr_matrix, str], Any],
     ) -> BackedCounts:
         """The chosen rows of X or of a layer, each read and checked once.
 
@@ -56,10 +58,16 @@ class StoredScreen:
         Raises:
             DataError: The layer is missing, its arrays are, or a row cannot be read.
         """
-        if layer is not None and layer not in self.labels.uns[_LAYERS]:
-            raise DataError(f"layer='{layer}' is not a layer; the layers are {self.labels.uns[_LAYERS]}.")
-        where = "X" if layer is None else f"layer '{layer}'"
-        counts = BackedCounts(self._source("X" if layer is None else f"layers/{layer}", where), chosen)
+        known = self.labels.uns[_LAYERS]
+        if layer in RAW and layer not in known:
+            key, where = "raw/X", ".raw"
+        elif layer is not None and layer not in known:
+            raise DataError(f"layer='{layer}' is not a layer; the layers are {known}.")
+        else:
+            key, where = ("X", "X") if layer is None else (f"layers/{layer}", f"layer '{layer}'")
+        shape = (self.labels.n_obs, self.labels.n_vars)
+        again = partial(_reopened, self.path.resolve(), key, shape)
+        counts = BackedCounts(self._source(key, where), chosen, reopen=again)
         with Progress(disable=not (self.progress and Console().is_terminal), transient=True) as bar:
             task = bar.add_task(f"checking {where} of {self.path.name}", total=len(chosen))
             try:
@@ -87,7 +95,7 @@ class StoredScreen:
             if tuple(getattr(found, "shape", ())) != shape:
                 raise DataError(f"{where} of '{self.path}' is no matrix of {shape[0]} x {shape[1]} values.")
             _require_whole(self.path, where, {"values": found})
-            return found
+            return _rows_of(found)
         arrays = {name: found.get(name) for name in ("data", "indices", "indptr")}
         missing = [name for name, array in arrays.items() if array is None]
         if missing:
@@ -101,18 +109,19 @@ class StoredScreen:
                 "be truncated, so write it again."
             )
         _require_whole(self.path, where, arrays)
-        return sparse_dataset(found)
+        return _rows_of(found)
 
 
 _LAYERS = "pyro_citevae_layers"
 
 
-def open_screen(path: str | Path, progress: bool = False) -> StoredScreen:
+def open_screen(path: str | Path, progress: bool = False, raw: bool = False) -> StoredScreen:
     """Opens an h5ad file or a zarr folder, and reads its labels.
 
     Args:
         path: The file or folder.
         progress: Whether later reads of all values show how far they are.
+        raw: Whether the values are those in ``.raw``, unless there is a layer of that name.
 
     Raises:
         DataError: It is missing, truncated, or not written by AnnData.
@@ -120,18 +129,15 @@ def open_screen(path: str | Path, progress: bool = False) -> StoredScreen:
     place = Path(path)
     if not place.exists():
         raise DataError(f"'{path}' does not exist; give the path of an h5ad or a zarr.")
-    try:
-        group: Any = zarr.open_group(str(place), mode="r") if place.is_dir() else File(place, "r")
-    except Exception as error:
-        kind = "zarr" if place.is_dir() else "h5ad"
-        raise DataError(
-            f"'{path}' cannot be read as {kind} ({reason(error)}); it may be truncated."
-        ) from error
+    group = _group_of(place)
     missing = [name for name in ("obs", "var") if name not in group]
     if missing:
         raise DataError(f"'{path}' has no '{missing[0]}', which AnnData writes; write it with AnnData again.")
     try:
         tables: dict[str, Any] = {name: read_elem(group[name]) for name in ("obs", "var")}
+        is_raw = raw and not any(name in group.get("layers", ()) for name in RAW)
+        if is_raw and "raw" in group:
+            tables["var"] = read_elem(group["raw/var"])
         labels = AnnData(**tables)
         if "uns" in group and "time_unit" in group["uns"]:
             labels.uns["time_unit"] = read_elem(group["uns/time_unit"])
@@ -141,6 +147,48 @@ def open_screen(path: str | Path, progress: bool = False) -> StoredScreen:
         ) from error
     labels.uns[_LAYERS] = sorted(group["layers"].keys()) if "layers" in group else []
     return StoredScreen(place, labels, group, progress)
+
+
+def _group_of(path: Path) -> Any:
+    """The open file.
+
+    Raises:
+        DataError: It is truncated, or of another kind.
+    """
+    whole = path.resolve()  # from another folder, zarr would find no chunk, which reads as zeros
+    try:
+        return zarr.open_group(str(whole), mode="r") if path.is_dir() else File(whole, "r")
+    except Exception as error:
+        kind = "zarr" if path.is_dir() else "h5ad"
+        raise DataError(
+            f"'{path}' cannot be read as {kind} ({reason(error)}); it may be truncated."
+        ) from error
+
+
+def _rows_of(found: Any) -> Any:
+    """What gives rows of a stored matrix by slices."""
+    return sparse_dataset(found) if found.attrs.get("encoding-type") == "csr_matrix" else found
+
+
+def _reopened(path: Path, key: str, shape: tuple[int, int]) -> Any:
+    """What gave rows of a matrix before it was copied or pickled, opened again.
+
+    Raises:
+        DataError: The file is gone, or holds another matrix now.
+    """
+    if not path.exists():
+        raise DataError(
+            f"'{path}', which holds the counts of these cells, is no longer there; put it back, or read the "
+            "cells from where it is now."
+        )
+    found = _group_of(path).get(key)
+    rows = None if found is None else _rows_of(found)
+    if tuple(getattr(rows, "shape", ())) != shape:
+        raise DataError(
+            f"'{path}' has changed since its cells were read: it held {shape[0]} x {shape[1]} counts; read "
+            "the cells again."
+        )
+    return rows
 
 
 def _require_whole(path: Path, where: str, arrays: dict[str, Any]) -> None:

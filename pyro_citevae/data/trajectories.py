@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -11,23 +12,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from torch import Tensor
 
+from pyro_citevae.arguments import Names, Number, Numbers, names, number, numbers
 from pyro_citevae.data import screen_reading
+from pyro_citevae.data.assembly import assembled
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.columns import Columns, takes_columns
 from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.reading import Reading
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.slots import Slots
 from pyro_citevae.data.sparse_rows import SparseRows
 from pyro_citevae.data.splits import Criterion, Split, matching_rows
 from pyro_citevae.data.stored_rows import StoredRows
-from pyro_citevae.errors import DataError
+from pyro_citevae.data.summary import Summary
+from pyro_citevae.errors import CiteVAEWarning, DataError
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    pass
 
 __all__ = ["Trajectories"]
 
@@ -51,6 +57,9 @@ class Trajectories:
         technical: Index of each cell's technical batch.
         names: Name of each cell.
         split: What was held out to make this data set, if anything was.
+        obs: What the file says of each observation, if it was read from one.
+        var: What it says of each gene.
+        reading: What was read, if it was read.
     """
 
     schema: Schema
@@ -63,34 +72,46 @@ class Trajectories:
     technical: Int[np.ndarray, " cell"]
     names: np.ndarray
     split: Split | None = None
+    obs: pd.DataFrame | None = None
+    var: pd.DataFrame | None = None
+    reading: Reading | None = None
 
     @classmethod
     @takes_columns
     def from_anndata(
         cls,
-        adata: AnnData,
+        adata: Any,
         *,
-        step: float | str | Sequence[float] | None = None,
-        n_steps: int = 3,
+        step: Numbers | None = None,
+        n_steps: Number = 3,
         time_unit: str | None = None,
         values: str = "counts",
         schema: Schema | None = None,
+        new_batches: str = "refuse",
+        expected: Mapping[str, float] | None = None,
         **columns: Any,
     ) -> Trajectories:
         """Reads an AnnData of integer counts, checks it, and keeps it sparse.
 
+        :meth:`summary` says what was read. What a reader should know beyond that is a warning.
+
         Args:
-            adata: Cells x genes.
+            adata: Cells x genes; a backed or a lazy one is read into memory.
             step: Length of a latent step in the unit of time; None for the times' common divisor. For steps
                 of unequal length ``"observed"``, which ends one at each observed time, or the times at which
                 they end. After the last of these, steps have the length of the times' common divisor.
             n_steps: Number of latent steps of a snapshot.
-            time_unit: Name of the unit of time; None for ``adata.uns["time_unit"]`` if there is one.
+            time_unit: Name of the unit of time; None for what the times say, or ``adata.uns["time_unit"]``.
             values: ``"counts"``, or ``"real"`` for values with a Gaussian emission.
             schema: Genes, tokens and grid of an earlier data set, to which this one is fitted.
+            new_batches: With a schema, what becomes of batches that it does not have: ``"refuse"``, or
+                ``"spread"`` to deal their cells to the known batches in turn.
+            expected: With a schema, the share of the counts that each of its genes is expected to hold: genes
+                that are missing get drawn counts. None to refuse; see :meth:`Posterior.read`.
             **columns: Where the AnnData keeps what a screen needs, by the names of
-                :class:`~pyro_citevae.data.Columns`: ``perturbation``, ``control``, ``time``, ``layer``,
-                ``library``, ``batch``, ``sequence``, ``exclude``, ``candidates``, ``layout``, ``most_genes``.
+                :class:`~pyro_citevae.data.Columns`: ``perturbation``, ``control``, ``separator``, ``dose``,
+                ``time``, ``genes``, ``layer``, ``library``, ``batch``, ``sequence``, ``exclude``,
+                ``candidates``, ``layout``, ``most_genes``.
 
         Returns:
             The data set.
@@ -107,7 +128,8 @@ class Trajectories:
         """
         named = Columns.of("Trajectories.from_anndata", columns)
         grid: dict[str, Any] = {"step": step, "n_steps": n_steps, "time_unit": time_unit}
-        return cls.of(screen_reading.read(adata, named, **grid, values=values, schema=schema))
+        fitted: dict[str, Any] = {"schema": schema, "new_batches": new_batches, "expected": expected}
+        return cls._told(screen_reading.read(adata, named, **grid, values=values, **fitted))
 
     @classmethod
     @takes_columns
@@ -116,11 +138,12 @@ class Trajectories:
         path: str | Path,
         *,
         progress: bool = True,
-        step: float | str | Sequence[float] | None = None,
-        n_steps: int = 3,
+        step: Numbers | None = None,
+        n_steps: Number = 3,
         time_unit: str | None = None,
         values: str = "counts",
         schema: Schema | None = None,
+        new_batches: str = "refuse",
         **columns: Any,
     ) -> Trajectories:
         """Reads a screen whose counts stay in their file, for data that are larger than memory.
@@ -137,6 +160,7 @@ class Trajectories:
             time_unit: As for :meth:`from_anndata`.
             values: As for :meth:`from_anndata`.
             schema: As for :meth:`from_anndata`.
+            new_batches: As for :meth:`from_anndata`.
             **columns: As for :meth:`from_anndata`. ``most_genes`` looks at 20,000 controls at most.
 
         Raises:
@@ -152,55 +176,40 @@ class Trajectories:
         """
         named = Columns.of("Trajectories.from_disk", columns)
         grid: dict[str, Any] = {"step": step, "n_steps": n_steps, "time_unit": time_unit}
-        return cls.of(
-            screen_reading.read_from_disk(
-                path, named, progress=progress, **grid, values=values, schema=schema
-            )
+        fitted: dict[str, Any] = {"schema": schema, "new_batches": new_batches}
+        screen = screen_reading.read_from_disk(
+            path, named, progress=progress, **grid, values=values, **fitted
         )
+        return cls._told(screen)
+
+    @classmethod
+    def _told(cls, screen: screen_reading.Screen) -> Trajectories:
+        """Assembles what was read, and warns of what is doubtful."""
+        for doubt in screen.reading.doubts:
+            warnings.warn(doubt, CiteVAEWarning, stacklevel=3)
+        return cls.of(screen)
 
     @classmethod
     def of(cls, screen: screen_reading.Screen) -> Trajectories:
-        """Assembles what was read: rows sorted by cell and time, and each cell's schedule and batch.
+        """Assembles what was read, sorted by cell and time.
 
         Args:
             screen: The parts of a screen.
 
         Raises:
-            DataError: A time or a batch is not the schema's, or a cell of a sequence is observed twice at one
-                time or under two schedules.
+            DataError: As for :func:`~pyro_citevae.data.assembly.assembled`.
         """
-        schema, batches = screen.schema, screen.batches
-        row_step = screen.steps
-        unknown = sorted(set(batches.tolist()) - set(schema.batches))
-        if unknown:
-            raise DataError(
-                f"batch '{unknown[0]}' is not among the known {schema.batches}; drop those cells."
-            )
-        names, first, row_cell = np.unique(screen.cells, return_index=True, return_inverse=True)
-        order = np.lexsort((row_step, row_cell))
-        pairs = np.stack([row_cell[order], row_step[order]])
-        if (pairs[:, 1:] == pairs[:, :-1]).all(0).any():
-            raise DataError(
-                "a cell of the sequence column is observed twice at one time; keep one of the rows."
-            )
-        conditions = tuple(sorted(set(screen.schedules.values()), key=lambda one: one.doses))
-        index = {one: i for i, one in enumerate(conditions)}
-        position = {label: index[one] for label, one in screen.schedules.items()}
-        row_condition = screen.labels.map(position).to_numpy()
-        if (row_condition != row_condition[first][row_cell]).any():
-            raise DataError("a cell of the sequence column changes its perturbation; write it as 'A@0+B@24'.")
-        technical = np.searchsorted(np.array(schema.batches), batches)
-        return cls(
-            schema=schema,
-            values=screen.values[order].plain(),
-            library=screen.library[order].astype(np.float32),
-            row_cell=row_cell[order].astype(np.int64),
-            row_step=row_step[order].astype(np.int64),
-            conditions=conditions,
-            condition=row_condition[first].astype(np.int64),
-            technical=technical[first].astype(np.int64),
-            names=names,
-        )
+        return cls(**assembled(screen))
+
+    def summary(self) -> Summary:
+        """What was read: columns, cells, genes, controls, perturbations, times, batches, and doubts.
+
+        Example:
+            >>> from pyro_citevae import datasets
+            >>> datasets.load("renge").summary().content["n_perturbations"]
+            23
+        """
+        return Summary.of(self)
 
     @cached_property
     def stored(self) -> StoredRows:
@@ -243,13 +252,13 @@ class Trajectories:
         present = {token for i in np.unique(self.condition) for token in self.conditions[i].tokens}
         return np.isin(np.array(self.schema.tokens), list(present))
 
-    def select(self, perturbation: str | None = None, time: float | None = None) -> Trajectories:
-        """The observations of one label, one time, or both."""
+    def select(self, perturbation: str | None = None, time: Number | None = None) -> Trajectories:
+        """The observations of one label, one time, or both; members of a label come in any order."""
         rows = np.ones(self.n_observations, dtype=bool)
         if perturbation is not None:
-            rows &= self.row_labels == perturbation
+            rows &= self.row_labels == self.schema.label(perturbation)
         if time is not None:
-            rows &= self.row_step == self.schema.step_of(time)
+            rows &= self.row_step == self.schema.step_of(number(time, "Trajectories.select(time=...)"))
         return self.rows(rows)
 
     def controls(self) -> Trajectories:
@@ -278,6 +287,7 @@ class Trajectories:
             condition=self.condition[kept],
             technical=self.technical[kept],
             names=self.names[kept],
+            obs=None if self.obs is None else self.obs.iloc[np.flatnonzero(chosen)],
         )
 
     def cells(self, index: Int[np.ndarray, " chosen"]) -> Trajectories:
@@ -286,21 +296,20 @@ class Trajectories:
 
     def thinned(self, most: int) -> Trajectories:
         """At most so many cells, evenly spread."""
-        shown = np.linspace(0, self.n_cells - 1, min(most, self.n_cells)).astype(int)
-        return self.cells(np.unique(shown))
+        return self.cells(np.unique(np.linspace(0, self.n_cells - 1, min(most, self.n_cells)).astype(int)))
 
     def hold_out(
         self,
         *,
-        perturbations: Sequence[str] = (),
-        combinations: Sequence[str] = (),
-        times: Sequence[float] = (),
+        perturbations: Names = (),
+        combinations: Names = (),
+        times: Numbers = (),
     ) -> tuple[Trajectories, Trajectories]:
         """Splits into training and held-out data.
 
         Args:
-            perturbations: Tokens whose every cell is held out, their combinations included.
-            combinations: Exact combinations, such as ``"A+B"``, that are held out.
+            perturbations: Tokens whose every cell is held out, their combinations included; a text is one.
+            combinations: Exact combinations, such as ``"A+B"``, that are held out, members in any order.
             times: Times that are held out, of these perturbations and combinations if any are named, else
                 of every cell, the controls included.
 
@@ -310,8 +319,11 @@ class Trajectories:
         Raises:
             DataError: A name or a time is not in the data, or one side would be empty.
         """
-        numbers = tuple(float(time) for time in times)
-        return self.divide(Split((Criterion(tuple(perturbations), tuple(combinations), numbers),)))
+        said = "Trajectories.hold_out"
+        tokens = names(perturbations, f"{said}(perturbations=...)")
+        pairs = names(combinations, f"{said}(combinations=...)")
+        at = tuple(numbers(times, f"{said}(times=...)"))
+        return self.divide(Split((Criterion(tokens, pairs, at),)))
 
     def divide(self, split: Split) -> tuple[Trajectories, Trajectories]:
         """Splits into training and held-out data as a :class:`Split` says."""
@@ -353,8 +365,7 @@ class Trajectories:
     @property
     def place(self) -> Int[np.ndarray, " cell"]:
         """Where the first observation of each cell lies in the data's file; in memory, if there is none."""
-        first = np.searchsorted(self.row_cell, np.arange(self.n_cells))
-        return np.asarray(self.stored.place[first])
+        return np.asarray(self.stored.place[np.searchsorted(self.row_cell, np.arange(self.n_cells))])
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All cells in minibatches of consecutive ones, so many at most."""

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import TypeAlias
 
+from pyro_citevae.arguments import Numbers, numbers
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 
-__all__ = ["require_controls", "require_panel", "schedules_of", "times_of"]
+__all__ = ["Asked", "require_controls", "require_panel", "schedules_of", "times_of"]
+
+Asked: TypeAlias = Schedule | str | Iterable[Schedule | str]
+"""A schedule, a label that reads as one, or several."""
 
 
-def schedules_of(given: Schedule | Sequence[Schedule]) -> list[Schedule]:
-    """One schedule or several, as a list."""
-    return [given] if isinstance(given, Schedule) else list(given)
+def schedules_of(given: Asked, schema: Schema) -> list[Schedule]:
+    """One schedule or several, as a list; a text is read as a label of the data, members in any order.
+
+    Raises:
+        DataError: There is none, or what was given is no schedule.
+        ScheduleError: A text cannot be read.
+    """
+    listed = [given] if isinstance(given, Schedule | str) else list(given)
+    if not listed:
+        raise DataError("predict([]) names no schedule; give one, such as do('A').")
+    for one in listed:
+        if not isinstance(one, Schedule | str):
+            raise DataError(f"predict([{one!r}]) holds no schedule; give do('A'), or a label such as 'A+B'.")
+    return [one if isinstance(one, Schedule) else schema.schedule(one) for one in listed]
 
 
-def times_of(given: float | Sequence[float] | None, schema: Schema) -> list[float]:
+def times_of(given: Numbers | None, schema: Schema) -> list[float]:
     """One time, several, or the schema's last, as a list.
 
     Raises:
-        DataError: A time is not on the grid or not after step 0.
+        DataError: There is none, or a time is no number, not on the grid or not after step 0.
     """
     if given is None:
         return [schema.times[-1]]
-    times = [float(given)] if isinstance(given, (int, float)) else [float(time) for time in given]
+    times = numbers(given, "predict(time=...)")
+    if not times:
+        raise DataError("predict(time=[]) names no time; give one, or leave it out for the last of the data.")
     for time in times:
         if schema.step_of(time) < 1:
             raise DataError(f"time {time:g} is not after the start of the dynamics; predict a later one.")

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from pyro_citevae import sites
 from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.arguments import count, whole
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.pseudobulk import profile
 from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.shared_genes import at_panel, positions
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import CiteVAEWarning
 from pyro_citevae.infer.exchangeability import global_draws
@@ -77,10 +79,10 @@ class Abduction:
         cells = Batch(
             size=n,
             index=torch.arange(n),
-            u=torch.zeros(1, n, schema.n_tokens),
+            u=torch.zeros(1, n, schema.n_tokens, dtype=torch.float32),
             step=torch.zeros(1, n, dtype=torch.int64),
             observed=torch.zeros(1, n, dtype=torch.bool),
-            library=torch.full((1, n), float(schema.total)),
+            library=torch.full((1, n), float(schema.total), dtype=torch.float32),
             technical=torch.arange(part.start, part.stop) % schema.n_batches,
             x=None,
         )
@@ -100,6 +102,9 @@ class Counterfactuals:
         progress: Whether to show a bar when it takes long.
         most_values: Draws x times x cells x genes that are held at once; a chunk of cells has a random stream
             of its own, so that another size gives other draws of the same law.
+        panel: Genes that profiles are of, and their common total; None for all genes of the model.
+        batches: Technical batches that cells under each schedule are taken to be of; None for their own.
+        told: Whether what is doubtful of the schedules was told before.
     """
 
     members: Sequence[tuple[LatentDynamics, AmortizedGuide]]
@@ -109,12 +114,22 @@ class Counterfactuals:
     seed: int
     progress: bool = False
     most_values: int = MOST_VALUES
+    panel: Schema | None = None
+    batches: Sequence[Sequence[int]] | None = None
+    told: bool = False
 
     def __post_init__(self) -> None:
+        if self.told:
+            return
+        object.__setattr__(self, "n_draws", count(self.n_draws, "predict(draws=...)"))
+        for name in ("seed", "most_values"):
+            object.__setattr__(self, name, whole(getattr(self, name), f"predict({name}=...)"))
         model = self.members[0][0]
         known = (model.seen | model.has_features).tolist()
         for one in self.schedules:
-            for token in self.schema.require(one).tokens:
+            for doubt in model.schema.doubts(model.schema.require(one), max(self.times)):
+                warnings.warn(doubt, CiteVAEWarning, stacklevel=4)
+            for token in one.tokens:
                 if not known[self.schema.token_index[token]]:
                     warnings.warn(
                         f"do({token!r}) has neither training cells nor features, so that it is predicted as "
@@ -126,16 +141,27 @@ class Counterfactuals:
 
     @property
     def schema(self) -> Schema:
-        """Names and sizes of the axes."""
+        """Names and sizes of the axes, with the genes that profiles are of."""
+        return self._whole if self.panel is None else at_panel(self._whole, self.panel)
+
+    @property
+    def _whole(self) -> Schema:
+        """The schema of the programs, whose cells have all genes."""
         return self.members[0][0].schema
 
     def run(
-        self, model: LatentDynamics, abduction: Abduction, schedule: Schedule, *, mean: bool
+        self,
+        model: LatentDynamics,
+        abduction: Abduction,
+        schedule: Schedule,
+        *,
+        mean: bool,
+        batches: Sequence[int] | None = None,
     ) -> tuple[Rollout, Tensor]:
         """One roll-out: what the program walked through, and the values at the times."""
         schema = self.schema
         steps = torch.tensor([schema.step_of(time) for time in self.times])
-        n = abduction.cells.n_cells
+        n, own = abduction.cells.n_cells, abduction.cells.technical
         u = torch.from_numpy(schema.doses(schedule, int(steps.max())))
         cells = replace(
             abduction.cells.unobserved(),
@@ -145,6 +171,7 @@ class Counterfactuals:
             step=steps[:, None].expand(-1, n),
             observed=torch.zeros(len(steps), n, dtype=torch.bool),
             library=abduction.cells.library[-1:].expand(len(steps), n),
+            technical=own if batches is None else torch.tensor(batches)[torch.arange(n) % len(batches)],
         ).to(model.device)
         with (
             seeded(abduction.seed),
@@ -166,7 +193,7 @@ class Counterfactuals:
         for part in self._parts(controls):
             own = seed + part.start
             if controls is None:
-                yield Abduction.of_population(self.schema, part, mechanism, self.n_draws, own)
+                yield Abduction.of_population(self._whole, part, mechanism, self.n_draws, own)
                 continue
             chunk = controls.batch(np.arange(part.start, part.stop)).to(model.device)
             with seeded(own):
@@ -175,7 +202,7 @@ class Counterfactuals:
 
     def _parts(self, controls: Trajectories | None) -> list[range]:
         """Positions of the cells of each chunk."""
-        a_cell = self.n_draws * len(self.times) * self.schema.n_genes
+        a_cell = self.n_draws * len(self.times) * self._whole.n_genes
         if controls is None:
             n, size = _POPULATION, self.most_values * 3 // 2 // a_cell  # of which no counts are drawn
         else:
@@ -189,17 +216,22 @@ class Counterfactuals:
         return appearing("predicting", total, shown=self.progress)
 
     def pseudobulk(self, controls: Trajectories | None) -> Float[np.ndarray, "schedule chain draw time gene"]:
-        """Log pseudobulk profile of the cells' mean counts, for each draw of the mechanism."""
-        shape = (len(self.members), self.n_draws, len(self.times), self.schema.n_genes)
+        """Log pseudobulk profile of the cells' mean counts, for each draw of the mechanism.
+
+        With a panel, the counts of its genes alone are summed up and scaled to its total.
+        """
+        shape = (len(self.members), self.n_draws, len(self.times), self._whole.n_genes)
         sums = np.zeros((len(self.schedules), *shape))
         with self._bar(controls) as advance:
             for chain, (model, _) in enumerate(self.members):
                 for abduction in self.abductions(chain, controls):
                     for p, schedule in enumerate(self.schedules):
-                        sums[p, chain] += (
-                            self.run(model, abduction, schedule, mean=True)[1].sum(-2).cpu().numpy()
-                        )
+                        lanes = None if self.batches is None else self.batches[p]
+                        values = self.run(model, abduction, schedule, mean=True, batches=lanes)[1]
+                        sums[p, chain] += values.sum(-2).cpu().numpy()
                         advance()
+        if self.panel is not None:
+            sums = sums[..., positions(self._whole, self.panel.genes)]
         if self.schema.values == "real":
             n = _POPULATION if controls is None else controls.n_cells
             return sums / n
@@ -235,7 +267,7 @@ class Counterfactuals:
                     draw, summaries = self._summarised(chunk, schedule, advance)
                     for name, value in summaries.items():
                         if name not in layers:
-                            layers[name] = np.empty((P, T, n, self.schema.n_genes), dtype=value.dtype)
+                            layers[name] = np.empty((P, T, n, self._whole.n_genes), dtype=value.dtype)
                         layers[name][p, :, part.start : part.stop] = value
                     for t, counts in enumerate(draw):
                         drawn.setdefault((p, t), []).append(sparse.csr_matrix(counts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 import numpy as np
 import xarray as xr
@@ -13,12 +13,15 @@ import xarray as xr
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.splits import Split
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import FitError
+from pyro_citevae.errors import FitError, ModelError
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.predictive import Predictive
 from pyro_citevae.program import LatentDynamics
 from pyro_citevae.whole_files import aside
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 __all__ = ["Ensemble", "member_folders"]
 
@@ -85,6 +88,22 @@ class Ensemble(Predictive):
         """The members' mean bound, in nats a cell: a bound for the mixture, by Jensen's inequality."""
         return float(np.mean([one.bound(data, **options) for one in self.posteriors]))
 
+    def latent(self, data: Trajectories, **options: Any) -> NoReturn:
+        """Refuses: programs have no common order across members, so states have no mean.
+
+        Raises:
+            ModelError: Always; the sentence says how to ask one member.
+        """
+        raise _of_one_member("latent(data)")
+
+    def annotate(self, adata: AnnData, **options: Any) -> NoReturn:
+        """Refuses, as :meth:`latent` does.
+
+        Raises:
+            ModelError: Always; the sentence says how to ask one member.
+        """
+        raise _of_one_member("annotate(adata)")
+
     def to_datatree(self, data: Trajectories | None = None, **options: Any) -> xr.DataTree:
         """The members' trees, joined along ``chain``; see :meth:`Posterior.to_datatree`."""
         trees = [one.to_datatree(data, **options) for one in self.posteriors]
@@ -120,6 +139,13 @@ def member_folders(path: Path) -> list[Path]:
         return []
     members = json.loads((path / _RECORD).read_text())["members"]
     return [path / f"member_{chain}" for chain in range(members)]
+
+
+def _of_one_member(call: str) -> ModelError:
+    return ModelError(
+        f"ensemble.{call} would mix programs of different fits, which have no common order; ask one of them, "
+        f"with ensemble.posteriors[0].{call}."
+    )
 
 
 def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 
+from pyro_citevae.arguments import plain
 from pyro_citevae.errors import FitError
 from pyro_citevae.infer.bounds import Objective
 from pyro_citevae.infer.devices import n_gpus
@@ -36,7 +38,8 @@ class FitSettings:
             is blocks for counts on disk and uniform otherwise; see :mod:`pyro_citevae.data.samplers`.
         accelerator: ``"cpu"``, ``"gpu"``, or ``"auto"``.
         devices: Devices of this machine, each with a process and a share of every minibatch.
-        precision: Lightning's precision flag.
+        precision: ``"32-true"`` single, ``"64-true"`` double, or ``"bf16-mixed"``: single, with networks in
+            16 bits. The posterior is in single precision after each of them.
         seed: Seed of initial weights, minibatches and draws.
     """
 
@@ -58,6 +61,8 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for one in fields(self):  # a run's record holds plain numbers
+            object.__setattr__(self, one.name, plain(getattr(self, one.name)))
         positive = (
             "max_epochs",
             "batch_size",
@@ -85,6 +90,11 @@ class FitSettings:
             raise FitError(f"fit(seed={self.seed}) must be zero or more.")
         self._require_devices()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the numbers that are trained."""
+        return torch.float64 if self.precision == "64-true" else torch.float32
+
     def _require_devices(self) -> None:
         there = n_gpus()
         if self.accelerator == "gpu" and there == 0:
@@ -107,7 +117,7 @@ def settings_of(given: Mapping[str, Any]) -> FitSettings:
         names = ", ".join(FitSettings.__dataclass_fields__)
         raise FitError(f"fit({sorted(unknown)[0]}=...) is not a setting; the settings are {names}.")
     try:
-        return TypeAdapter(FitSettings).validate_python(dict(given))
+        return TypeAdapter(FitSettings).validate_python({name: plain(one) for name, one in given.items()})
     except ValidationError as error:
         first = error.errors()[0]
         raise FitError(f"fit({first['loc'][0]}={first['input']!r}): {first['msg'].lower()}.") from None

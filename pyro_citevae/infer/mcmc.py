@@ -83,12 +83,13 @@ def nuts(
     """
     sizes = {"draws": draws, "warmup": warmup, "chains": chains, "max_tree_depth": max_tree_depth}
     _require(model, data, sizes)
-    held = copy.deepcopy(model).eval().requires_grad_(False)
-    batch = data.batch().to(held.device)
-    _warn_of_a_long_run(held, batch, chains * (draws + warmup), long)
+    with torch.inference_mode(False):
+        held = copy.deepcopy(model).float().eval().requires_grad_(False)
+        batch = data.batch().to(held.device)
+        _warn_of_a_long_run(held, batch, chains * (draws + warmup), long)
     runs = []
     for chain in range(chains):
-        with seeded(seed + chain):
+        with seeded(seed + chain), torch.inference_mode(False):
             kernel = NUTS(
                 _EveryStep()(held),
                 jit_compile=jit,

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from pyro_citevae import sites
 from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.arguments import Number, count, whole
 from pyro_citevae.class_source import class_record, reference, warn_if_changed
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.splits import Split
@@ -27,11 +28,15 @@ from pyro_citevae.errors import DataError, ModelError, RunError, reason
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.bounds import Objective, negative_bound
 from pyro_citevae.infer.exchangeability import global_draws
+from pyro_citevae.infer.latent_states import latent_states, write_states
 from pyro_citevae.infer.predictive import Predictive
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.substitute import Substitute
 from pyro_citevae.program import LatentDynamics
 from pyro_citevae.whole_files import aside
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 __all__ = ["Posterior", "read_record"]
 
@@ -87,6 +92,73 @@ class Posterior(Predictive):
             loss = negative(data.batch().to(self.model.device))
         return -float(loss) / data.n_cells
 
+    def latent(
+        self, data: Trajectories, *, draws: Number = 20, seed: int = 0, most_cells: Number = 2000
+    ) -> pd.DataFrame:
+        """Posterior mean of the states of each observation, at its own step.
+
+        ``E[z_{n,t} | x_n]`` and ``E[s_n | x_n]`` under the guide, averaged over draws of the mechanism too.
+
+        Args:
+            data: Observed cells, read with the model's schema.
+            draws: Number of draws.
+            seed: Seed of the draws.
+            most_cells: Cells that are read at once; another number gives other draws of the same law.
+
+        Returns:
+            A row an observation, in the order of the data set and under the observation's name, with the
+            columns ``program_0``, ... and, if the model has invariant states, ``invariant_0``, ...
+
+        Raises:
+            DataError: The cells were read with another schema, or a number is not positive.
+
+        Example:
+            >>> import pyro_citevae as cv
+            >>> data = cv.simulate(n_cells=30).data
+            >>> model = cv.models.StaticShift(data.schema, n_programs=2, hidden=4)
+            >>> guide = cv.guides.MeanField(model, hidden=4)
+            >>> posterior = cv.fit(model, guide, data, max_epochs=1, progress=False)
+            >>> posterior.latent(data).filter(like="program").shape
+            (30, 2)
+        """
+        return latent_states(self.guide, data, draws, seed, most_cells)
+
+    def annotate(self, adata: AnnData, *, draws: Number = 20, seed: int = 0) -> None:
+        """Writes the posterior mean of each cell's states beside its counts.
+
+        ============================  ======================================================================
+        where                         what
+        ============================  ======================================================================
+        obsm["X_citevae"]             programs at the cell's own step, as :meth:`latent` has them
+        obsm["X_citevae_invariant"]   invariant states, if the model has some
+        uns["citevae"]                model, guide, names of the programs, draws, seed, package versions
+        ============================  ======================================================================
+
+        Rows are matched by the names of the cells, in whatever order; those that are not read, such as
+        excluded labels, get NaN.
+
+        Args:
+            adata: Cells with the columns that the training data had.
+            draws: Number of draws.
+            seed: Seed of the draws.
+
+        Raises:
+            DataError: The cells cannot be read as the training data were.
+
+        Example:
+            >>> import pyro_citevae as cv
+            >>> renge = cv.datasets.renge()[::20].copy()
+            >>> data = cv.Trajectories.from_anndata(renge, time="time")
+            >>> model = cv.models.StaticShift(data.schema, n_programs=2, hidden=4)
+            >>> guide = cv.guides.MeanField(model, hidden=4)
+            >>> cv.fit(model, guide, data, max_epochs=1, progress=False).annotate(renge)
+            >>> renge.obsm["X_citevae"].shape == (renge.n_obs, 2)
+            True
+        """
+        n_draws = whole(draws, "posterior.annotate(draws=...)")
+        states = self.latent(self.read(adata), draws=n_draws, seed=seed)
+        write_states(adata, states, self.guide, draws=n_draws, seed=seed)
+
     def to_datatree(
         self,
         data: Trajectories | None = None,
@@ -114,7 +186,14 @@ class Posterior(Predictive):
         Returns:
             Groups ``posterior`` and ``prior``, and with data also ``posterior_predictive``,
             ``prior_predictive``, ``log_likelihood``, ``observed_data`` and ``constant_data``.
+
+        Raises:
+            DataError: ``draws`` or ``most_cells`` is no whole number from 1 on.
         """
+        draws, most_cells = (
+            count(draws, "to_datatree(draws=...)"),
+            count(most_cells, "to_datatree(most_cells=...)"),
+        )
         with seeded(seed), torch.no_grad():
             mechanism = global_draws(self.guide, draws)
             with pyro.plate("draw", draws, dim=-3):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from pyro_citevae.data.anndata_io import predictions
@@ -40,7 +41,10 @@ class PredictedCells:
     def to_anndata(
         self, schedules: Sequence[Schedule], times: Sequence[float], cells: Trajectories, **uns: Any
     ) -> AnnData:
-        """The cells under their labels, times and the names of their source cells."""
+        """The cells under their labels, times and the names of their source cells.
+
+        What the source cells' file says of them, and of the genes, is kept beside; our columns come first.
+        """
         schema = cells.schema
         labels = np.array([one.label(schema.control) for one in schedules], dtype=object)
         obs = {
@@ -48,4 +52,13 @@ class PredictedCells:
             "time": np.array(times)[self.time],
             "source_cell": cells.names[self.cell].astype(str),
         }
-        return predictions(self.draw, self.layers, obs, schema.genes, uns | {"time_unit": schema.time_unit})
+        more = uns | {"time_unit": schema.time_unit}
+        made = predictions(self.draw, self.layers, obs, schema.genes, more)
+        if cells.obs is not None:
+            first = np.searchsorted(cells.row_cell, self.cell)
+            kept = cells.obs.iloc[first].set_axis(made.obs_names)
+            ours = cast(pd.DataFrame, made.obs)
+            made.obs = pd.concat([ours, kept.drop(columns=list(obs), errors="ignore")], axis=1)
+        if cells.var is not None:
+            made.var = cells.var.set_axis(made.var_names)
+        return made

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
 from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.arguments import Number, Numbers, count, whole
 from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.shared_genes import on_panel
 from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.errors import DataError
 from pyro_citevae.infer import idata
-from pyro_citevae.infer.asked import require_controls, schedules_of, times_of
+from pyro_citevae.infer.asked import Asked, require_controls, schedules_of, times_of
+from pyro_citevae.infer.confounded_effects import undecided
 from pyro_citevae.infer.control_error import control_error
 from pyro_citevae.infer.counterfactuals import MOST_VALUES, Counterfactuals
 from pyro_citevae.infer.devices import device_of
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Predictive"]
 
 _Asked = TypeVar("_Asked", bound="Predictive")
+_MEAN_DRAWS = 20  # of which the expected profile of a control cell is the mean
 
 
 class Predictive(ABC):
@@ -79,14 +85,73 @@ class Predictive(ABC):
             guide.to(found)
         return self
 
+    def read(
+        self, adata: AnnData, *, missing: str = "refuse", new_batches: str = "refuse", **columns: Any
+    ) -> Trajectories:
+        """Reads more cells by the columns that the run remembers, to the model's genes and perturbations.
+
+        Args:
+            adata: Cells x genes.
+            missing: What becomes of genes that are not there: ``"refuse"``, or ``"mask"`` to let counts that
+                a control cell is expected to have stand in for them, so that they say nothing of a cell.
+            new_batches: What becomes of batches that training did not have: ``"refuse"``, or ``"spread"`` to
+                deal their cells, of a new donor, say, to the known ones in turn.
+            **columns: Columns that are called otherwise here, as for :meth:`Trajectories.from_anndata`.
+
+        Raises:
+            DataError: As for :meth:`Trajectories.from_anndata`.
+
+        Example:
+            >>> import pyro_citevae as cv
+            >>> renge = cv.datasets.renge()[::20]
+            >>> data = cv.Trajectories.from_anndata(renge, time="time")
+            >>> model = cv.models.StaticShift(data.schema, n_programs=2, hidden=4)
+            >>> guide = cv.guides.MeanField(model, hidden=4)
+            >>> posterior = cv.fit(model, guide, data, max_epochs=1, progress=False)
+            >>> posterior.read(renge[:, ::-1]).digest == data.digest
+            True
+        """
+        if missing not in ("refuse", "mask"):
+            raise DataError(f"read(missing={missing!r}) is neither 'refuse' nor 'mask'.")
+        named = {**self.columns, **columns}
+        expected = self._expected_shares() if missing == "mask" else None
+        options: dict[str, Any] = {"values": self.schema.values, "schema": self.schema}
+        return Trajectories.from_anndata(
+            adata, **options, new_batches=new_batches, expected=expected, **named
+        )
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Where the training data had what a screen needs, to read more cells; none if nothing says it."""
+        record: Mapping[str, Any] = getattr(self, "record", {})
+        noted = record.get("columns") or (record.get("source") or {}).get("columns") or {}
+        return {name: one for name, one in noted.items() if name not in ("candidates", "most_genes")}
+
+    @property
+    def confounded(self) -> Mapping[str, Sequence[str]]:
+        """The batches that the training data cannot tell from each of some perturbations."""
+        found: Mapping[str, Sequence[str]] = getattr(self, "record", {}).get("confounded") or {}
+        return found
+
+    def _expected_shares(self) -> dict[str, float]:
+        """The share of the counts that each gene is expected to hold in a control cell."""
+        roll = Counterfactuals(self.members, [do()], times_of(None, self.schema), _MEAN_DRAWS, 0)
+        level = np.expm1(roll.pseudobulk(None)).mean((0, 1, 2, 3)) / self.schema.total
+        return dict(zip(self.schema.genes, level.tolist(), strict=True))
+
+    def _controls(self, cells: Trajectories | AnnData) -> Trajectories:
+        """Control cells to act on."""
+        given = cells if isinstance(cells, Trajectories) else self.read(cells).controls()
+        return require_controls(given, self.schema)
+
     def predict(
         self,
-        schedules: Schedule | Sequence[Schedule],
+        schedules: Asked,
         *,
-        cells: Trajectories,
-        draws: int = 100,
-        time: float | Sequence[float] | None = None,
-        seed: int = 0,
+        cells: Trajectories | AnnData,
+        draws: Number = 100,
+        time: Numbers | None = None,
+        seed: Number = 0,
         progress: bool = True,
         most_values: int = MOST_VALUES,
     ) -> AnnData:
@@ -97,8 +162,9 @@ class Predictive(ABC):
         made and summarised a chunk of cells at a time: what is kept is the size of the result.
 
         Args:
-            schedules: One ``do(...)`` or several.
-            cells: Control cells, such as ``train.controls()``.
+            schedules: One ``do(...)`` or several, or labels such as ``"A+B"``.
+            cells: Control cells, such as ``train.controls()``; or an AnnData, whose controls are taken as
+                :meth:`read` reads it.
             draws: Number of draws, of each member of an ensemble.
             time: Time or times to predict, in the data's unit; None for the last one of the data.
             seed: Seed of every draw.
@@ -115,59 +181,73 @@ class Predictive(ABC):
             ScheduleError: A perturbation is unknown.
             DataError: A cell was perturbed, or a time is off the grid.
         """
-        require_controls(cells, self.schema)
-        wanted, times = schedules_of(schedules), times_of(time, self.schema)
-        made = Counterfactuals(self.members, wanted, times, draws, seed, progress, most_values).cells(cells)
-        return made.to_anndata(wanted, times, cells, draws=draws, seed=seed)
+        controls = self._controls(cells)
+        wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
+        asked = (count(draws, "predict(draws=...)"), whole(seed, "predict(seed=...)"))
+        roll = Counterfactuals(self.members, wanted, times, *asked, progress, most_values)
+        made = roll.cells(controls)
+        return made.to_anndata(wanted, times, controls, draws=roll.n_draws, seed=roll.seed)
 
     def effect(
         self,
-        schedules: Schedule | Sequence[Schedule],
-        versus: Schedule | Trajectories | None = None,
+        schedules: Asked,
+        versus: Schedule | str | Trajectories | None = None,
         *,
-        cells: Trajectories | None = None,
-        draws: int = 200,
-        time: float | Sequence[float] | None = None,
-        seed: int = 0,
+        cells: Trajectories | AnnData | None = None,
+        draws: Number = 200,
+        time: Numbers | None = None,
+        seed: Number = 0,
         progress: bool = True,
         most_values: int = MOST_VALUES,
+        panel: Schema | None = None,
     ) -> Effect:
         """Paired draws of the difference of log pseudobulk profiles between two schedules.
 
         ``delta = b(schedule) - b(versus)`` with ``b = log(1 + total * sum_n mu_n / sum_ng mu_ng)``, where
         mu is a cell's mean count and total the measured genes' part of the data's median library size. For
-        real values b is the mean.
+        real values b is the mean. An effect that the design cannot tell from that of a batch is laid on the
+        one or on the other by each draw (:func:`~pyro_citevae.infer.confounded_effects.undecided`).
 
         Args:
-            schedules: One ``do(...)`` or several.
+            schedules: One ``do(...)`` or several, or labels such as ``"A+B"``.
             versus: Reference schedule; None for ``do()``. Or the measured cells that the model was trained
                 on, with controls of these times: the effect is then forecast as it will be measured against
                 these very controls, whose sampling error all measured groups together show
                 (:func:`~pyro_citevae.infer.control_error.control_error`).
-            cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
+            cells: Control cells to act on, or an AnnData that holds some; None for a population drawn from
+                the prior of s and z_0.
             draws: Number of draws, of each member of an ensemble.
             time: Time or times, in the data's unit; None for the last one of the data.
             seed: Seed of every draw.
             progress: Whether to show a bar when it takes more than two seconds.
             most_values: Draws x times x cells x genes that are held at once, which bounds the memory; another
                 number gives other draws of the same law.
+            panel: Genes that the effect is of, where what it is compared with lacks some:
+                ``shared_panel(train, genes)`` of :mod:`pyro_citevae.data.shared_genes`. Sums over genes and
+                the total are then of these genes alone. None for all genes of the model.
 
         Returns:
-            Dims (chain, draw, perturbation, time, gene), on the natural log scale.
+            Dims (chain, draw, perturbation, time, gene), on the natural log scale; with a panel, gene is its.
 
         Raises:
             ScheduleError: A perturbation is unknown.
-            DataError: A cell to act on was perturbed, a time is off the grid, or versus lacks controls of it.
+            DataError: A cell to act on was perturbed, a time is off the grid, versus lacks controls of it, or
+                the model lacks a gene of the panel.
         """
-        if cells is not None:
-            require_controls(cells, self.schema)
-        wanted, times = schedules_of(schedules), times_of(time, self.schema)
-        reference = versus if isinstance(versus, Schedule) else do()
-        roll = Counterfactuals(self.members, [*wanted, reference], times, draws, seed, progress, most_values)
-        error = control_error(roll, versus, cells) if isinstance(versus, Trajectories) else 0.0
-        rolled = roll.pseudobulk(cells)
-        delta = np.moveaxis(rolled[:-1] - rolled[-1:], 0, 2) - error
-        return Effect.of(delta, wanted, times, self.schema, reference)
+        controls = None if cells is None else self._controls(cells)
+        wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
+        reference = schedules_of(versus, self.schema)[0] if isinstance(versus, Schedule | str) else do()
+        asked = (count(draws, "effect(draws=...)"), whole(seed, "effect(seed=...)"))
+        acting = [*wanted, reference]
+        roll = Counterfactuals(self.members, acting, times, *asked, progress, most_values, panel)
+        error: Float[np.ndarray, "time gene"] | float = 0.0
+        if isinstance(versus, Trajectories):
+            error = control_error(roll, versus if panel is None else on_panel(versus, panel), controls)
+        rolled = roll.pseudobulk(controls)
+        delta = (
+            undecided(np.moveaxis(rolled[:-1] - rolled[-1:], 0, 2), roll, controls, self.confounded) - error
+        )
+        return Effect.of(delta, wanted, times, roll.schema, reference)
 
     def rank(
         self,
@@ -175,10 +255,10 @@ class Predictive(ABC):
         *,
         by: str = "information",
         n_cells: int = 100,
-        draws: int = 200,
+        draws: Number = 200,
         directions: int = 3,
-        time: float | None = None,
-        seed: int = 0,
+        time: Number | None = None,
+        seed: Number = 0,
         progress: bool = True,
     ) -> Ranking:
         """Which perturbation to measure next, and why.
@@ -215,25 +295,25 @@ class Predictive(ABC):
         """
         wanted = candidates_of(candidates, self.schema)
         model = self.members[0][0]
-        roll = Counterfactuals(
-            self.members, [*wanted, do()], times_of(time, self.schema), draws, seed, progress
-        )
+        asked = (count(draws, "rank(draws=...)"), whole(seed, "rank(seed=...)"))
+        roll = Counterfactuals(self.members, [*wanted, do()], times_of(time, self.schema), *asked, progress)
         return rank(roll, by, n_cells, directions, model.has_features.numpy(force=True))
 
     def programs(
         self,
-        schedules: Schedule | Sequence[Schedule],
+        schedules: Asked,
         *,
-        cells: Trajectories | None = None,
-        draws: int = 100,
-        time: float | None = None,
-        seed: int = 0,
+        cells: Trajectories | AnnData | None = None,
+        draws: Number = 100,
+        time: Number | None = None,
+        seed: Number = 0,
     ) -> xr.DataArray:
         """Mean state of each program over the cells, from step 0 to a time, under each schedule.
 
         Args:
-            schedules: One ``do(...)`` or several.
-            cells: Control cells to act on; None for a population drawn from the prior of s and z_0.
+            schedules: One ``do(...)`` or several, or labels such as ``"A+B"``.
+            cells: Control cells to act on, or an AnnData that holds some; None for a population drawn from
+                the prior of s and z_0.
             draws: Number of draws, of each member of an ensemble.
             time: Last time, in the data's unit; None for the last one of the data.
             seed: Seed of every draw.
@@ -241,17 +321,18 @@ class Predictive(ABC):
         Returns:
             Dims (chain, draw, perturbation, time, program). Programs of different chains are not matched.
         """
-        if cells is not None:
-            require_controls(cells, self.schema)
-        wanted, times = schedules_of(schedules), times_of(time, self.schema)
-        walked = np.moveaxis(Counterfactuals(self.members, wanted, times, draws, seed).programs(cells), 0, 2)
+        controls = None if cells is None else self._controls(cells)
+        wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
+        asked = (count(draws, "programs(draws=...)"), whole(seed, "programs(seed=...)"))
+        roll = Counterfactuals(self.members, wanted, times, *asked)
+        walked = np.moveaxis(roll.programs(controls), 0, 2)
         names = idata.state_dims(self.members[0][0], walked.shape[3] - 1)
         return xr.DataArray(
             walked,
             dims=("chain", "draw", "perturbation", "time", "program"),
             coords={
                 "chain": np.arange(len(walked)),
-                "draw": np.arange(draws),
+                "draw": np.arange(roll.n_draws),
                 "perturbation": [one.label(self.schema.control) for one in wanted],
                 "time": names["time"],
                 "program": names["program"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 from jaxtyping import Bool, Float
 
+from pyro_citevae.arguments import count, names, whole
 from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import DataError, ScheduleError
@@ -64,16 +65,18 @@ class Ranking:
         return "\n".join(f"{i}. {why}" for i, why in enumerate(self.table["why"], start=1))
 
 
-def candidates_of(given: Sequence[Schedule | str], schema: Schema) -> list[Schedule]:
-    """Candidates as schedules, each once.
+def candidates_of(given: Any, schema: Schema) -> list[Schedule]:
+    """Candidates as schedules, each once; a text alone is one.
 
     Raises:
-        DataError: There is none, or one is the control.
-        ScheduleError: One cannot be read, or names an unknown perturbation.
+        DataError: There is none, or one is neither a schedule nor a text.
+        ScheduleError: One cannot be read, is the control, or names an unknown perturbation.
     """
-    if isinstance(given, (str, Schedule)):
+    said = "rank(candidates=...)"
+    if isinstance(given, Schedule):
         given = [given]
-    wanted = [one if isinstance(one, Schedule) else Schedule.parse(one, schema.control) for one in given]
+    listed = names(given, said) if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    wanted = [one if isinstance(one, Schedule) else schema.schedule(*names([one], said)) for one in listed]
     if not wanted:
         raise DataError(
             "rank(candidates=[]) names no candidate; give the perturbations that could be measured."
@@ -140,6 +143,7 @@ def rank(
     """Ranks the schedules of a roll-out; see :meth:`Predictive.rank`."""
     if by not in _CRITERIA:
         raise DataError(f"rank(by={by!r}) is not a criterion; name one of {', '.join(_CRITERIA)}.")
+    n_cells, directions = whole(n_cells, "rank(n_cells=...)"), count(directions, "rank(directions=...)")
     if n_cells < 1:
         raise DataError(f"rank(n_cells={n_cells}) measures no cell; give a positive number.")
     wanted, schema = list(roll.schedules[:-1]), roll.schema

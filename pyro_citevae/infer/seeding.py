@@ -7,12 +7,19 @@ from contextlib import contextmanager
 
 import torch
 
+from pyro_citevae.nn.default_dtype import default_dtype
+
 __all__ = ["seeded"]
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seeds torch within, and gives the caller's random state back after."""
-    with torch.random.fork_rng():
+def seeded(seed: int, dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """Seeds torch within, and gives the caller's random state and default type of numbers back after.
+
+    Args:
+        seed: The seed.
+        dtype: The type of numbers that torch makes within.
+    """
+    with torch.random.fork_rng(), default_dtype(dtype):
         torch.manual_seed(seed)
         yield

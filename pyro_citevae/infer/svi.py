@@ -31,6 +31,7 @@ from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.processes import World, world
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.training import EvidenceLowerBound, Loaders, train
+from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["FitSettings", "fit", "optimised", "settings_of"]
@@ -105,8 +106,10 @@ def fit(
             "cannot; use sampler='uniform'."
         )
     together = world(chosen.devices)
+    with torch.inference_mode(False):  # a copy that is made in inference mode could not be trained
+        model, guide = copy.deepcopy((model, guide))
+        _in_single_precision(model, guide, guide.model)
     require_matching_sites(model, guide, data.batch(data.row_cell[data.row_step.argsort()[-1:]]))
-    model, guide = copy.deepcopy((model, guide))
     guide.attach(model)
     model.seen.copy_(torch.from_numpy(data.seen))
     model.train()
@@ -149,7 +152,7 @@ def optimised(
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
 ) -> Posterior:
-    """Trains a model and a guide in place.
+    """Trains a model and a guide in place, in the precision of the settings; they come out in single.
 
     Args:
         model: The generative program.
@@ -171,7 +174,8 @@ def optimised(
     if together.rank:  # weights are equal by now; draws are each process's own
         torch.manual_seed(together.seed(settings.seed))
     try:
-        train(module, progress, resume)
+        with default_dtype(settings.dtype), torch.inference_mode(False):
+            train(module.to(settings.dtype), progress, resume)
     except DivergenceError as error:
         module.load_state_dict(module.good)
         error.last_good = _posterior(module, data)
@@ -179,7 +183,14 @@ def optimised(
     return _posterior(module, data)
 
 
+def _in_single_precision(*parts: nn.Module) -> None:
+    """Makes weights what they are by default, whatever the type of numbers they were made with."""
+    for part in parts:
+        part.float()
+
+
 def _posterior(module: EvidenceLowerBound, data: Trajectories) -> Posterior:
+    _in_single_precision(module)
     return Posterior(
         model=module.model.eval(),
         guide=module.guide.eval(),
@@ -189,6 +200,9 @@ def _posterior(module: EvidenceLowerBound, data: Trajectories) -> Posterior:
             "data": data.digest,
             "n_cells": data.n_cells,
             "split": None if data.split is None else data.split.digest,
+            "summary": data.summary().to_json(),
+            "confounded": {} if data.reading is None else dict(data.reading.confounded),
+            "columns": None if data.reading is None else asdict(data.reading.columns),
         },
         split=data.split,
     )

@@ -77,11 +77,13 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
             "plugins": [StateFile(), TorchElasticEnvironment()],
             "use_distributed_sampler": False,
         }
+    # the module is double already, and Lightning would not know how to make a minibatch so
+    precision = "32-true" if settings.precision == "64-true" else settings.precision
     with _quiet_lightning():
         trainer = lightning.Trainer(
             max_epochs=settings.max_epochs,
             accelerator=settings.accelerator,
-            precision=settings.precision,
+            precision=precision,
             enable_progress_bar=progress,
             enable_model_summary=False,
             enable_checkpointing=checkpoints is not None,
@@ -213,7 +215,7 @@ class EvidenceLowerBound(lightning.LightningModule):
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, _: int) -> Batch:
         """Copies a minibatch while the device computes, if it lies in pinned memory."""
-        return batch.to(device, non_blocking=True)
+        return batch.to(device, non_blocking=True, dtype=self.settings.dtype)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what Lightning does not know of: history, random states, and whose fit this is."""

@@ -243,7 +243,7 @@ class _HeldBound(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         """The loss of the data set that the minibatch stands for."""
-        given = {name: value.to(batch.index.device)[batch.index] for name, value in self.states.items()}
+        given = {name: value.to(batch.u)[batch.index] for name, value in self.states.items()}
         drawn = poutine.trace(poutine.condition(self.guide, given)).get_trace(batch)
         for name in given:
             drawn.nodes[name]["is_observed"] = False  # so that the model takes it as drawn

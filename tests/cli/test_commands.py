@@ -19,12 +19,13 @@ import torch
 import xarray as xr
 from anndata import AnnData
 from screens import as_anndata, simulated
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from pyro_citevae import datasets, do, load, registry
 from pyro_citevae.cli import app, main
 from pyro_citevae.data.anndata_io import layer_names
-from pyro_citevae.errors import CiteVAEWarning, DivergenceError, FitError
+from pyro_citevae.errors import CiteVAEWarning, DataError, DivergenceError, FitError, RunError
 
 RUN_FILES = {"model.safetensors", "run.json", "history.parquet", "split.json"}
 GROUPS = {
@@ -109,6 +110,12 @@ def citevae(line: str, **places: Path) -> str:
     return result.output
 
 
+def options_of(command: str) -> set[str]:
+    """The options that a command takes."""
+    found = get_command(app).commands[command]  # type: ignore[attr-defined]
+    return {flag for one in found.params for flag in one.opts}
+
+
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -175,6 +182,8 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         assert stop.value.code == 2
         assert re.fullmatch(r"error: [^\n]+\.\n", printed.err), printed.err
         assert contents(here) == before
+        known = options_of(sys.argv[1]) | (options_of("fit") if "fit it again" in printed.err else set())
+        assert not set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", printed.err)) - known
         return printed.err
 
     return run
@@ -268,7 +277,17 @@ def prediction(places: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 
 
 def test_predict_writes_two_files(prediction: Path) -> None:
-    assert names(prediction) == {"pred.h5ad", "effects.nc"}
+    assert names(prediction) == {"pred.h5ad", "pred.effects.nc"}
+
+
+def test_predictions_of_one_folder_do_not_meet(places: dict[str, Path], tmp_path: Path) -> None:
+    made = {name: tmp_path / f"{name}.h5ad" for name in ("gene_0", "gene_1", "effects")}
+    for name, out in made.items():
+        said = citevae(f"PREDICT --do {name.replace('effects', 'gene_2')} -o {{out}}", out=out, **places)
+        assert f"Saved {out} and {tmp_path / name}.effects.nc." in said
+    assert names(tmp_path) == {f"{name}{end}" for name in made for end in (".h5ad", ".effects.nc")}
+    for name, gene in (("gene_0", "gene_0"), ("gene_1", "gene_1"), ("effects", "gene_2")):
+        assert xr.open_dataset(tmp_path / f"{name}.effects.nc").perturbation.item() == gene
 
 
 def test_predicted_cells_are_counts_with_summaries(prediction: Path) -> None:
@@ -293,7 +312,7 @@ def test_predicted_cells_have_a_row_a_schedule_and_training_control(prediction: 
 
 
 def test_predicted_effects_have_named_axes(prediction: Path) -> None:
-    effect = xr.open_dataset(prediction / "effects.nc")["effect"]
+    effect = xr.open_dataset(prediction / "pred.effects.nc")["effect"]
     assert effect.dims == ("chain", "draw", "perturbation", "time", "gene")
     assert effect.shape == (1, 5, 2, 1, 20)
     assert list(effect.perturbation.to_numpy()) == ["gene_0", "gene_0+gene_1@1"]
@@ -306,6 +325,102 @@ def test_predict_takes_control_cells_and_a_time(places: dict[str, Path], tmp_pat
     assert adata.n_obs == 14
     assert set(adata.obs.time) == {2.0}
     assert set(adata.obs.source_cell) <= set(part("control").obs_names)
+
+
+def test_inspect_shows_what_is_read_and_proposes_what_would_be(
+    places: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = citevae("inspect {screen} --time time", **places)
+    assert "What was read" in shown
+    assert f"Next: citevae fit {places['screen']} --time time -o run" in shown
+    hard = screen()
+    labels = hard.obs.perturbation.replace({"control": "non-targeting", "gene_0": "gene_1;gene_2"})
+    hard.obs = pd.DataFrame({"guide": labels, "day": [f"D{t:g}" for t in hard.obs.time]}, hard.obs_names)
+    hard.obs["donor"] = np.where(np.arange(hard.n_obs) % 2, "d1", "d2")
+    hard.var["symbol"], hard.var_names = hard.var_names, [f"ENSG{i:011d}" for i in range(hard.n_vars)]
+    hard.layers["umi"], hard.X = hard.X.copy(), np.log1p(hard.X)
+    hard.write_h5ad(tmp_path / "hard.h5ad")
+    shown = citevae("inspect {hard}", hard=tmp_path / "hard.h5ad")
+    flags = (
+        "--layer umi --perturbation guide --control non-targeting --separator ';' --genes symbol --time day"
+    )
+    line = next(line for line in shown.splitlines() if "citevae fit" in line)
+    assert set(shlex.split(flags)) | {"--batch", "donor"} <= set(shlex.split(line))
+    assert "Trajectories.from_anndata(adata, layer='umi', " in shown
+    read = line.strip().removeprefix("citevae ").removesuffix(" -o run")
+    citevae(f"{read} --config {{small}} --epochs 1 --quiet -o {{out}}", **places, out=tmp_path / "run")
+    assert load(tmp_path / "run").schema.time_unit == "day"
+
+
+def test_fit_prints_what_was_read_and_keeps_it(places: dict[str, Path], tmp_path: Path) -> None:
+    said = citevae(
+        "fit {screen} --time time --config {small} --epochs 1 -o {out}", **places, out=tmp_path / "run"
+    )
+    assert "What was read" in said
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["summary"]["layout"] == "plain"
+    counted = screen().obs.time.value_counts()
+    assert record["summary"]["times"] == {f"{time:g}": int(n) for time, n in sorted(counted.items())}
+    assert record["columns"]["time"] == "time"
+
+
+def test_data_that_moved_and_runs_of_python_are_named_by_data(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    moved, run = tmp_path / "there" / "screen.h5ad", tmp_path / "run"
+    moved.parent.mkdir()
+    shutil.copy(places["screen"], tmp_path / "screen.h5ad")
+    here = {**places, "screen": tmp_path / "screen.h5ad", "run": run, "moved": moved, "out": tmp_path}
+    citevae("FIT --hold-out time=3 -o {run}", **here)
+    (tmp_path / "screen.h5ad").rename(moved)
+    with pytest.raises(RunError, match="is not there; name it with --data"):
+        citevae("predict {run} --do gene_0 --draws 2 -o {out}/A.h5ad", **here)
+    citevae("predict {run} --do gene_0 --draws 2 --data {moved} -o {out}/A.h5ad", **here)
+    citevae("evaluate {run} --draws 5 --data {moved}", **here)
+    citevae("export {run} --draws 2 --data {moved} -o {out}/posterior.nc", **here)
+    with pytest.raises(DataError, match="is not what the run was fitted to; name the file of then"):
+        citevae("export {run} --draws 2 --data {controls} -o {out}/other.nc", **here)
+    posterior = load(run)
+    posterior.record.pop("source")
+    posterior.save(tmp_path / "python")
+    python = {**here, "run": tmp_path / "python"}
+    with pytest.raises(RunError, match="does not say which file it was trained on; name it with --data"):
+        citevae("export {run} --draws 2 -o {out}/python.nc", **python)
+    citevae("export {run} --draws 2 --data {moved} -o {out}/python.nc", **python)
+    citevae("predict {run} --do gene_0 --draws 2 --cells {controls} -o {out}/B.h5ad", **python)
+
+
+def test_a_run_with_candidates_is_predicted_exported_and_evaluated(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "candidates.txt").write_text("gene_7\n")
+    here = {**places, "run": tmp_path / "run", "out": tmp_path, "candidates": tmp_path / "candidates.txt"}
+    citevae("FIT --hold-out time=3 --candidates {candidates} -o {run}", **here)
+    with pytest.warns(CiteVAEWarning, match="neither training cells nor features"):
+        citevae("predict {run} --do gene_7 --draws 2 -o {out}/seven.h5ad", **here)
+    citevae("predict {run} --do gene_1 --draws 2 --cells {controls} -o {out}/one.h5ad", **here)
+    citevae("export {run} --draws 2 -o {out}/posterior.nc", **here)
+    citevae("evaluate {run} --draws 5", **here)
+
+
+def test_steps_and_units_are_set_on_the_command_line(places: dict[str, Path], tmp_path: Path) -> None:
+    far = screen()
+    far.obs["time"] = far.obs["time"].replace({1.0: 1.0, 2.0: 24.0, 3.0: 168.0})
+    far.write_h5ad(tmp_path / "far.h5ad")
+    here = {**places, "far": tmp_path / "far.h5ad", "out": tmp_path}
+    with pytest.raises(DataError, match="168 latent steps"):
+        citevae("fit {far} --time time --config {small} -o {out}/no", **here)
+    line = "fit {far} --time time --config {small} --epochs 1 --quiet --time-unit hour"
+    citevae(f"{line} --step observed -o {{out}}/observed", **here)
+    citevae(f"{line} --step 1,24,100,168 -o {{out}}/given", **here)
+    assert load(tmp_path / "observed").schema.grid == (1.0, 24.0, 168.0)
+    assert load(tmp_path / "given").schema.grid == (1.0, 24.0, 100.0, 168.0)
+    assert load(tmp_path / "given").schema.time_unit == "hour"
+    citevae("fit {screen} --n-steps 2 --config {small} --epochs 1 --quiet -o {out}/two", **here)
+    assert load(tmp_path / "two").schema.n_steps == 2
 
 
 def test_evaluate_prints_and_writes_the_scores(places: dict[str, Path], tmp_path: Path) -> None:
@@ -422,7 +537,7 @@ BAD_SCREENS = [
     pytest.param(with_time("-1"), "obs['time'] holds '-1'; times are numbers", id="negative time"),
     pytest.param(with_time("0.00001"), "is not on the grid", id="time off the grid"),
     pytest.param(with_label(np.nan), "obs['perturbation'] has empty labels", id="empty label"),
-    pytest.param(with_label("gene_0@noon"), "'gene_0@noon' cannot be read", id="unreadable label"),
+    pytest.param(with_label("control@3"), "holds 'control@3', a control with a time", id="unreadable label"),
     pytest.param(lambda _: part("gene_0", "gene_1"), "no control cell", id="no control"),
     pytest.param(lambda _: part("control"), "has no perturbed cell", id="only controls"),
     pytest.param(lambda adata: adata[:0].copy(), "no control cell", id="no cells"),
@@ -475,13 +590,17 @@ def test_fit_refuses_a_bad_config(
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
 BAD_COMMANDS = [
     ("fit {missing} -o made", "is not a file; give the path of an h5ad"),
-    ("fit {home} -o made", "is not a file; give the path of an h5ad"),
+    ("fit {home} -o made", "is a folder and no zarr; give an h5ad or a zarr that AnnData wrote"),
+    ("inspect {missing}", "is not a file; give the path of an h5ad"),
     ("fit {text} -o made", "cannot be read as h5ad"),
     ("fit {truncated} -o made", "it may be truncated"),
-    ("fit {screen} --perturbation guide -o made", "perturbation='guide' is not a column of obs; its columns"),
-    ("fit {screen} --time day -o made", "time='day' is not a column of obs; its columns are perturbation"),
-    ("fit {screen} --batch lane -o made", "batch='lane' is not a column of obs"),
-    ("fit {screen} --layer umi -o made", "layer='umi' is not a layer"),
+    (
+        "fit {screen} --perturbation guide -o made",
+        "--perturbation 'guide' is not a column of obs; its columns",
+    ),
+    ("fit {screen} --time day -o made", "--time 'day' is not a column of obs; its columns are perturbation"),
+    ("fit {screen} --batch lane -o made", "--batch 'lane' is not a column of obs"),
+    ("fit {screen} --layer umi -o made", "--layer 'umi' is not a layer"),
     ("fit {screen} --control NT -o made", "no control cell: obs['perturbation'] never says 'NT'"),
     ("fit {screen} --library time -o made", "obs['time'] is smaller than the sum over the genes"),
     ("FIT -o made --model NoSuch", "--model 'NoSuch' is unknown; name one of CiteVAE"),
@@ -504,7 +623,7 @@ BAD_COMMANDS = [
     ("FIT -o made --precision half", "fit(precision='half')"),
     ("FIT -o made --sampler sorted", "fit(sampler='sorted')"),
     ("FIT -o made --devices 0", "fit(devices=0) must be positive"),
-    ("FIT -o made --from-disk --layer umi", "layer='umi' is not a layer"),
+    ("FIT -o made --from-disk --layer umi", "--layer 'umi' is not a layer"),
     ("fit {missing} --from-disk -o made", "does not exist; give the path of an h5ad or a zarr"),
     ("fit {text} --from-disk -o made", "cannot be read as h5ad"),
     ("fit {truncated} --from-disk -o made", "it may be truncated"),
@@ -518,14 +637,13 @@ BAD_COMMANDS = [
     ("PREDICT -o made.h5ad --do gene_0*nan", "'gene_0*nan' cannot be read"),
     ("PREDICT -o made.h5ad --do gene_0 --time 2.5", "time 2.5 is not on the grid of 1"),
     ("PREDICT -o made.h5ad --do gene_0 --time 0", "time 0 is not after the start"),
-    ("PREDICT -o made.h5ad --do gene_0 --time nan", "time nan is not on the grid of 1"),
-    ("PREDICT -o made.h5ad --do gene_0 --cells {perturbed}", "holds cells of 'gene_1'"),
+    ("PREDICT -o made.h5ad --do gene_0 --time nan", "predict(time=...) is nan, which is no finite number"),
     (
-        "PREDICT -o made.h5ad --do gene_0 --cells {screen} --most-cells 1",
-        "abduction takes control cells only",
+        "PREDICT -o made.h5ad --do gene_0 --cells {perturbed}",
+        "holds no control cell; give a file with some",
     ),
     ("PREDICT -o made.h5ad --do gene_0 --cells {missing}", "is not a file; give the path of an h5ad"),
-    ("PREDICT --do gene_0 -o effects.nc", "effects.nc"),
+    ("PREDICT --do gene_0 -o made.nc", "'made.nc' ends in .nc, and predicted cells are written as h5ad"),
     ("predict {missing} --do gene_0 -o made.h5ad", "is not a run"),
     ("predict {home} --do gene_0 -o made.h5ad", "is not a run"),
     ("predict {cut_model} --do gene_0 -o made.h5ad", "is damaged or from another version"),
@@ -559,7 +677,7 @@ def test_mistakes_are_refused_in_one_sentence(
     [
         ("FIT -o made", "made"),
         ("PREDICT -o made.h5ad --do gene_0", "made.h5ad"),
-        ("PREDICT -o made.h5ad --do gene_0", "effects.nc"),
+        ("PREDICT -o made.h5ad --do gene_0", "made.effects.nc"),
         ("evaluate {run} -o made", "made"),
         ("export {run} -o made.nc", "made.nc"),
         ("demo -o made", "made"),
@@ -663,7 +781,7 @@ def test_fits_from_several_seeds_are_one_run(places: dict[str, Path], tmp_path: 
     seeds = [json.loads((run / f"member_{i}/run.json").read_text())["settings"]["seed"] for i in (0, 1)]
     assert seeds == [0, 1]
     citevae("predict {out} --do gene_0 --draws 4 -o {pred}", out=run, pred=tmp_path / "pred.h5ad")
-    assert xr.open_dataset(tmp_path / "effects.nc").sizes["chain"] == 2
+    assert xr.open_dataset(tmp_path / "pred.effects.nc").sizes["chain"] == 2
 
 
 def test_a_fit_that_diverges_keeps_its_last_good_epoch(places: dict[str, Path], tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -17,12 +19,14 @@ from scipy import sparse, stats
 from screens import simulated
 
 import pyro_citevae as cv
+from pyro_citevae.cli.flags import in_flags
 from pyro_citevae.data import ontology
 from pyro_citevae.data.features import coexpression, concatenate, from_table, gene_ontology
 from pyro_citevae.errors import CiteVAEWarning, DataError, ModelError, ScheduleError
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.models import CiteVAE, StaticShift
+from pyro_citevae.recipe import features_of
 
 GENES = ("IFNGR1", "IFNGR2", "JAK2", "STAT1", "CUL3", "SMAD4", "BRD4")
 
@@ -149,6 +153,63 @@ def test_shared_terms_are_the_most_specific_first() -> None:
     assert "interferon-gamma-mediated signaling pathway" in set(terms["term"])
 
 
+# Species
+
+MOUSE = ("Ifngr1", "Ifngr2", "Jak2", "Stat1", "Cul3", "Smad4", "Brd4")
+
+
+def test_a_mouse_gene_has_the_features_of_the_human_gene_of_its_symbol_in_capitals() -> None:
+    mouse, human = gene_ontology(MOUSE, species="mouse"), gene_ontology(GENES)
+    assert mouse.genes == MOUSE
+    np.testing.assert_array_equal(mouse.values, human.values)
+
+
+def test_a_mouse_gene_whose_orthologue_is_called_otherwise_is_missing() -> None:
+    assert gene_ontology([*MOUSE, "Trp53"], species="mouse").missing == ("Trp53",)
+
+
+def test_mouse_symbols_are_told_and_the_way_out_is_named() -> None:
+    said = (
+        r"finds terms for 0 of 7 genes: 'Ifngr1', 'Ifngr2', 'Jak2' and 4 more look like mouse symbols, which "
+        "species='mouse' takes"
+    )
+    with pytest.raises(DataError, match=said):
+        gene_ontology(MOUSE)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_recipe_names_the_species_behind_the_ontology(plain: bool) -> None:
+    data = screen()
+    renamed = replace(data, schema=replace(data.schema, tokens=MOUSE[:3]))
+    found = features_of("gene-ontology:mouse", renamed, plain=plain)
+    assert found is not None
+    assert found.genes == MOUSE[:3]
+    assert not found.missing
+    with pytest.raises(
+        DataError, match=r"gene_ontology\(species='rat'\) is not one of human, mouse"
+    ) as refused:
+        features_of("gene-ontology:rat", renamed, plain=plain)
+    assert in_flags(str(refused.value)).startswith("--features gene-ontology:rat is not one of human, mouse")
+    with pytest.raises(DataError) as mistaken:
+        features_of("gene-ontology", renamed, plain=plain)
+    assert "which --features gene-ontology:mouse takes" in in_flags(str(mistaken.value))
+
+
+# Names of genes of any usual kind
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pd.Index, pd.Series, lambda genes: (one for one in genes)])
+def test_genes_come_in_any_list(kind: Callable[[Sequence[str]], Any]) -> None:
+    np.testing.assert_array_equal(gene_ontology(kind(GENES)).values, gene_ontology(GENES).values)
+
+
+def test_a_text_alone_is_one_gene() -> None:
+    assert coexpression(screen(), "gene_0", rank=2).genes == ("gene_0",)
+    assert from_table(FRAME, "A").genes == ("A",)
+    assert gene_ontology(GENES, aspects="bp").genes == GENES
+    np.testing.assert_array_equal(gene_ontology(GENES).rows("JAK2"), gene_ontology(GENES).values[[2]])
+
+
 # Co-expression, tables, concatenation
 
 
@@ -228,8 +289,9 @@ def test_rows_come_in_the_order_asked_for() -> None:
 BAD_FEATURES = {
     "no gene known": (lambda: gene_ontology(["x1", "x2"]), "finds terms for 0 of 2 genes"),
     "one gene known": (lambda: gene_ontology(["JAK2", "x2"]), "finds terms for 1 of 2 genes"),
-    "a string": (lambda: gene_ontology("JAK2"), "genes='JAK2'.* names no list of genes"),
-    "no gene": (lambda: coexpression(screen(), []), "names no list of genes"),
+    "a string": (lambda: gene_ontology("JAK2"), "finds terms for 1 of 1 genes"),
+    "no gene": (lambda: coexpression(screen(), []), r"coexpression\(genes=\[\]\) names no gene"),
+    "a number": (lambda: gene_ontology(["JAK2", 5]), r"gene_ontology\(genes=...\) holds 5, which is no name"),
     "an aspect": (
         lambda: gene_ontology(GENES, aspects=("bq",)),
         "aspects names 'bq'; name some of bp, mf, cc",

@@ -295,8 +295,8 @@ def no_control() -> AnnData:
         (lambda: without(gears, "gene_name", "var"), {"layout": "gears"}, r"looks for var\['gene_name'\]"),
         (two_controls, {}, r"obs\['control'\] marks cells of several labels \(KLF1, control\); name the one"),
         (odd_dose, {}, r"the dose '1.0\+0.5\+2' does not fit 'KLF1\+MAP2K6'; give one dose a member"),
-        (no_control, {"exclude": ("*",)}, r"no control cell: obs\['perturbation'\] never says 'control'"),
-        (no_control, {}, r"the schedule '\*' cannot be read"),
+        (no_control, {"exclude": ("nan",)}, r"no control cell: obs\['perturbation'\] never says 'control'"),
+        (no_control, {"exclude": ("*",)}, r"has empty labels \(1 cells, such as 'nan'\); .*exclude='nan'"),
         (
             lambda: without(vcc, "target_gene"),
             {},

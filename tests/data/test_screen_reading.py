@@ -268,7 +268,8 @@ def with_times(*first: Any) -> AnnData:
             id="perturbation column",
         ),
         pytest.param(screen, {"time": "day"}, "time='day' is not a column", id="time column"),
-        pytest.param(screen, {"layer": "raw"}, "layer='raw' is not a layer", id="layer"),
+        pytest.param(screen, {"layer": "umi"}, "layer='umi' is not a layer", id="layer"),
+        pytest.param(screen, {"layer": "raw"}, "neither a layer nor is there a .raw", id="no raw"),
         pytest.param(screen, {"library": "depth"}, "library='depth' is not a column", id="library column"),
         pytest.param(screen, {"batch": "run"}, "batch='run' is not a column", id="batch column"),
         pytest.param(screen, {"sequence": "cell"}, "sequence='cell' is not a column", id="sequence column"),
@@ -380,10 +381,18 @@ def test_a_screen_with_a_fault_is_refused(
 
 @pytest.mark.parametrize(
     ("label", "phrase"),
-    [("A@soon", "the schedule 'A@soon' cannot be read"), ("A+A", "doses 'A' twice")],
+    [
+        ("A+A", r"holds 'A\+A': do\(...\) doses 'A' twice"),
+        ("control@3", "holds 'control@3', a control with a time or a dose; write 'control'"),
+        ("control*2", "holds 'control.2', a control with a time or a dose"),
+        (
+            "A@10",
+            "says 'A@10': from 10 step on, and the last observation is at 3, so that it acts on nothing",
+        ),
+    ],
 )
 def test_a_label_that_is_no_schedule_is_refused(label: str, phrase: str) -> None:
-    with pytest.raises(ScheduleError, match=phrase):
+    with pytest.raises(DataError, match=phrase):
         Trajectories.from_anndata(screen((label, *LABELS[1:])))
 
 
@@ -401,7 +410,11 @@ def test_a_label_that_is_no_schedule_is_refused(label: str, phrase: str) -> None
             lambda adata: screen(("X", *LABELS[1:]), time=TIMES), {}, ScheduleError, "do.'X'.", id="token"
         ),
         pytest.param(
-            lambda adata: adata, {"batch": "perturbation"}, DataError, "is not among the known", id="batch"
+            lambda adata: adata,
+            {"batch": "perturbation"},
+            DataError,
+            "is not among those of training",
+            id="batch",
         ),
         pytest.param(lambda adata: with_times(1.5), {}, DataError, "time 1.5 is not on the grid", id="time"),
     ],

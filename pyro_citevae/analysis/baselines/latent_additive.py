@@ -133,7 +133,7 @@ class _Network(nn.Module):
         pairs: int = 128,
     ) -> _Network:
         """Fits a network to pairs of a cell and a control of its time."""
-        with seeded(seed):
+        with seeded(seed), torch.inference_mode(False):
             network = cls(data, features, hidden, latent)
             rng = np.random.default_rng(seed)
             time = np.searchsorted(network.times, data.row_times)

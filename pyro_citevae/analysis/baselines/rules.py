@@ -123,7 +123,7 @@ class Baseline(ABC):
             ScheduleError: A perturbation is unknown.
             DataError: A time is off the grid.
         """
-        wanted, times = schedules_of(schedules), times_of(time, self.schema)
+        wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
         reference = do() if versus is None else versus
         for one in (*wanted, reference):
             self.schema.require(one)
@@ -176,7 +176,7 @@ class Baseline(ABC):
             DataError: A cell was perturbed, or a time is off the grid.
         """
         require_controls(cells, self.schema)
-        wanted, times = schedules_of(schedules), times_of(time, self.schema)
+        wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
         effects = self.effect(wanted, draws=draws, time=times, seed=seed).to_numpy()[0]
         rng = np.random.default_rng([seed, 1])
         last = np.searchsorted(cells.row_cell, np.arange(cells.n_cells), side="right") - 1

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+import torch
 
 from pyro_citevae.analysis.identifiability.conditions import CONDITIONS, same_scales
 from pyro_citevae.analysis.identifiability.finding import Finding
@@ -206,8 +207,9 @@ def licence(
         'decoder rank'
     """
     _require(posterior, data, draws, most_cells, share)
-    points = Points.of(posterior, data, draws, most_cells, seed)
-    with seeded(seed):  # a regime of the cell is drawn
+    with torch.inference_mode(False):
+        points = Points.of(posterior, data, draws, most_cells, seed)
+    with seeded(seed), torch.inference_mode(False):  # a regime is drawn, and laws are differentiated
         checks = tuple(Check.of(name, condition(points), share) for name, condition in CONDITIONS.items())
         same = same_scales(points)
     equivalence, why = _licensed({one.name: one.passed for one in checks}, same)

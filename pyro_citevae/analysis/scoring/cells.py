@@ -30,6 +30,7 @@ __all__ = [
     "energy_distance",
     "maximum_mean_discrepancy",
     "normalised",
+    "on_measured_genes",
     "overlap",
 ]
 
@@ -41,6 +42,28 @@ def normalised(x: Float[np.ndarray, "cell gene"], schema: Schema) -> Float[np.nd
     if schema.values == "real":
         return x
     return np.asarray(np.log1p(schema.panel_total * x / np.maximum(x.sum(1, keepdims=True), 1.0)))
+
+
+def on_measured_genes(predicted: AnnData, schema: Schema) -> AnnData:
+    """Predicted cells on the genes that were measured, before anything is divided by a sum over genes.
+
+    Args:
+        predicted: What ``predict`` returned.
+        schema: That of the measured cells.
+
+    Raises:
+        DataError: A measured gene was not predicted.
+    """
+    names = predicted.var_names
+    if tuple(names) == schema.genes:
+        return predicted
+    lacking = [gene for gene in schema.genes if gene not in names]
+    if lacking:
+        raise DataError(
+            f"{len(lacking)} of the {schema.n_genes} measured genes were not predicted, such as "
+            f"'{lacking[0]}'; measure on the genes that both have, by on_panel(data, panel)."
+        )
+    return predicted[:, list(schema.genes)]
 
 
 def energy_distance(x: Float[np.ndarray, "first dim"], y: Float[np.ndarray, "second dim"]) -> float:
@@ -152,7 +175,7 @@ def cell_rows(
 
     Energy distance and maximum mean discrepancy of the normalised values, and the overlap and direction of
     the calls of differential expression. Predicted calls are against the predicted control, so ``do()`` must
-    be among the predicted schedules.
+    be among the predicted schedules. Predicted cells are brought to the genes of the measured ones first.
 
     Args:
         name: Name of the predictor.
@@ -166,9 +189,17 @@ def cell_rows(
         Columns ``predictor, perturbation, time, score, value``.
 
     Raises:
-        DataError: The perturbation, or the control, was not predicted.
+        DataError: The perturbation, the control or a gene was not predicted, or the cells and the measurement
+            are not on the same genes.
     """
     schema, one = group.schema, measurement
+    if controls.schema.genes != schema.genes or len(one.keep) != schema.n_genes:
+        raise DataError(
+            f"cell_rows(...) has '{one.perturbation}' measured on {len(one.keep)} genes, a group of "
+            f"{schema.n_genes} and controls of {controls.schema.n_genes}; bring all to the same genes by "
+            "on_panel(data, panel)."
+        )
+    predicted = on_measured_genes(predicted, schema)
     now = predicted.obs["time"].to_numpy() == one.time
     labels = predicted.obs["perturbation"].to_numpy()
     cells = {}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from pyro_citevae.arguments import names
 from pyro_citevae.errors import DataError
 
 __all__ = ["coverage"]
@@ -54,6 +55,7 @@ def coverage(
     Source: T. Gneiting, F. Balabdaoui, A. E. Raftery, Probabilistic Forecasts, Calibration and Sharpness
     (2007).
     """
+    by = names(by, "coverage(by=...)")
     nominal = np.atleast_1d(np.asarray(probability, dtype=float))
     if not ((nominal > 0) & (nominal < 1)).all():
         raise DataError(f"coverage(probability={probability}) must lie between 0 and 1.")

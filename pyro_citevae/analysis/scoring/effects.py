@@ -15,6 +15,8 @@ from pyro_citevae.analysis.scoring.coverage import coverage
 from pyro_citevae.analysis.scoring.measurement import Measurement
 from pyro_citevae.analysis.scoring.scores import pearson, relative_l2
 from pyro_citevae.analysis.scoring.tables import CEILING, REPRODUCIBLE, means
+from pyro_citevae.arguments import names
+from pyro_citevae.errors import DataError
 from pyro_citevae.infer.effect import Effect
 
 __all__ = ["evaluate"]
@@ -76,7 +78,11 @@ def evaluate(
     Returns:
         One row a number: ``protocol, dataset, predictor, perturbation, time, fold, seed, score, value``,
         with the predictor ``ceiling`` and, as perturbations, the means ``ALL`` and ``REPRODUCIBLE``.
+
+    Raises:
+        DataError: An effect has another number of genes than what was measured.
     """
+    headline = names(headline, "evaluate(headline=...)")
     rows = []
     for one in measurements:
         context = _Context.of(one, [*measurements, *others])
@@ -84,6 +90,12 @@ def evaluate(
         for name, effect in predicted.items():
             drawn = xr.DataArray(effect).sel(perturbation=one.perturbation, time=one.time)
             draws = drawn.transpose("chain", "draw", "gene").to_numpy()
+            if draws.shape[-1] != len(one.keep):
+                raise DataError(
+                    f"evaluate(...) has effects of {draws.shape[-1]} genes by '{name}', and "
+                    f"'{one.perturbation}' was measured on {len(one.keep)}; ask for effects of the same "
+                    "genes by effect(panel=...)."
+                )
             found[name] = _effect_scores(draws.reshape(-1, draws.shape[-1]), context)
         for name, values in found.items():
             rows += [(name, one.perturbation, one.time, score, value) for score, value in values.items()]

@@ -9,8 +9,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float
 
+from pyro_citevae.analysis.scoring.copied_cells import of_the_same_counts, of_the_same_name
+from pyro_citevae.arguments import Names, Number, number
 from pyro_citevae.data import pseudobulk
-from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.shared_genes import on_panel, shared_panel
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 
@@ -49,35 +51,59 @@ class Measurement:
 def measure(
     data: Trajectories,
     perturbation: str,
-    time: float,
+    time: Number,
     controls: Trajectories | None = None,
-    genes: Sequence[str] | None = None,
+    genes: Names | None = None,
 ) -> Measurement:
-    """Measures one effect against the controls of the same time.
+    r"""Measures one effect against the controls of the same time.
+
+    ``delta = b_group - b_reference`` with ``b = log(1 + total * sum_n x_ng / sum_ng x_ng)``. With ``genes``,
+    the group and its reference are both summed up over these genes alone, and scaled to what these hold of
+    the total among all the controls (:func:`~pyro_citevae.data.shared_genes.shared_panel`): a gene that one
+    side lacks cannot shift the others.
 
     Args:
         data: The perturbed cells.
-        perturbation: Their label.
+        perturbation: Their label, members in any order.
         time: Their time.
         controls: Where the controls are; None for ``data`` itself.
-        genes: Genes that were measured; None for all of the schema.
+        genes: Genes that both have; None for all of the schema.
+
+    Returns:
+        The measurement, on these genes in the order of the schema.
 
     Raises:
-        DataError: There are no such cells, or no controls at that time.
+        DataError: There are no such cells, no controls at that time, or no counts of the genes in controls.
+
+    Example:
+        >>> from pyro_citevae import simulate
+        >>> data = simulate(n_cells=300, n_genes=8, n_perturbations=2, n_steps=2).data
+        >>> measure(data, "gene_0", 2.0, genes=data.schema.genes[:5]).delta.shape
+        (5,)
     """
-    group = data.select(perturbation, time)
-    reference = (data if controls is None else controls).select(data.schema.control, time)
-    if min(group.n_cells, reference.n_cells) == 0:
-        raise DataError(f"no cells of '{perturbation}' and '{data.schema.control}' at {time:g} to measure.")
-    own = list(Schedule.parse(perturbation, data.schema.control).tokens)
-    keep = ~np.isin(np.array(data.schema.genes), own)
+    source, time = (data if controls is None else controls), number(time, "measure(time=...)")
     if genes is not None:
-        keep &= np.isin(np.array(data.schema.genes), list(genes))
+        panel = shared_panel(source, genes)
+        data, source = on_panel(data, panel), on_panel(source, panel)
+    group = data.select(perturbation, time)
+    reference = source.select(data.schema.control, time)
+    schedule = data.schema.schedule(perturbation)
+    label = schedule.label(data.schema.control)
+    if group.n_cells == 0:
+        raise DataError(f"no cells of '{label}' at {time:g} to measure; name a label and a time of the data.")
+    if reference.n_cells == 0:
+        raise DataError(
+            f"no cells of '{data.schema.control}' at {time:g} to measure '{label}' against; hand in some "
+            "with "
+            "controls=, or compare perturbations with each other, as in effect(do('A'), versus=do('B'))."
+        )
+    own = list(schedule.tokens)
+    keep = ~np.isin(np.array(data.schema.genes), own)
     # a gene without a count in either group has an effect of zero by definition, not by measurement
     keep &= (group.values.toarray() != 0).any(0) | (reference.values.toarray() != 0).any(0)
     variance = pseudobulk.jackknife_variance(group) + pseudobulk.jackknife_variance(reference)
     halves = pseudobulk.split_half(group, reference, keep)
-    return Measurement(perturbation, time, pseudobulk.effect(group, reference), variance, keep, halves)
+    return Measurement(label, time, pseudobulk.effect(group, reference), variance, keep, halves)
 
 
 def measured_effects(measurements: Sequence[Measurement], genes: Sequence[str] | None = None) -> xr.Dataset:
@@ -104,13 +130,36 @@ def measured_effects(measurements: Sequence[Measurement], genes: Sequence[str] |
 def require_unseen(train: Trajectories, truth: Trajectories) -> None:
     """Refuses to score observations that were in training.
 
+    Names do not tell, since cells of two lanes may share a barcode and a copy may have names of its own: the
+    values do, on the genes that both data sets have. Refused is a held-out observation with the name, the
+    time and the values of a training one; and one with its label, its time and its counts, where these are
+    too many to be equal by chance (:mod:`pyro_citevae.analysis.scoring.copied_cells`).
+
+    Args:
+        train: The training cells.
+        truth: The held-out cells.
+
     Raises:
         DataError: A held-out observation is among the training ones.
+
+    Example:
+        >>> from pyro_citevae import simulate
+        >>> data = simulate(n_cells=300, n_perturbations=2, n_steps=2).data
+        >>> require_unseen(*data.hold_out(times=[2]))
     """
-    seen = set(zip(train.names[train.row_cell], train.row_step.tolist(), strict=True))
-    for name, step in zip(truth.names[truth.row_cell], truth.row_step.tolist(), strict=True):
-        if (name, step) in seen:
-            raise DataError(f"cell '{name}' was in training and cannot be scored; hold it out and fit again.")
+    named = of_the_same_name(train, truth)
+    if len(named):
+        name = truth.names[truth.row_cell[named[0, 0]]]
+        raise DataError(f"cell '{name}' was in training and cannot be scored; hold it out and fit again.")
+    copied = of_the_same_counts(train, truth)
+    if len(copied):
+        name, known = (
+            side.names[side.row_cell[row]] for side, row in zip((truth, train), copied[0], strict=True)
+        )
+        raise DataError(
+            f"cell '{name}' has every count of '{known}', which was in training, and cannot be scored; hold "
+            "it out and fit again."
+        )
 
 
 def reproducible(measurements: Sequence[Measurement]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pyro_citevae.analysis.scoring import scores
+from pyro_citevae.arguments import names
 
 __all__ = [
     "ALL",
@@ -56,6 +57,7 @@ def skills(frame: pd.DataFrame, baselines: Sequence[str], score: str = "crps") -
         baselines: Names of the predictors to compare with.
         score: A score that is better when smaller.
     """
+    baselines = names(baselines, "skills(baselines=...)")
     keys = ["perturbation", "time", "fold"]
     kept = frame[frame.score == score]
     made = []
@@ -98,6 +100,7 @@ def summary(frame: pd.DataFrame, headline: Sequence[str]) -> pd.DataFrame:
     Returns:
         Text, with a column a predictor, and one with the 80 % coverage of the first that has intervals.
     """
+    headline = names(headline, "summary(headline=...)")
     n_all = frame[~frame.perturbation.isin((ALL, REPRODUCIBLE))].perturbation.nunique()
     titles = {REPRODUCIBLE: f"mean of {len(headline)}", ALL: f"all {n_all}"}
     shown = [*headline, *([REPRODUCIBLE] if headline else []), ALL]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from pyro_citevae.analysis.scoring.cells import on_measured_genes
 from pyro_citevae.data.cell_eval2_files import PERTURBATION, write_pair
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
@@ -39,7 +40,8 @@ def challenge_scores(
         version that made them is in ``attrs["cell-eval2"]``.
 
     Raises:
-        DataError: cell-eval2 is not installed, or nothing is both predicted and measured.
+        DataError: cell-eval2 is not installed, nothing is both predicted and measured, or a measured gene was
+            not predicted.
     """
     try:
         import cell_eval2
@@ -58,7 +60,7 @@ def challenge_scores(
         target_gene_map={"*": None} if combinations else None,
     )
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_pair(predicted, measured, time, folder)
+        paths = write_pair(on_measured_genes(predicted, measured.schema), measured, time, folder)
         found = cell_eval2.compute_metrics(*map(str, paths), config=config).to_dict(as_series=False)
     frame = pd.DataFrame({"perturbation": found["perturbation"], "value": found["value"]})
     frame = frame.assign(predictor=name, time=time, score=[f"cell_eval2_{one}" for one in found["metric"]])

@@ -1,0 +1,126 @@
+"""More cells for an earlier schema: its genes, its batches and its unit of time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from pyro_citevae.data import values as matrices
+from pyro_citevae.data.columns import Columns
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.stored_rows import StoredRows
+from pyro_citevae.errors import DataError
+
+__all__ = ["known_batches", "on_panel", "require_fitting"]
+
+
+def known_batches(
+    batches: np.ndarray, schema: Schema, columns: Columns, new_batches: str
+) -> tuple[np.ndarray, list[str]]:
+    """Batches of the schema: new ones are refused, or their cells are dealt to the known ones in turn.
+
+    Args:
+        batches: Batch of each observation.
+        schema: The schema of the training data.
+        columns: The columns of these cells.
+        new_batches: ``"refuse"`` or ``"spread"``.
+
+    Returns:
+        Batches that the schema has, and what a reader should know of them.
+
+    Raises:
+        DataError: A batch is new and refused.
+    """
+    if new_batches not in ("refuse", "spread"):
+        raise DataError(f"new_batches='{new_batches}' is neither 'refuse' nor 'spread'.")
+    unknown = ~np.isin(batches, schema.batches)
+    if not unknown.any():
+        return batches, []
+    names = sorted(set(batches[unknown].tolist()))
+    known = ", ".join(schema.batches[:4]) + (" ..." if len(schema.batches) > 4 else "")
+    what = (
+        f"batch '{names[0]}' is not among those of training ({known})"
+        if columns.batch is not None
+        else f"the model knows the batches {known}, and no column says which these cells are of"
+    )
+    if new_batches == "refuse":
+        raise DataError(
+            f"{what}; name the right column with batch=, or take cells of a new donor or lane with "
+            "new_batches='spread', which deals them to the known batches in turn."
+        )
+    dealt = batches.copy().astype(object)
+    dealt[unknown] = np.array(schema.batches, dtype=object)[np.arange(int(unknown.sum())) % schema.n_batches]
+    return dealt.astype(str), [
+        f"{what}: {int(unknown.sum())} cells were dealt to the known batches in turn, so that predictions "
+        "are an "
+        "average over these."
+    ]
+
+
+def require_fitting(columns: Columns, schema: Schema, unit: str | None) -> None:
+    """Refuses columns that say what an earlier data set's schema says already, or say it otherwise.
+
+    Args:
+        columns: The columns of these cells.
+        schema: The schema of the training data.
+        unit: Unit of these cells' times, where they say it.
+
+    Raises:
+        DataError: Candidates are named, or the sequences or the times are of another kind.
+    """
+    if columns.candidates:
+        raise DataError("candidates= names new tokens, and schema= has its own; name them where it is made.")
+    if columns.sequence is not None and schema.design != "sequences":
+        raise DataError(
+            f"sequence='{columns.sequence}' does not fit the schema of a {schema.design}; leave it out."
+        )
+    if unit is not None and unit != schema.time_unit:
+        raise DataError(
+            f"obs['{columns.time}'] has times in the unit '{unit}', and the model's is "
+            f"'{schema.time_unit}'; bring "
+            "them to that."
+        )
+
+
+def on_panel(
+    rows: StoredRows, genes: pd.Index, schema: Schema, expected: Mapping[str, float] | None
+) -> tuple[StoredRows, list[str]]:
+    """The rows with the genes of a schema, in its order; others are refused, or stood in for.
+
+    Args:
+        rows: Rows with the genes of the file.
+        genes: Names of these.
+        schema: The schema of the training data.
+        expected: Share of the counts that each gene is expected to hold; None to refuse.
+
+    Returns:
+        The rows, and what a reader should know of them.
+
+    Raises:
+        DataError: Genes are missing.
+    """
+    position = {str(gene): g for g, gene in enumerate(genes)}
+    lacking = [gene for gene in schema.genes if gene not in position]
+    if not lacking:
+        return rows.of_columns(np.array([position[gene] for gene in schema.genes])), []
+    if expected is None or len(lacking) == schema.n_genes:
+        raise DataError(
+            f"{len(lacking)} of the {schema.n_genes} genes are missing, such as '{lacking[0]}'; give data "
+            "with the "
+            "genes that the model was trained on, name the column of var that holds their names with "
+            "genes=, or "
+            "stand in for some by posterior.read(adata, missing='mask')."
+        )
+    there = [gene for gene in schema.genes if gene in position]
+    filled = matrices.with_expected(
+        rows.of_columns(np.array([position[gene] for gene in there])).tocsr(),
+        np.isin(np.array(schema.genes), there),
+        np.array([expected[gene] for gene in schema.genes]),
+    )
+    return matrices.as_rows(filled, "X", schema.values), [
+        f"{len(lacking)} of the {schema.n_genes} genes are missing, such as '{lacking[0]}'; counts that a "
+        "control cell "
+        "is expected to have stand in for them."
+    ]

@@ -1,0 +1,125 @@
+"""Doubts of a new screen: effects that its design cannot tell apart, and doses that do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from pyro_citevae.data import confounding
+from pyro_citevae.data.columns import Columns
+from pyro_citevae.data.doses import varies_within_labels
+from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.labels import Labels, near_control
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.errors import DataError
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["design", "ignored_doses", "require_both", "without_effect"]
+
+_DOSES = ("dose", "dose_value", "dose_val", "concentration", "conc")
+
+
+def design(
+    schedules: Sequence[Schedule], batches: np.ndarray, times: np.ndarray | None, columns: Columns
+) -> tuple[list[str], list[str], Mapping[str, list[str]]]:
+    """What the groups of cells cannot tell apart.
+
+    Args:
+        schedules: Schedule of each observation.
+        batches: Batch of each.
+        times: Time of each; None for a snapshot.
+        columns: The columns, which say whether batches are the times.
+
+    Returns:
+        Sentences that warn, sentences to note, and the batches that each of some perturbations may be.
+    """
+    at = [None] * len(schedules) if times is None else times.tolist()
+    groups = list(dict.fromkeys(zip(schedules, batches.tolist(), at, strict=True)))
+    done, lanes, seen = (list(one) for one in zip(*groups, strict=True))
+    return confounding.doubts_of_design(
+        done, lanes, None if times is None else seen, same=columns.batch == columns.time
+    )
+
+
+def without_effect(schedules: Sequence[Schedule], schema: Schema, labels: Labels) -> list[str]:
+    """Refuses doses that begin after the last observation; tells of doses of nothing.
+
+    Args:
+        schedules: Schedule of each observation.
+        schema: The grid.
+        labels: How labels were read.
+
+    Raises:
+        DataError: A dose acts on nothing.
+    """
+    found = []
+    for one in dict.fromkeys(schedules):
+        for dose in one.doses:
+            if dose.at >= schema.times[-1]:
+                raise DataError(
+                    f"{labels.said} says '{dose}': from {dose.at:g} {schema.time_unit} on, and the last "
+                    "observation "
+                    f"is at {schema.times[-1]:g}, so that it acts on nothing; write a dose as "
+                    f"'{dose.token}*{dose.at:g}'"
+                    ", or name the column of the times with time=."
+                )
+        if one.doses and all(dose.amount == 0 for dose in one.doses):
+            found.append(
+                f"{labels.said} says '{one.label()}': a dose of nothing, which is no control's label."
+            )
+    return found
+
+
+def ignored_doses(adata: AnnData, columns: Columns) -> list[str]:
+    """Tells of a column of doses that is not read, although it differs within a label.
+
+    Args:
+        adata: The cells.
+        columns: The columns that are read.
+    """
+    for name in _DOSES if columns.dose is None else ():
+        if name in adata.obs:
+            labels = pd.Series(adata.obs[str(columns.perturbation)])
+            several = varies_within_labels(labels, adata.obs[name])
+            several = {label: found for label, found in several.items() if label not in columns.control}
+            if several:
+                label, found = next(iter(several.items()))
+                return [
+                    f"obs['{name}'] has several values under one label ('{label}': {', '.join(found[:4])}) "
+                    "and was not "
+                    f"read; name it with dose='{name}' if it is the dose."
+                ]
+    return []
+
+
+def require_both(schedules: Sequence[Schedule], labels: Labels, columns: Columns, adata: AnnData) -> None:
+    """Refuses a new screen without controls, or without perturbed cells.
+
+    Args:
+        schedules: Schedule of each observation.
+        labels: How labels were read.
+        columns: The columns.
+        adata: The cells.
+
+    Raises:
+        DataError: It names the labels that there are.
+    """
+    if not any(one.is_control for one in schedules):
+        counted = adata.obs[columns.perturbation].astype(str).str.strip().value_counts()
+        near = near_control(counted.index, columns.control)
+        few = ", ".join(f"'{name}'" for name in counted.index[:5])
+        guess = f" '{near}' looks like one." if near else ""
+        raise DataError(
+            f"no control cell: {labels.said} never says "
+            f"{' or '.join(repr(one) for one in columns.control)}; its "
+            f"labels are {few}{' ...' if len(counted) > 5 else ''}; name the label of the unperturbed "
+            "cells with "
+            f"control=.{guess}"
+        )
+    if all(one.is_control for one in schedules):
+        raise DataError(f"{labels.said} has no perturbed cell; nothing can be learnt.")
