@@ -226,7 +226,7 @@ def test_no_draw_and_no_cell_are_refused() -> None:
     guide = cv.guides.MeanField(model, hidden=4)
     posterior = cv.fit(model, guide, data, max_epochs=1, progress=False)
     for asked in (posterior.effect, posterior.programs, posterior.rank):
-        with pytest.raises(DataError, match=r"predict\(draws=0\) must be 1 or more"):
+        with pytest.raises(DataError, match=rf"{asked.__name__}\(draws=0\) must be 1 or more"):
             asked(["gene_0"], draws=0)
     for name in ("draws", "most_cells"):
         with pytest.raises(DataError, match=rf"to_datatree\({name}=0\) must be 1 or more"):

@@ -540,7 +540,7 @@ BAD_SCREENS = [
     pytest.param(with_label("control@3"), "holds 'control@3', a control with a time", id="unreadable label"),
     pytest.param(lambda _: part("gene_0", "gene_1"), "no control cell", id="no control"),
     pytest.param(lambda _: part("control"), "has no perturbed cell", id="only controls"),
-    pytest.param(lambda adata: adata[:0].copy(), "no control cell", id="no cells"),
+    pytest.param(lambda adata: adata[:0].copy(), "the AnnData has no cell", id="no cells"),
 ]
 
 
