@@ -796,6 +796,156 @@ def test_an_effect_of_no_cells_is_refused() -> None:
         pseudobulk.effect(data.select("no such label"), data.controls())
 
 
+# What a breaker found
+
+
+def test_a_layout_finds_its_layer_on_disk_as_in_memory(tmp_path: Path) -> None:
+    adata = labelled("ctrl", "A+ctrl", "ctrl+B", "A+B")
+    adata.obs = adata.obs.rename(columns={"perturbation": "condition"})
+    adata.var["gene_name"] = adata.var_names
+    adata.layers["counts"], adata.X = adata.X.copy(), 7 * adata.X
+    adata.write_h5ad(tmp_path / "gears.h5ad")
+    on_disk = Trajectories.from_disk(tmp_path / "gears.h5ad", progress=False)
+    np.testing.assert_array_equal(on_disk.stored.sum(0), read(adata).stored.sum(0))
+
+
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        (("NT_1", "A+NT_2", "B+NT_3", "A+B"), {"control": "NT_*"}),
+        (("NT_1", "A+NT_2", "B+NT_3", "A+B"), {"control": ["NT_1", "NT_2", "NT_3"]}),
+        (("ctrl|ctrl", "A|ctrl", "ctrl|B", "A|B"), {"control": "ctrl|ctrl", "separator": "|"}),
+        (("ctrl", "A|ctrl", "ctrl|B", "A|B"), {"control": "ctrl", "separator": "|"}),
+    ],
+)
+def test_a_control_within_a_combination_is_no_perturbation(labels: tuple, options: dict) -> None:
+    data = read(labelled(*labels), **options)
+    assert data.schema.tokens == ("A", "B")
+    assert [one.tokens for one in data.conditions] == [(), ("A",), ("A", "B"), ("B",)]
+    part = labelled(*labels)[6:]
+    assert fitted(data).read(part.copy()).schema == data.schema
+
+
+def test_a_pattern_that_takes_a_gene_is_told() -> None:
+    adata = labelled("NT-1", "NTRK1", "G1")
+    adata.var_names = [*adata.var_names[:-1], "NTRK1"]
+    assert "'NTRK1', a measured gene that control= takes for a control" in doubts(adata, control="NT*")[0]
+
+
+@pytest.mark.parametrize("times", [["day -1", "day 3"], ["D-1", "D7"], ["3m", "6m"], ["-1", "3"]])
+def test_times_before_the_start_and_of_no_sure_unit_are_refused(times: list[str]) -> None:
+    with pytest.raises(DataError, match="times are numbers, zero or more"):
+        Trajectories.from_anndata(screen(time=times * 6), time="time")
+
+
+def test_durations_and_names_of_units_are_brought_to_the_models() -> None:
+    adata = screen(time=pd.to_timedelta([6, 24, 48] * 4, unit="h"))
+    data = read(adata, time="time")
+    later = adata[(adata.obs["time"] > pd.Timedelta(6, unit="h")).to_numpy()].copy()
+    assert set(read(later, time="time", schema=data.schema).row_times) == {24.0, 48.0}
+    days = screen(time=["D2", "D4"] * 6)
+    data = read(days, time="time", time_unit="days")
+    assert read(days, time="time", schema=data.schema).digest == data.digest
+    assert fitted(data).effect("A", time="D4", draws=2).time.item() == 4.0
+
+
+def test_units_of_doses_are_compared_member_by_member_and_with_the_models() -> None:
+    def of(*doses: str) -> AnnData:
+        return labelled("control", "A", "B", "A+B", dv=np.repeat(doses, 6))
+
+    with pytest.raises(DataError, match=r"several units \(nM, uM\)"):
+        Trajectories.from_anndata(of("0", "10 nM", "1 nM", "10 nM+1 uM"), dose="dv")
+    with pytest.raises(DataError, match=r"several units \(without a unit, nM\)"):
+        Trajectories.from_anndata(of("0", "10 nM", "1", "10 nM+1 nM"), dose="dv")
+    data = read(of("0", "10 nM", "1 nM", "10 nM+1 nM"), dose="dv")
+    with pytest.raises(DataError, match=r"has doses in uM, and the model's are in nM"):
+        Trajectories.from_anndata(
+            of("0", "0.01 uM", "0.001 uM", "0.01 uM+0.001 uM"), dose="dv", schema=data.schema
+        )
+    single = labelled("control", "A", dose=np.repeat([0, 0.1], 6).astype(np.float32))
+    double = labelled("control", "A", dose=np.repeat([0, 0.1], 6).astype(np.float32).astype(float))
+    assert read(single, dose="dose").digest == read(double, dose="dose").digest
+
+
+def test_what_stands_in_does_not_depend_on_the_order_of_cells() -> None:
+    adata = labelled("control", "A", n=20, donor=["1", "2"] * 20)
+    posterior = fitted(read(adata, batch="donor"))
+    new = adata.copy()
+    new.obs["donor"] = "new"
+    lacking = adata[:, 2:].copy()
+    with pytest.warns(CiteVAEWarning):
+        spread = [posterior.read(one, new_batches="spread") for one in (new, new[::-1].copy())]
+        masked = [posterior.read(one, missing="mask") for one in (lacking, lacking[::-1].copy())]
+    for one, other in (spread, masked):
+        assert one.digest == other.digest
+    for label in ("control", "A"):  # each label's cells are dealt to all batches alike
+        assert np.bincount(spread[0].select(label).technical).tolist() == [10, 10]
+
+
+def test_words_blanks_and_whole_numbers_are_one_in_every_writing(tmp_path: Path) -> None:
+    adata = labelled("control", "A", "B", lane=[1, 2] * 9)
+    adata.obs["perturbation"] = adata.obs["perturbation"].where(adata.obs["perturbation"] != "B", None)
+    data = read(adata, exclude="None", batch="lane")
+    assert data.n_cells == 12
+    posterior = fitted(data)
+    adata.obs["lane"] = adata.obs["lane"].astype(float)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    assert posterior.read(open_anndata(tmp_path / "cells.h5ad")).digest == data.digest
+    blank = labelled("control", "A", "unassigned ")
+    assert read(blank, exclude="unassigned").schema.tokens == ("A",)
+
+
+@pytest.mark.parametrize(
+    ("options", "phrase"),
+    [
+        ({"separator": 3}, r"\(separator=3\) is no text"),
+        ({"dose": 1}, r"\(dose=1\) is no text"),
+        ({"time": ["t"]}, r"\(time=\['t'\]\) is no text"),
+        ({"batch": ["t"]}, r"\(batch=\['t'\]\) is no text"),
+    ],
+)
+def test_what_names_no_column_is_refused(options: dict, phrase: str) -> None:
+    with pytest.raises(DataError, match=phrase):
+        Trajectories.from_anndata(labelled("control", "A"), **options)
+
+
+def test_a_column_that_is_there_twice_is_refused() -> None:
+    adata = labelled("control", "A")
+    adata.obs = pd.concat([adata.obs, adata.obs], axis=1)
+    with pytest.raises(DataError, match="obs has the column 'perturbation' twice"):
+        Trajectories.from_anndata(adata)
+
+
+def test_a_label_in_the_files_own_writing_is_answered_with_ours() -> None:
+    posterior = fitted(read(screen()))
+    with pytest.raises(CiteVAEError, match=r"join members by '\+', as in 'A\+B'"):
+        posterior.effect("A;B", draws=2)
+
+
+RUNS = {
+    "raw": (in_raw, {"time": "time", "layer": "raw"}),
+    "a layer": (in_layer, {"time": "time", "layer": "umi"}),
+    "several controls": (lambda _: labelled("NT_1", "NT_2", "A", "B"), {"control": ["NT_1", "NT_2"]}),
+    "a pattern": (lambda _: labelled("NT_1", "NT_2", "A", "B"), {"control": "NT_*"}),
+    "a separator": (lambda _: labelled("control", "A|B", "A", "B"), {"separator": "|"}),
+    "doses": (lambda _: dosed(), {}),
+    "durations": (lambda _: screen(time=pd.to_timedelta([1, 2] * 6, unit="D")), {"time": "time"}),
+    "some genes": (lambda _: labelled("control", "G1", "G2"), {"most_genes": 4}),
+    "left out": (lambda _: labelled("control", "A", "unassigned"), {"exclude": "unassigned"}),
+    "unequal steps": (lambda _: screen(time=[1.0, 24.0, 168.0] * 4), {"time": "time", "step": "observed"}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pyro_citevae.errors.CiteVAEWarning")
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_run_reads_its_own_file_to_the_data_that_it_was_fitted_to(kind: str, tmp_path: Path) -> None:
+    make, options = RUNS[kind]
+    data = Trajectories.from_anndata(make(tmp_path), **options)
+    fitted(data).save(tmp_path / "run")
+    again = cv.load(tmp_path / "run").read(make(tmp_path))
+    assert again.digest == data.digest == cv.load(tmp_path / "run").record["data"]
+
+
 # What was read
 
 

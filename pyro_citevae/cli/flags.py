@@ -21,6 +21,13 @@ _FLAGS = (
         r"hold_out\(perturbations=\['([^']*)'\]\) names a combination; .*$",
         r"--hold-out 'perturbation=\1' names a combination; write --hold-out 'combination=\1'.",
     ),
+    (
+        r"stand in for some by posterior\.read\(adata, missing='mask'\)",
+        "let expected counts stand in by --mask-missing",
+    ),
+    (r"posterior\.read\(adata, new_batches='spread'\)", "--new-batches spread"),
+    (r"name the column of var that holds their names with genes=, or ", ""),
+    (r"name the right column with batch=, or take", "take"),
     (r"Split\.parse\('([^']*)'\)", r"--hold-out '\1'"),
     (r"the settings '([^']*)'", r"--config '\1'"),
     (r"features='([^']*)'", r"--features \1"),

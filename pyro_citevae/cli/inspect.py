@@ -47,6 +47,8 @@ def inspect_command(
     if not more:
         raise typer.Exit(2)
     said = "would read it" if failure is not None else "would read more of it"
+    if failure is None:
+        say(f"The file may hold more than that:{_flags(more)}.\n")
     try:
         read = Trajectories.from_anndata(adata, **grid, **found).summary()
     except CiteVAEError as error:

@@ -36,7 +36,7 @@ def predict(
         Path | None, typer.Option(help="h5ad of control cells; the training ones if none.")
     ] = None,
     draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 100,
-    time: Annotated[float | None, typer.Option(help="Time to predict; the last one if not given.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time to predict; the last one if not given.")] = None,
     most_cells: Annotated[int, typer.Option(min=1, help="Control cells to predict from, at most.")] = 500,
     seed: Seed = 0,
     accelerator: Accelerator = "cpu",
@@ -68,9 +68,10 @@ def predict(
         predicted.write_h5ad(file)
         effects.to_dataset().to_netcdf(effects_file, engine="h5netcdf")
     say(
-        f"Predicted {predicted.n_obs} cells ({len(acting)} schedules and the control, "
+        f"Predicted {predicted.n_obs} cells ({len(acting)} "
+        f"{'schedule' if len(acting) == 1 else 'schedules'} and the control, "
         f"{controls.n_cells} cells each). Saved {out} and {effects_path}.\n"
-        f"Next: anndata.read_h5ad('{out}').layers['mean']"
+        f"Next: anndata.read_h5ad('{out}').layers['mean'], or xarray.open_dataarray('{effects_path}')"
     )
 
 
@@ -82,7 +83,7 @@ def rank_command(
     do_: Annotated[list[str] | None, typer.Option("--do", help="A candidate; may be repeated.")] = None,
     by: Annotated[str, typer.Option(help="information, spread or effect.")] = "information",
     n_cells: Annotated[int, typer.Option("--cells", help="Cells to measure a candidate in.")] = 100,
-    time: Annotated[float | None, typer.Option(help="Time to measure; the last one if not given.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time to measure; the last one if not given.")] = None,
     draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the table and picture.")] = None,
     seed: Seed = 0,

@@ -98,6 +98,9 @@ class Columns:
         for name in listed & named.keys():
             one = isinstance(named[name], str) or np.ndim(named[name]) == 0
             named[name] = tuple(str(each) for each in ([named[name]] if one else named[name]))
+        for name in named.keys() - listed - {"most_genes"}:
+            if not isinstance(named[name], str):
+                raise DataError(f"{said}({name}={named[name]!r}) is no text; give the name of a column.")
         if "most_genes" in named:
             named["most_genes"] = whole(named["most_genes"], f"{said}(most_genes=...)")
         return cls(**named)

@@ -33,9 +33,9 @@ def amounts(text: str, members: Sequence[str], label: str, column: str) -> tuple
     Raises:
         DataError: It is no amount, or there are more or fewer than members.
     """
-    parts = re.split(r"(?<![eE])\+", str(text))
-    found = [_AMOUNT.fullmatch(part) for part in parts]
-    values = [float(one[1]) if one else math.nan for one in found]
+    found = [_AMOUNT.fullmatch(part) for part in _parts(str(text))]
+    # six digits: what single precision holds of a decimal number
+    values = [float(f"{float(one[1]):.6g}") if one else math.nan for one in found]
     if not all(math.isfinite(value) and value >= 0 for value in values):
         raise DataError(
             f"obs['{column}'] holds '{text}' for cells of '{label}'; doses are numbers, zero or more, in one "
@@ -48,6 +48,11 @@ def amounts(text: str, members: Sequence[str], label: str, column: str) -> tuple
     return tuple(values)
 
 
+def _parts(text: str) -> list[str]:
+    """The doses of a combination's members; the '+' of an exponent joins nothing."""
+    return re.split(r"(?<![eE])\+", text)
+
+
 def dose_unit(obs: pd.DataFrame, column: str) -> str:
     """The unit of the doses; empty if nothing says it.
 
@@ -58,13 +63,16 @@ def dose_unit(obs: pd.DataFrame, column: str) -> str:
     said: set[str] = set()
     if beside is not None:
         said = set(obs[beside].dropna().astype(str)) - {"", "nan", "None"}
-    for text in pd.unique(obs[column].dropna().astype(str)):
-        found = _AMOUNT.fullmatch(text)
-        said |= {found[2]} if found and found[2] else set()
+    within = {
+        found[2]
+        for text in pd.unique(obs[column].dropna().astype(str))
+        for part in _parts(text)
+        if (found := _AMOUNT.fullmatch(part)) and float(found[1]) > 0
+    }
+    said |= within if within != {""} else set()
     if len(said) > 1:
-        raise DataError(
-            f"obs['{column}'] has doses in several units ({', '.join(sorted(said))}); bring them to one."
-        )
+        named = ", ".join(one or "without a unit" for one in sorted(said))
+        raise DataError(f"obs['{column}'] has doses in several units ({named}); bring them to one.")
     return next(iter(said), "")
 
 

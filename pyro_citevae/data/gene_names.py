@@ -36,6 +36,8 @@ def gene_names(adata: AnnData, column: str | None) -> pd.Index:
     if column not in adata.var:
         known = ", ".join(map(str, adata.var.columns)) or "none"
         raise DataError(f"genes='{column}' is not a column of var; its columns are {known}.")
+    if np.ndim(adata.var[column]) != 1:
+        raise DataError(f"var has the column '{column}' twice; keep one of them.")
     named = pd.Series(adata.var[column])
     return pd.Index(np.where(missing(named), adata.var_names.astype(str), named.astype(str)).astype(object))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +12,8 @@ import pandas as pd
 from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.doses import varies_within_labels
 from pyro_citevae.data.gene_names import gene_names
-from pyro_citevae.data.labels import Labels, joined_by, like_controls, like_no_call, missing
+from pyro_citevae.data.label_doubts import joined_by, like_controls, like_no_call
+from pyro_citevae.data.labels import Labels, controls_in, missing
 from pyro_citevae.data.opening import RAW
 from pyro_citevae.data.published_layouts import resolve
 from pyro_citevae.data.times import times_in
@@ -77,7 +79,7 @@ def _reads_labels(adata: AnnData, given: Columns) -> bool:
     if columns is None or str(columns.perturbation) not in adata.obs:
         return False
     labels = pd.Series(adata.obs[str(columns.perturbation)]).astype(str).str.strip()
-    return bool(labels.isin(columns.control).any())
+    return bool(controls_in(pd.unique(labels).tolist(), columns.control))
 
 
 def _resolved(adata: AnnData, named: Mapping[str, Any]) -> Columns | None:
@@ -97,8 +99,9 @@ def _labelled(adata: AnnData, given: Columns) -> dict[str, Any]:
     named = [given.perturbation] if given.perturbation in obs else [*ordered, *others]
     for name in named:
         cells = obs[name].astype(str).str.strip().value_counts()
-        if len(cells) > 1 and (controls := like_controls([str(one) for one in cells.index])):
-            return {"perturbation": name, "control": tuple(controls)}
+        distinct = [str(one) for one in cells.index]
+        if len(cells) > 1 and (controls := like_controls(distinct)):
+            return {"perturbation": name, "control": _patterns(controls, distinct)}
     return {"perturbation": ordered[0]} if ordered and given.perturbation is None else {}
 
 
@@ -106,16 +109,17 @@ def _more(adata: AnnData, columns: Columns, labels: pd.Series, found: Mapping[st
     """What the labels and the other columns say."""
     obs, more = cast(pd.DataFrame, adata.obs), dict[str, Any]()
     distinct = [str(one) for one in labels.value_counts().index]
-    alike = [one for one in like_controls(distinct) if one not in columns.control]
+    controls = controls_in(distinct, columns.control)
+    alike = [one for one in like_controls(distinct) if one not in controls]
     if alike:
-        more["control"] = (*columns.control, *alike)
-    no_call = [one for one in like_no_call(distinct) if one not in columns.control]
+        more["control"] = (*columns.control, *_patterns(alike, distinct))
+    no_call = [one for one in like_no_call(distinct) if one not in controls]
     if no_call:
         more["exclude"] = (*columns.exclude, *no_call)
-    others = [one for one in distinct if one not in {*columns.control, *alike, *no_call}]
+    others = [one for one in distinct if one not in {*controls, *alike, *no_call}]
     if "separator" not in found and columns.layout == "plain":
         genes = set(map(str, gene_names(adata, columns.genes)))
-        named = Labels("", "", frozenset(columns.control))
+        named = Labels("", "", frozenset(controls))
         whole = [one for one in others if named.members(one) == [one]]
         if separator := joined_by(whole, others, genes):
             more["separator"] = separator
@@ -131,6 +135,18 @@ def _more(adata: AnnData, columns: Columns, labels: pd.Series, found: Mapping[st
         amounts = obs[dosed[0]].reindex(labels.index)
         more |= {"dose": dosed[0]} if set(varies_within_labels(labels, amounts)) & set(others) else {}
     return more
+
+
+def _patterns(controls: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    """Names of controls, numbered ones as a pattern where no other label fits it."""
+    stems: dict[str, list[str]] = {}
+    for one in controls:
+        stems.setdefault(re.sub(r"\d+$", "", one), []).append(one)
+    found: list[str] = []
+    for stem, named in stems.items():
+        fits = set(controls_in(labels, [f"{stem}*"])) <= set(controls)
+        found += [f"{stem}*"] if stem and len(named) > 1 and fits else named
+    return tuple(found)
 
 
 def _genes(adata: AnnData, tokens: list[str]) -> str | None:

@@ -66,7 +66,7 @@ class PublishedLayout(ABC):
     def _schedule(self, row: tuple[str, str, Any], columns: Columns, labels: Labels) -> Schedule:
         """What a label says, with its dose and with what stands beside it."""
         label, dose, beside = row
-        if label in labels.controls:
+        if labels.is_control(label):
             return Schedule()
         members = self._members(label, beside, labels)
         given = () if columns.dose is None else amounts(dose, members, label, columns.dose)

@@ -188,6 +188,12 @@ class Schema:
                     if whole
                     else ""
                 )
+                joined = [part.strip() for part in re.split(r"[|;,/&_ ]+", token)]
+                if len(joined) > 1 and all(part in self.token_index for part in joined):
+                    raise ScheduleError(
+                        f"do({token!r}) is not among the perturbations; join members by '+', as in "
+                        f"'{'+'.join(joined)}'."
+                    )
                 raise ScheduleError(
                     f"do({token!r}) is not among the perturbations{quoted}; the nearest are {names}, and one "
                     "without cells is named in from_anndata(candidates=...)."

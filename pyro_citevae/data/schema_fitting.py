@@ -17,7 +17,7 @@ __all__ = ["known_batches", "on_panel", "require_fitting"]
 
 
 def known_batches(
-    batches: np.ndarray, schema: Schema, columns: Columns, new_batches: str
+    batches: np.ndarray, schema: Schema, columns: Columns, new_batches: str, order: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
     """Batches of the schema: new ones are refused, or their cells are dealt to the known ones in turn.
 
@@ -26,6 +26,7 @@ def known_batches(
         schema: The schema of the training data.
         columns: The columns of these cells.
         new_batches: ``"refuse"`` or ``"spread"``.
+        order: Observations by label and name: the order in which they are dealt.
 
     Returns:
         Batches that the schema has, and what a reader should know of them.
@@ -35,6 +36,10 @@ def known_batches(
     """
     if new_batches not in ("refuse", "spread"):
         raise DataError(f"new_batches='{new_batches}' is neither 'refuse' nor 'spread'.")
+    # whole numbers are written 1 or 1.0, by what else their column held
+    same = {one: f"{one}.0" for one in batches if f"{one}.0" in schema.batches}
+    same |= {one: one.removesuffix(".0") for one in batches if one.removesuffix(".0") in schema.batches}
+    batches = np.array([same.get(one, one) for one in batches], dtype=str)
     unknown = ~np.isin(batches, schema.batches)
     if not unknown.any():
         return batches, []
@@ -48,10 +53,11 @@ def known_batches(
     if new_batches == "refuse":
         raise DataError(
             f"{what}; name the right column with batch=, or take cells of a new donor or lane with "
-            "new_batches='spread', which deals them to the known batches in turn."
+            "posterior.read(adata, new_batches='spread'), which deals them to the known batches in turn."
         )
     dealt = batches.copy().astype(object)
-    dealt[unknown] = np.array(schema.batches, dtype=object)[np.arange(int(unknown.sum())) % schema.n_batches]
+    new = order[unknown[order]]
+    dealt[new] = np.array(schema.batches, dtype=object)[np.arange(len(new)) % schema.n_batches]
     return dealt.astype(str), [
         f"{what}: {int(unknown.sum())} cells were dealt to the known batches in turn, so that predictions "
         "are an "
@@ -59,17 +65,24 @@ def known_batches(
     ]
 
 
-def require_fitting(columns: Columns, schema: Schema, unit: str | None) -> None:
+def require_fitting(columns: Columns, schema: Schema, unit: str | None, dose_unit: str) -> None:
     """Refuses columns that say what an earlier data set's schema says already, or say it otherwise.
 
     Args:
         columns: The columns of these cells.
         schema: The schema of the training data.
         unit: Unit of these cells' times, where they say it.
+        dose_unit: Unit of their doses, where it is said.
 
     Raises:
-        DataError: Candidates are named, or the sequences or the times are of another kind.
+        DataError: Candidates are named, or the sequences, the times or the doses are of another kind.
     """
+    if dose_unit and schema.dose_unit and dose_unit != schema.dose_unit:
+        raise DataError(
+            f"obs['{columns.dose}'] has doses in {dose_unit}, and the model's are in {schema.dose_unit}; "
+            "bring them "
+            "to that."
+        )
     if columns.candidates:
         raise DataError("candidates= names new tokens, and schema= has its own; name them where it is made.")
     if columns.sequence is not None and schema.design != "sequences":
@@ -85,7 +98,11 @@ def require_fitting(columns: Columns, schema: Schema, unit: str | None) -> None:
 
 
 def on_panel(
-    rows: StoredRows, genes: pd.Index, schema: Schema, expected: Mapping[str, float] | None
+    rows: StoredRows,
+    genes: pd.Index,
+    schema: Schema,
+    expected: Mapping[str, float] | None,
+    order: np.ndarray,
 ) -> tuple[StoredRows, list[str]]:
     """The rows with the genes of a schema, in its order; others are refused, or stood in for.
 
@@ -94,6 +111,7 @@ def on_panel(
         genes: Names of these.
         schema: The schema of the training data.
         expected: Share of the counts that each gene is expected to hold; None to refuse.
+        order: Cells by name: the order in which counts are drawn.
 
     Returns:
         The rows, and what a reader should know of them.
@@ -118,6 +136,7 @@ def on_panel(
         rows.of_columns(np.array([position[gene] for gene in there])).tocsr(),
         np.isin(np.array(schema.genes), there),
         np.array([expected[gene] for gene in schema.genes]),
+        order,
     )
     return matrices.as_rows(filled, "X", schema.values), [
         f"{len(lacking)} of the {schema.n_genes} genes are missing, such as '{lacking[0]}'; counts that a "

@@ -12,14 +12,15 @@ from pyro_citevae.data import confounding
 from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.doses import varies_within_labels
 from pyro_citevae.data.interventions import Schedule
-from pyro_citevae.data.labels import Labels, near_control
+from pyro_citevae.data.label_doubts import near_control
+from pyro_citevae.data.labels import Labels
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["design", "ignored_doses", "require_both", "without_effect"]
+__all__ = ["design", "ignored_doses", "require_both", "require_some", "without_effect"]
 
 _DOSES = ("dose", "dose_value", "dose_val", "concentration", "conc")
 
@@ -123,3 +124,18 @@ def require_both(schedules: Sequence[Schedule], labels: Labels, columns: Columns
         )
     if all(one.is_control for one in schedules):
         raise DataError(f"{labels.said} has no perturbed cell; nothing can be learnt.")
+
+
+def require_some(adata: AnnData, genes: pd.Index) -> None:
+    """Refuses an AnnData without cells or without genes.
+
+    Args:
+        adata: The cells.
+        genes: Names of the genes.
+
+    Raises:
+        DataError: There is none.
+    """
+    if adata.n_obs == 0 or len(genes) == 0:
+        what = "cell" if adata.n_obs == 0 else "gene"
+        raise DataError(f"the AnnData has no {what}; give cells x genes.")

@@ -20,16 +20,17 @@ from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.doses import dose_ranges, dose_unit
 from pyro_citevae.data.gene_names import doubts_of_genes, gene_names, require_unique
 from pyro_citevae.data.interventions import Schedule
-from pyro_citevae.data.labels import Labels, doubts_of_labels, missing
+from pyro_citevae.data.label_doubts import doubts_of_labels
+from pyro_citevae.data.labels import MISSING, Labels, missing
 from pyro_citevae.data.library import at_share_of_training, library_sizes
 from pyro_citevae.data.opening import RAW, in_hand, raw_as_anndata
 from pyro_citevae.data.published_layouts import LAYOUTS, reason_of, resolve
 from pyro_citevae.data.reading import Reading
 from pyro_citevae.data.schema import Schema, StudyDesign
 from pyro_citevae.data.schema_fitting import known_batches, on_panel, require_fitting
-from pyro_citevae.data.screen_doubts import design, ignored_doses, require_both, without_effect
+from pyro_citevae.data.screen_doubts import design, ignored_doses, require_both, require_some, without_effect
 from pyro_citevae.data.stored_rows import StoredRows
-from pyro_citevae.data.times import check_grid, steps_of, times_in
+from pyro_citevae.data.times import check_grid, steps_of, times_in, unit_of
 from pyro_citevae.data.variable_genes import judged, most_variable
 from pyro_citevae.errors import DataError
 
@@ -134,7 +135,7 @@ def read(
         genes=adata.n_vars,
         library=f"obs['{columns.library}']" if columns.library else "the sum over the genes of the file",
         left_out=parts.left_out,
-        controls={name: n for name, n in _counted(parts.texts).items() if name in parts.labels.controls},
+        controls={name: n for name, n in _counted(parts.texts).items() if parts.labels.is_control(name)},
         confounded=parts.confounded,
         doubts=tuple(parts.doubts),
         notes=tuple(parts.notes),
@@ -162,11 +163,7 @@ def read(
 @final
 @dataclass(frozen=True)
 class _Parts:
-    """What a file says of the cells that are kept, an entry a cell; see :class:`Screen` and :class:`Reading`.
-
-    ``texts`` are labels as they are written, ``unit`` is that of times which say it, and ``share`` the mean
-    part of a library that the genes hold.
-    """
+    """What a file says of the cells that are kept; see :class:`Screen` and :class:`Reading`."""
 
     cells: AnnData
     genes: pd.Index
@@ -190,12 +187,18 @@ def _parts(
 ) -> _Parts:
     """What the file says, checked."""
     genes = gene_names(adata, columns.genes)
-    _require_some(adata, genes)
-    mend = "adata.var_names_make_unique()" if columns.genes is None else f"a suffix in var['{columns.genes}']"
+    require_some(adata, genes)
+    mend = "adata.var_names_make_unique()"
+    if columns.genes is not None:
+        column = f"adata.var['{columns.genes}']"
+        mend = f"{column} = anndata.utils.make_index_unique(pd.Index({column}.astype(str)))"
     require_unique(genes, "gene", mend)
     require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
-    said = _column(adata, str(columns.perturbation), "perturbation").astype(str)
-    left_out = said.isin(columns.exclude).to_numpy()
+    stated = _column(adata, str(columns.perturbation), "perturbation")
+    said, words = stated.astype(str).str.strip(), {one.strip() for one in columns.exclude}
+    left_out = said.isin(words).to_numpy()
+    if words & set(MISSING):
+        left_out |= missing(stated).to_numpy()
     kept = np.flatnonzero(~left_out)
     if len(kept) == 0:
         raise DataError(f"exclude={list(columns.exclude)} names every label; no cell is left.")
@@ -210,7 +213,7 @@ def _parts(
         if stored is None
         else stored.rows(kept, columns.layer, partial(matrices.checked, values=values))
     )
-    times, unit = _times(cells, columns.time)
+    times, unit = _times(cells, columns.time, schema)
     named = None if columns.library is None else _column(cells, columns.library, "library")
     library, share = library_sizes(named, columns.library, rows.sum(1), values)
     batches, texts = _categories(cells, columns.batch), said[~left_out].str.strip()
@@ -260,12 +263,15 @@ def _more(
     parts: _Parts, columns: Columns, schema: Schema, new_batches: str, expected: Mapping[str, float] | None
 ) -> _Parts:
     """More cells for an earlier schema."""
-    require_fitting(columns, schema, parts.unit)
-    rows, of_genes = on_panel(parts.rows, parts.genes, schema, expected)
+    unit = dose_unit(cast(pd.DataFrame, parts.cells.obs), columns.dose) if columns.dose else ""
+    require_fitting(columns, schema, parts.unit, unit)
+    by_name = np.argsort(parts.cells.obs_names.to_numpy(dtype=str))
+    rows, of_genes = on_panel(parts.rows, parts.genes, schema, expected, by_name)
     library, of_library = parts.library, list[str]()
     if schema.values == "counts":
         library, of_library = at_share_of_training(library, rows.sum(1), schema, columns.library)
-    batches, of_batches = known_batches(parts.batches, schema, columns, new_batches)
+    order = np.lexsort((parts.cells.obs_names.to_numpy(dtype=str), parts.texts.to_numpy(dtype=str)))
+    batches, of_batches = known_batches(parts.batches, schema, columns, new_batches, order)
     doubts = (*of_genes, *of_library, *of_batches)
     return replace(parts, rows=rows, library=library, batches=batches, doubts=doubts)
 
@@ -275,7 +281,7 @@ def _doubts(parts: _Parts, columns: Columns, tokens: Sequence[str]) -> list[str]
     cells = _counted(parts.texts)
     read_as = dict(zip(parts.texts.tolist(), parts.schedules, strict=True))
     whole_names = [text for text, one in read_as.items() if one.tokens == (text,)]
-    found = [one for one in columns.exclude if one not in parts.left_out]
+    found = [one for one in columns.exclude if one.strip() not in {*parts.left_out, *MISSING}]
     return [
         *(f"{parts.labels.said} never says '{one}', which exclude= names; correct it." for one in found[:1]),
         *doubts_of_labels(parts.labels, cells, columns.control, parts.genes, whole_names),
@@ -288,13 +294,6 @@ def read_from_disk(path: str | Path, columns: Columns, *, progress: bool, **opti
     """Checks a file and takes it apart; the values stay there."""
     screen = stores.open_screen(path, progress, raw=columns.layer in RAW)
     return read(screen.labels, columns, stored=screen, **options)
-
-
-def _require_some(adata: AnnData, genes: pd.Index) -> None:
-    """Refuses an AnnData without cells or without genes."""
-    if adata.n_obs == 0 or len(genes) == 0:
-        what = "cell" if adata.n_obs == 0 else "gene"
-        raise DataError(f"the AnnData has no {what}; give cells x genes.")
 
 
 def _rows(adata: AnnData, kept: Int[np.ndarray, " kept"], layer: str | None, values: str) -> StoredRows:
@@ -364,17 +363,21 @@ def _column(adata: AnnData, name: str, argument: str) -> pd.Series:
             f"{argument}='{name}' is not a column of obs; its columns are {columns}"
             f"{way_out if argument == 'perturbation' else ''}."
         )
+    if np.ndim(adata.obs[name]) != 1:
+        raise DataError(f"obs has the column '{name}' twice; keep one of them.")
     return pd.Series(adata.obs[name])
 
 
-def _times(adata: AnnData, name: str | None) -> tuple[np.ndarray | None, str | None]:
-    return (None, None) if name is None else times_in(_column(adata, name, "time"), name)
+def _times(adata: AnnData, name: str | None, schema: Schema | None) -> tuple[np.ndarray | None, str | None]:
+    if name is None:
+        return None, None
+    return times_in(_column(adata, name, "time"), name, None if schema is None else schema.time_unit)
 
 
 def _unit(adata: AnnData, given: str | None, found: str | None, times: np.ndarray | None) -> str:
     if given is not None:
-        return given
-    return "step" if times is None else str(found or adata.uns.get("time_unit", "time unit"))
+        return unit_of(given)
+    return "step" if times is None else unit_of(str(found or adata.uns.get("time_unit", "time unit")))
 
 
 def _categories(adata: AnnData, name: str | None) -> np.ndarray:

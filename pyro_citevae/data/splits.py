@@ -61,8 +61,8 @@ class Criterion:
             values = tuple(name.strip() for name in listed.split(",") if name.strip())
             if key.strip() not in _KEYS or _KEYS[key.strip()] in found or not values:
                 raise DataError(
-                    f"Split.parse('{text}') cannot be read at '{part}'; write perturbation=A,B, time=5, "
-                    "combination=A+B, or two of them joined by ';'."
+                    f"Split.parse('{text}') cannot be read at '{part}'; write 'perturbation=A,B', 'time=5', "
+                    "'combination=A+B', or two of them joined by ';'."
                 )
             found[_KEYS[key.strip()]] = values
         try:

@@ -146,6 +146,8 @@ def open_screen(path: str | Path, progress: bool = False, raw: bool = False) -> 
             f"the labels of '{path}' cannot be read ({reason(error)}); write it again."
         ) from error
     labels.uns[_LAYERS] = sorted(group["layers"].keys()) if "layers" in group else []
+    for name in labels.uns[_LAYERS]:  # without values, for layouts that look for one
+        labels.layers[name] = sparse.csr_matrix(labels.shape, dtype=np.float32)
     return StoredScreen(place, labels, group, progress)
 
 

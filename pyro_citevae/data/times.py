@@ -17,24 +17,38 @@ from pyro_citevae.data.labels import missing
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import DataError
 
-__all__ = ["check_grid", "steps_of", "times_in"]
+__all__ = ["check_grid", "steps_of", "time_of", "times_in", "unit_of"]
 
 _MOST_STEPS = 64
 _FINEST = 1000  # denominators up to here are told from rounding
 
 _UNITS = {
-    "minute": ("m", "min", "mins", "minute", "minutes"),
+    "minute": ("min", "mins", "minute", "minutes"),
     "hour": ("h", "hr", "hrs", "hour", "hours"),
     "day": ("d", "day", "days"),
     "week": ("w", "wk", "wks", "week", "weeks"),
+    "month": ("mo", "month", "months"),
 }
+_IN_HOURS = {"minute": 1 / 60, "hour": 1.0, "day": 24.0, "week": 168.0}
 _UNIT_OF = {said: unit for unit, names in _UNITS.items() for said in names}
-_BEFORE = re.compile(r"([a-z]+)[-_ ]*(\d+\.?\d*|\.\d+)", re.IGNORECASE)
+_BEFORE = re.compile(r"([a-z]+)[_ ]*(\d+\.?\d*|\.\d+)", re.IGNORECASE)
 _BEHIND = re.compile(r"(\d+\.?\d*|\.\d+)[-_ ]*([a-z]+)", re.IGNORECASE)
 _PLAIN = ("t", "time", "timepoint", "tp")
 
 
-def times_in(column: pd.Series, name: str) -> tuple[Float[np.ndarray, " observation"], str | None]:
+def unit_of(said: str) -> str:
+    """A unit of time by the name that it has here.
+
+    Example:
+        >>> unit_of("days"), unit_of("passage")
+        ('day', 'passage')
+    """
+    return _UNIT_OF.get(said.casefold(), said)
+
+
+def times_in(
+    column: pd.Series, name: str, wanted: str | None = None
+) -> tuple[Float[np.ndarray, " observation"], str | None]:
     """The times of a column, and their unit where the column says it.
 
     Numbers are taken as they are, and so are texts such as ``"4"``. ``"D4"``, ``"day 4"``, ``"24h"`` and
@@ -43,6 +57,7 @@ def times_in(column: pd.Series, name: str) -> tuple[Float[np.ndarray, " observat
     Args:
         column: The column.
         name: Its name, for messages.
+        wanted: Unit into which durations are brought; None for the largest that all are multiples of.
 
     Raises:
         DataError: A time is missing, no number, negative, a date, or of another unit than the others.
@@ -55,7 +70,7 @@ def times_in(column: pd.Series, name: str) -> tuple[Float[np.ndarray, " observat
     if pd.api.types.is_datetime64_any_dtype(column):
         raise DataError(f"obs['{name}'] holds dates; give the time since the perturbation as numbers.")
     if pd.api.types.is_timedelta64_dtype(column):
-        return _durations(column, name)
+        return _durations(column, name, wanted)
     text = column.astype(str).str.strip()
     distinct = pd.unique(text)
     numbers = pd.to_numeric(pd.Series(distinct, dtype=object), errors="coerce").to_numpy(dtype=float)
@@ -143,6 +158,28 @@ def check_grid(schema: Schema) -> None:
         )
 
 
+def time_of(text: str, unit: str) -> str | float:
+    """A time as a file writes it, such as ``72h``, in a unit; the text itself if it says none.
+
+    Args:
+        text: The time.
+        unit: The unit that is wanted.
+
+    Raises:
+        DataError: It is in another unit.
+
+    Example:
+        >>> time_of("72h", "hour"), time_of("3", "day")
+        (72.0, '3')
+    """
+    value, said = _with_unit(text.strip())
+    if math.isfinite(value) and said not in (None, unit):
+        raise DataError(
+            f"time {text!r} is in another unit than the data, whose times are in the unit '{unit}'."
+        )
+    return value if math.isfinite(value) else text
+
+
 def _with_unit(word: str) -> tuple[float, str | None]:
     """The number and the unit of a text such as ``D4`` or ``24h``; NaN if it is neither."""
     for pattern, digits, letters in ((_BEFORE, 2, 1), (_BEHIND, 1, 2)):
@@ -154,13 +191,17 @@ def _with_unit(word: str) -> tuple[float, str | None]:
     return math.nan, None
 
 
-def _durations(column: pd.Series, name: str) -> tuple[Float[np.ndarray, " observation"], str]:
+def _durations(
+    column: pd.Series, name: str, wanted: str | None
+) -> tuple[Float[np.ndarray, " observation"], str]:
     """Durations in the largest unit of which all are whole multiples, or in hours."""
     if column.isna().any() or (column < pd.Timedelta(0)).any():
         raise DataError(f"obs['{name}'] holds a missing or negative duration; times are zero or more.")
     hours = column.dt.total_seconds().to_numpy(dtype=float) / 3600
-    for unit in ("day", "hour", "minute"):
-        times = hours / (pd.Timedelta(1, unit=unit) / pd.Timedelta(1, unit="hour"))
+    for unit in ("day", "hour", "minute") if wanted not in _IN_HOURS else (str(wanted),):
+        times = hours / _IN_HOURS[unit]
+        if unit == wanted:
+            return times, unit
         if (times == np.rint(times)).all():
             return times, unit
     return hours, "hour"

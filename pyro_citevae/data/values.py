@@ -122,7 +122,7 @@ def counts_elsewhere(adata: AnnData, layer: str | None) -> str:
 
 
 def with_expected(
-    rows: sparse.csr_matrix, there: np.ndarray, share: np.ndarray, seed: int = 0
+    rows: sparse.csr_matrix, there: np.ndarray, share: np.ndarray, order: np.ndarray, seed: int = 0
 ) -> sparse.csr_matrix:
     """Rows with drawn counts in the place of genes that were not measured.
 
@@ -132,16 +132,18 @@ def with_expected(
         rows: Counts of the measured genes, of shape (cell, measured gene).
         there: Which genes are measured, of shape (gene,).
         share: Share of the counts that each gene is expected to hold, of shape (gene,).
+        order: Order in which cells are drawn, so that their place in the file does not matter.
         seed: Seed of the draws.
 
     Returns:
         Counts of shape (cell, gene).
     """
     depth = np.asarray(rows.sum(1)).ravel() / share[there].sum()
-    drawn = np.random.default_rng(seed).poisson(depth[:, None] * share[~there])
+    drawn = np.empty((len(depth), int((~there).sum())))
+    drawn[order] = np.random.default_rng(seed).poisson(depth[order, None] * share[~there])
     both = sparse.hstack([rows, sparse.csr_matrix(drawn.astype(np.float32))], format="csr")
-    order = np.argsort(np.concatenate([np.flatnonzero(there), np.flatnonzero(~there)]))
-    return sparse.csr_matrix(both[:, order])
+    place = np.argsort(np.concatenate([np.flatnonzero(there), np.flatnonzero(~there)]))
+    return sparse.csr_matrix(both[:, place])
 
 
 def holds_counts(matrix: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from pyro_citevae.arguments import Numbers, numbers
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.times import time_of
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 
@@ -41,7 +42,8 @@ def times_of(given: Numbers | None, schema: Schema) -> list[float]:
     """
     if given is None:
         return [schema.times[-1]]
-    times = numbers(given, "predict(time=...)")
+    said = time_of(given, schema.time_unit) if isinstance(given, str) else given
+    times = numbers(said, "predict(time=...)")
     if not times:
         raise DataError("predict(time=[]) names no time; give one, or leave it out for the last of the data.")
     for time in times:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pyro
 import torch
 from jaxtyping import Bool, Float, Int
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_citevae import sites
@@ -20,7 +22,7 @@ from pyro_citevae.arguments import Number, whole
 from pyro_citevae.class_source import reference
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import CiteVAEWarning, DataError
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.counterfactuals import MOST_VALUES
 from pyro_citevae.infer.exchangeability import global_draws
@@ -94,6 +96,15 @@ def write_states(adata: AnnData, states: pd.DataFrame, guide: AmortizedGuide, **
     """
     model = guide.model
     aligned = states.reindex(adata.obs_names).to_numpy()
+    unread = int(np.isnan(aligned).all(1).sum())
+    if unread:
+        warnings.warn(
+            f"{unread} cells were not read, and have NaN in obsm; leave them out before neighbours are "
+            "sought, as "
+            "in adata[~np.isnan(adata.obsm['X_citevae']).any(1)].",
+            CiteVAEWarning,
+            stacklevel=3,
+        )
     adata.obsm[_PROGRAMS] = aligned[:, : model.n_programs]
     adata.obsm.pop(_INVARIANT, None)  # of a model before
     if model.n_invariant:
@@ -126,7 +137,7 @@ def _mean_states(
     guide: AmortizedGuide, batch: Batch, mechanism: dict[str, Tensor], draws: int
 ) -> Float[Tensor, "slot cell state"]:
     """Mean over draws of the programs and the invariant state at the step of each slot."""
-    with Substitute(mechanism, mean=False), pyro.plate("draw", draws, dim=-3):
+    with _AtMeans(), Substitute(mechanism, mean=False), pyro.plate("draw", draws, dim=-3):
         nodes: dict[str, Any] = poutine.trace(guide).get_trace(batch).nodes
     z = [nodes[name]["value"] for name in sites.states_to(batch.n_steps)]
     s = (
@@ -135,6 +146,22 @@ def _mean_states(
         else batch.library.new_zeros(batch.n_cells, 0)
     )
     return torch.cat(observed_states(batch.step, z, s), dim=-1).mean(0)
+
+
+class _AtMeans(Messenger):
+    """Sets each state of a cell to the mean of its law given the states drawn before, where it has one.
+
+    So a cell's states do not depend on which other cells are asked for.
+    """
+
+    def _pyro_sample(self, message: dict[str, Any]) -> None:
+        name = message["name"]
+        if message["done"] or not (name == sites.INVARIANT or sites.step_of_state(name) is not None):
+            return
+        try:
+            message["value"], message["done"] = message["fn"].mean.detach(), True
+        except NotImplementedError:  # a flow's law has no mean in closed form
+            return
 
 
 def _names(data: Trajectories) -> pd.Index:

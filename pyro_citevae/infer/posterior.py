@@ -97,13 +97,15 @@ class Posterior(Predictive):
     ) -> pd.DataFrame:
         """Posterior mean of the states of each observation, at its own step.
 
-        ``E[z_{n,t} | x_n]`` and ``E[s_n | x_n]`` under the guide, averaged over draws of the mechanism too.
+        ``E[z_{n,t} | x_n]`` and ``E[s_n | x_n]`` under the guide, averaged over draws of the mechanism. Each
+        state stands at the mean of its law given the states before it, so that a cell's row does not depend
+        on the other cells: the exact mean where these laws are linear. A flow has draws in its place.
 
         Args:
             data: Observed cells, read with the model's schema.
             draws: Number of draws.
             seed: Seed of the draws.
-            most_cells: Cells that are read at once; another number gives other draws of the same law.
+            most_cells: Cells that are read at once; for the memory.
 
         Returns:
             A row an observation, in the order of the data set and under the observation's name, with the
@@ -123,7 +125,7 @@ class Posterior(Predictive):
         """
         return latent_states(self.guide, data, draws, seed, most_cells)
 
-    def annotate(self, adata: AnnData, *, draws: Number = 20, seed: int = 0) -> None:
+    def annotate(self, adata: AnnData, *, draws: Number = 20, seed: int = 0, **reading: Any) -> None:
         """Writes the posterior mean of each cell's states beside its counts.
 
         ============================  ======================================================================
@@ -135,12 +137,13 @@ class Posterior(Predictive):
         ============================  ======================================================================
 
         Rows are matched by the names of the cells, in whatever order; those that are not read, such as
-        excluded labels, get NaN.
+        excluded labels, get NaN and a warning.
 
         Args:
             adata: Cells with the columns that the training data had.
             draws: Number of draws.
             seed: Seed of the draws.
+            **reading: Arguments of :meth:`read`, such as ``new_batches="spread"``.
 
         Raises:
             DataError: The cells cannot be read as the training data were.
@@ -156,7 +159,7 @@ class Posterior(Predictive):
             True
         """
         n_draws = whole(draws, "posterior.annotate(draws=...)")
-        states = self.latent(self.read(adata), draws=n_draws, seed=seed)
+        states = self.latent(self.read(adata, **reading), draws=n_draws, seed=seed)
         write_states(adata, states, self.guide, draws=n_draws, seed=seed)
 
     def to_datatree(

@@ -56,7 +56,11 @@ class PredictedCells:
         made = predictions(self.draw, self.layers, obs, schema.genes, more)
         if cells.obs is not None:
             first = np.searchsorted(cells.row_cell, self.cell)
-            kept = cells.obs.iloc[first].set_axis(made.obs_names)
+            columns = cells.reading.columns if cells.reading else None
+            said = (
+                [one for one in (columns.perturbation, columns.time, columns.dose) if one] if columns else []
+            )
+            kept = cells.obs.iloc[first].set_axis(made.obs_names).drop(columns=said, errors="ignore")
             ours = cast(pd.DataFrame, made.obs)
             made.obs = pd.concat([ours, kept.drop(columns=list(obs), errors="ignore")], axis=1)
         if cells.var is not None:

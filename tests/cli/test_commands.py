@@ -637,7 +637,7 @@ BAD_COMMANDS = [
     ("PREDICT -o made.h5ad --do gene_0*nan", "'gene_0*nan' cannot be read"),
     ("PREDICT -o made.h5ad --do gene_0 --time 2.5", "time 2.5 is not on the grid of 1"),
     ("PREDICT -o made.h5ad --do gene_0 --time 0", "time 0 is not after the start"),
-    ("PREDICT -o made.h5ad --do gene_0 --time nan", "predict(time=...) is nan, which is no finite number"),
+    ("PREDICT -o made.h5ad --do gene_0 --time nan", "predict(time=...) is 'nan', which is no finite number"),
     (
         "PREDICT -o made.h5ad --do gene_0 --cells {perturbed}",
         "holds no control cell; give a file with some",

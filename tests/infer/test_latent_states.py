@@ -64,7 +64,7 @@ def distance(one: pd.DataFrame, other: pd.DataFrame) -> float:
 def test_means_of_a_known_program_are_the_exact_ones() -> None:
     """Of sequences under a linear Gaussian program, whose Kalman smoother needs no training.
 
-    What is left is the error of as many draws: standardised, it is a standard normal.
+    There the means of the laws, one after the other, are the mean of the posterior; single precision is left.
     """
     design = screen("sequences", "real", n_cells=150)
     model = linear_gaussian(design)
@@ -74,9 +74,7 @@ def test_means_of_a_known_program_are_the_exact_ones() -> None:
     means = posterior.latent(data, draws=DRAWS)
     assert list(means.columns) == ["program_0", "program_1"]
     error = means.to_numpy() - truth.mean[data.row_cell, data.row_step]
-    scaled = error / (truth.sd[data.row_cell, data.row_step] / DRAWS**0.5)
-    assert abs(scaled.mean()) < 0.15
-    assert 0.9 < scaled.std() < 1.1
+    assert np.abs(error / truth.sd[data.row_cell, data.row_step]).max() < 1e-3
 
 
 def test_a_fit_finds_the_true_programs_better_than_chance() -> None:
@@ -126,21 +124,26 @@ def test_observations_of_a_sequence_have_an_invariant_state_in_common() -> None:
 
 def test_equal_seeds_give_equal_frames(posterior: cv.Posterior, adata: AnnData) -> None:
     data = posterior.read(adata)
-    once, again, other = (posterior.latent(data, draws=2, seed=seed) for seed in (1, 1, 2))
+    once, again = (posterior.latent(data, draws=2, seed=1) for _ in range(2))
     assert once.equals(again)
-    assert not once.equals(other)
 
 
-def test_chunks_change_the_draws_and_not_the_law(
+def test_a_cells_states_do_not_depend_on_the_others(posterior: cv.Posterior, adata: AnnData) -> None:
+    whole = posterior.latent(posterior.read(adata))
+    part = posterior.latent(posterior.read(adata[20:40].copy()))
+    pd.testing.assert_frame_equal(part, whole.loc[part.index], rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_change_nothing(
     posterior: cv.Posterior, adata: AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = posterior.read(adata)
-    whole, other = (posterior.latent(data, draws=DRAWS, seed=seed) for seed in (0, 1))
+    whole = posterior.latent(data, draws=DRAWS)
     chunked = posterior.latent(data, draws=DRAWS, most_cells=7)
     monkeypatch.setattr(latent_states, "MOST_VALUES", 3 * DRAWS * data.schema.n_genes)
     small = posterior.latent(data, draws=DRAWS, most_cells=7)
     for one in (chunked, small):
-        assert 0 < distance(one, whole) < 1.5 * distance(other, whole)
+        assert distance(one, whole) < 1e-5
 
 
 class Largest(TorchDispatchMode):
@@ -174,9 +177,8 @@ def test_a_file_too_large_for_memory_is_read_from_disk(
         tmp_path / "screen.h5ad", time="time", exclude=("failed",), schema=posterior.schema, progress=False
     )
     in_memory = posterior.latent(posterior.read(adata), draws=DRAWS)
-    other = posterior.latent(posterior.read(adata), draws=DRAWS, seed=1)
     on_disk = posterior.latent(data, draws=DRAWS, most_cells=30)
-    assert distance(on_disk, in_memory) < 1.5 * distance(other, in_memory)
+    assert distance(on_disk, in_memory) < 1e-5
 
 
 # beside the counts
@@ -194,11 +196,9 @@ def test_rows_are_matched_by_name_whatever_their_order(posterior: cv.Posterior, 
         )
         pd.testing.assert_frame_equal(found.loc[read], means.loc[read], check_names=False)
         frames.append(found.loc[read])
-    other = posterior.latent(posterior.read(adata), draws=DRAWS, seed=4)
-    error = distance(other, frames[0])
-    assert distance(*frames) < 1.5 * error
+    assert distance(*frames) < 1e-5
     moved = pd.DataFrame(frames[1].to_numpy(), frames[0].index, frames[0].columns)
-    assert distance(moved, frames[0]) > 3 * error  # had they been matched by place
+    assert distance(moved, frames[0]) > 1e-2  # had they been matched by place
 
 
 def test_cells_that_are_not_read_get_nan(posterior: cv.Posterior, adata: AnnData) -> None:
