@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from pyro_citevae.analysis.baselines.across_perturbations import MeanOfOthers
+from pyro_citevae.analysis.baselines.across_perturbations import (
+    Additive,
+    MeanOfOthers,
+    MeanOfSingles,
+    StrongerSingle,
+)
 from pyro_citevae.analysis.baselines.in_time import (
     DampedExtrapolation,
     LinearExtrapolation,
@@ -27,7 +33,8 @@ from pyro_citevae.infer.predictive import Predictive
 
 __all__ = ["Forecast", "forecast"]
 
-_RULES = (NoChange, Persistence, LinearExtrapolation, DampedExtrapolation, ShrunkenPersistence)
+_IN_TIME = (Persistence, LinearExtrapolation, DampedExtrapolation, ShrunkenPersistence)
+_OF_MEMBERS = (Additive, StrongerSingle, MeanOfSingles)
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def forecast(
     measurements = tuple(measure(truth, label, time, reference) for label in labels)
     schedules = [Schedule.parse(label, posterior.schema.control) for label in labels]
     effects = posterior.effect(schedules, time=time, draws=draws, panel=panel)
-    rules: list[Baseline] = [kind(train) for kind in _RULES]
+    rules: list[Baseline] = [kind(train) for kind in _rules(schedules, train)]
     rules.append(MeanOfOthers(reference))
     chosen = tuple(name for name in headline if name in labels) or reproducible(measurements)
     predicted = {posterior.name: effects}
@@ -101,6 +108,14 @@ def forecast(
         predicted, measurements, headline=chosen, protocol="held-out-time", dataset=dataset, seed=seed
     )
     return Forecast(effects, measurements, chosen, scores)
+
+
+def _rules(schedules: Sequence[Schedule], train: Trajectories) -> list[type[Baseline]]:
+    """Rules in time for what training has, and of members for combinations that it lacks."""
+    seen = {train.conditions[i] for i in np.unique(train.condition)}
+    in_time = any(one in seen for one in schedules)
+    unseen_pair = any(one not in seen and len(one.tokens) > 1 for one in schedules)
+    return [NoChange, *(_IN_TIME if in_time else ()), *(_OF_MEMBERS if unseen_pair else ())]
 
 
 def _where_controls_are(truth: Trajectories, train: Trajectories, time: float) -> Trajectories:

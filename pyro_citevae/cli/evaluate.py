@@ -147,7 +147,7 @@ def _show_scores(found: Forecast) -> None:
     shown = ~found.scores.predictor.isin(_ONLY_IN_FILES)
     text = summary(found.scores[shown], found.headline)
     table = Table(
-        title="Pearson and relative L2 of the effect against control, own gene left out",
+        title="Pearson (best 1) and relative L2 (best 0) of the effect against control, own gene left out",
         caption="The mean of others sees the scored time; no other row does.",
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -155,8 +155,10 @@ def _show_scores(found: Forecast) -> None:
     )
     table.add_column("", no_wrap=True)
     for name in text.columns:
-        width = max(6, *(len(cell.replace(" / ", " ")) for cell in text[name]))
-        table.add_column(name.partition("/")[0], justify="right", overflow="fold", width=width)
+        title = name.partition("/")[0]
+        longest = max(map(len, title.split()))
+        width = max(longest, *(len(cell.replace(" / ", " ")) for cell in text[name]))
+        table.add_column(title, justify="right", overflow="fold", width=width)
     for label, row in zip(text.index, text.to_numpy(), strict=True):
         table.add_row(label, *(cell.replace(" / ", " ") for cell in row))
     console.print(table)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.labels import texts
 from pyro_citevae.errors import DataError
 
 __all__ = ["amounts", "dose_ranges", "dose_unit", "varies_within_labels"]
@@ -62,10 +63,10 @@ def dose_unit(obs: pd.DataFrame, column: str) -> str:
     beside = next((name for name in UNITS if name in obs), None)
     said: set[str] = set()
     if beside is not None:
-        said = set(obs[beside].dropna().astype(str)) - {"", "nan", "None"}
+        said = set(texts(obs[beside].dropna())) - {"", "nan", "None"}
     within = {
         found[2]
-        for text in pd.unique(obs[column].dropna().astype(str))
+        for text in pd.unique(texts(obs[column].dropna()))
         for part in _parts(text)
         if (found := _AMOUNT.fullmatch(part)) and float(found[1]) > 0
     }
@@ -83,8 +84,8 @@ def varies_within_labels(labels: pd.Series, column: Any) -> dict[str, list[str]]
         >>> varies_within_labels(pd.Series(["A", "A", "B"]), pd.Series([1, 10, 1]))
         {'A': ['1', '10']}
     """
-    values = pd.to_numeric(pd.Series(column).astype(str), errors="coerce")
-    frame = pd.DataFrame({"label": labels.astype(str).to_numpy(), "value": values.to_numpy()}).dropna()
+    values = pd.to_numeric(texts(column), errors="coerce")
+    frame = pd.DataFrame({"label": texts(labels).to_numpy(), "value": values.to_numpy()}).dropna()
     several = frame.drop_duplicates().groupby("label")["value"].apply(lambda one: sorted(one))
     return {str(label): [f"{v:g}" for v in found] for label, found in several.items() if len(found) > 1}
 

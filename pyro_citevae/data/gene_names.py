@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from pyro_citevae.data.labels import missing
+from pyro_citevae.data.labels import missing, texts
 from pyro_citevae.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def gene_names(adata: AnnData, column: str | None) -> pd.Index:
     if np.ndim(adata.var[column]) != 1:
         raise DataError(f"var has the column '{column}' twice; keep one of them.")
     named = pd.Series(adata.var[column])
-    return pd.Index(np.where(missing(named), adata.var_names.astype(str), named.astype(str)).astype(object))
+    return pd.Index(np.where(missing(named), adata.var_names.astype(str), texts(named)).astype(object))
 
 
 def require_unique(names: pd.Index, what: str, mend: str) -> None:
@@ -100,7 +100,7 @@ def doubts_of_genes(adata: AnnData, genes: Iterable[str], tokens: Sequence[str])
 
 def _named(column: pd.Series, tokens: Sequence[str]) -> int:
     """How many perturbations a column names."""
-    return len(set(tokens) & set(pd.Series(column).dropna().astype(str)))
+    return len(set(tokens) & set(texts(pd.Series(column).dropna())))
 
 
 def _folded(name: str) -> str:

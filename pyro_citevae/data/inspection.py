@@ -13,7 +13,7 @@ from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.doses import varies_within_labels
 from pyro_citevae.data.gene_names import gene_names
 from pyro_citevae.data.label_doubts import joined_by, like_controls, like_no_call
-from pyro_citevae.data.labels import Labels, controls_in, missing
+from pyro_citevae.data.labels import Labels, controls_in, missing, texts
 from pyro_citevae.data.opening import RAW
 from pyro_citevae.data.published_layouts import resolve
 from pyro_citevae.data.times import times_in
@@ -59,7 +59,7 @@ def proposed(adata: AnnData, given: Columns) -> dict[str, Any]:
     if columns is None or str(columns.perturbation) not in adata.obs:
         return found
     labels = pd.Series(adata.obs[str(columns.perturbation)])
-    labels = labels[~missing(labels) & ~labels.astype(str).isin(columns.exclude)].astype(str).str.strip()
+    labels = texts(labels[~missing(labels) & ~texts(labels).isin(columns.exclude)])
     found |= _more(adata, columns, labels, found)
     return found
 
@@ -78,7 +78,7 @@ def _reads_labels(adata: AnnData, given: Columns) -> bool:
     columns = _resolved(adata, {one.name: getattr(given, one.name) for one in fields(Columns)})
     if columns is None or str(columns.perturbation) not in adata.obs:
         return False
-    labels = pd.Series(adata.obs[str(columns.perturbation)]).astype(str).str.strip()
+    labels = texts(adata.obs[str(columns.perturbation)])
     return bool(controls_in(pd.unique(labels).tolist(), columns.control))
 
 
@@ -92,13 +92,13 @@ def _resolved(adata: AnnData, named: Mapping[str, Any]) -> Columns | None:
 def _labelled(adata: AnnData, given: Columns) -> dict[str, Any]:
     """The column of perturbations and its controls: the first that has labels like controls."""
     obs = cast(pd.DataFrame, adata.obs)
-    texts = [str(name) for name in obs if not pd.api.types.is_numeric_dtype(obs[name])]
-    known = [name for name in texts if name.casefold() in _PERTURBATION]
+    words = [str(name) for name in obs if not pd.api.types.is_numeric_dtype(obs[name])]
+    known = [name for name in words if name.casefold() in _PERTURBATION]
     ordered = sorted(known, key=lambda name: _PERTURBATION.index(name.casefold()))
-    others = [name for name in texts if name not in known]
+    others = [name for name in words if name not in known]
     named = [given.perturbation] if given.perturbation in obs else [*ordered, *others]
     for name in named:
-        cells = obs[name].astype(str).str.strip().value_counts()
+        cells = texts(obs[name]).value_counts()
         distinct = [str(one) for one in cells.index]
         if len(cells) > 1 and (controls := like_controls(distinct)):
             return {"perturbation": name, "control": _patterns(controls, distinct)}
@@ -153,7 +153,7 @@ def _genes(adata: AnnData, tokens: list[str]) -> str | None:
     """The column of var that names perturbations, where the index does not."""
     if set(map(str, adata.var_names)) & set(tokens):
         return None
-    hits = {str(name): len(set(tokens) & set(pd.Series(adata.var[name]).astype(str))) for name in adata.var}
+    hits = {str(name): len(set(tokens) & set(texts(adata.var[name]))) for name in adata.var}
     best = max(hits, key=lambda name: hits[name], default=None)
     return best if best is not None and hits[best] > 0 else None
 

@@ -7,20 +7,31 @@ import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import pandas as pd
 
 from pyro_citevae.data.interventions import Dose, Schedule, members_of
 from pyro_citevae.errors import DataError, ScheduleError
 
-__all__ = ["MISSING", "Labels", "controls_in", "missing"]
+__all__ = ["MISSING", "Labels", "controls_in", "missing", "texts"]
 
 MISSING = ("", "nan", "NaN", "None", "<NA>", "NaT", "[]")
 """Texts that stand for a value that is not there, as pandas, R and spreadsheets write it."""
 
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?")
 _DOSED = re.compile(rf"(?P<name>.+?)(?:@(?P<at>{_NUMBER.pattern}))?(?:\*(?P<amount>{_NUMBER.pattern}))?")
+
+
+def texts(values: Any) -> pd.Series:
+    """Values of any dtype as texts, without blanks around them; a missing one is a word such as ``nan``.
+
+    Example:
+        >>> texts(pd.Series([1, None, "A "], dtype=object)).tolist()
+        ['1', 'None', 'A']
+    """
+    found = pd.Series(values)
+    return found.astype(object).map(str).str.strip()
 
 
 def missing(values: pd.Series) -> pd.Series:
@@ -30,7 +41,7 @@ def missing(values: pd.Series) -> pd.Series:
         >>> missing(pd.Series(["A", None, "nan", " "])).tolist()
         [False, True, True, True]
     """
-    return values.isna() | values.astype(str).str.strip().isin(MISSING)
+    return values.isna() | texts(values).isin(MISSING)
 
 
 @final

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from pyro_citevae.data.labels import texts
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import DataError
 
@@ -37,7 +38,7 @@ def library_sizes(
         return np.ones(len(measured)), 1.0
     if column is None:
         return floor(measured), 1.0
-    library = pd.to_numeric(column.astype(str), errors="coerce").to_numpy(dtype=float)
+    library = pd.to_numeric(texts(column), errors="coerce").to_numpy(dtype=float)
     wrong = ~np.isfinite(library) | (library < 0)
     if wrong.any():
         value = column.iloc[int(np.flatnonzero(wrong)[0])]

@@ -12,7 +12,7 @@ import pandas as pd
 from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.doses import amounts, varies_within_labels
 from pyro_citevae.data.interventions import Schedule
-from pyro_citevae.data.labels import Labels, missing
+from pyro_citevae.data.labels import Labels, missing, texts
 from pyro_citevae.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class PublishedLayout(ABC):
         Raises:
             DataError: A dose is no number, or does not fit its label.
         """
-        frame = pd.DataFrame({"label": obs[columns.perturbation].astype(str).str.strip()})
-        frame["dose"] = "" if columns.dose is None else obs[columns.dose].astype(str)
+        frame = pd.DataFrame({"label": texts(obs[columns.perturbation])})
+        frame["dose"] = "" if columns.dose is None else texts(obs[columns.dose])
         frame["beside"] = self._beside(obs)
         rows: list[tuple[str, str, Any]] = list(frame.itertuples(index=False, name=None))
         read = {row: self._schedule(row, columns, labels) for row in dict.fromkeys(rows)}
@@ -236,7 +236,7 @@ class Cpa(PublishedLayout):
 
     def _control(self, adata: AnnData, column: str) -> str:
         """The label of the cells marked as controls; a name that CPA's files use if none is marked."""
-        labels = pd.Series(adata.obs[column]).astype(str)
+        labels = texts(adata.obs[column])
         marked: set[str] = set()
         if "control" in adata.obs:
             marked = set(labels[_numbers(adata.obs["control"]) == 1])
@@ -325,7 +325,7 @@ def _distinct(column: Any) -> list[str]:
 
 
 def _numbers(column: Any) -> pd.Series:
-    return pd.Series(pd.to_numeric(pd.Series(column).astype(str), errors="coerce"))
+    return pd.Series(pd.to_numeric(texts(column), errors="coerce"))
 
 
 def _has_doses(obs: Any, labels: str, dose: str) -> bool:

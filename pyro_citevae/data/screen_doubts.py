@@ -13,7 +13,7 @@ from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.doses import varies_within_labels
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.label_doubts import near_control
-from pyro_citevae.data.labels import Labels
+from pyro_citevae.data.labels import Labels, texts
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import DataError
 
@@ -111,7 +111,7 @@ def require_both(schedules: Sequence[Schedule], labels: Labels, columns: Columns
         DataError: It names the labels that there are.
     """
     if not any(one.is_control for one in schedules):
-        counted = adata.obs[columns.perturbation].astype(str).str.strip().value_counts()
+        counted = texts(adata.obs[columns.perturbation]).value_counts()
         near = near_control(counted.index, columns.control)
         few = ", ".join(f"'{name}'" for name in counted.index[:5])
         guess = f" '{near}' looks like one." if near else ""

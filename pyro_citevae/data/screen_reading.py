@@ -21,7 +21,7 @@ from pyro_citevae.data.doses import dose_ranges, dose_unit
 from pyro_citevae.data.gene_names import doubts_of_genes, gene_names, require_unique
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.label_doubts import doubts_of_labels
-from pyro_citevae.data.labels import MISSING, Labels, missing
+from pyro_citevae.data.labels import MISSING, Labels, missing, texts
 from pyro_citevae.data.library import at_share_of_training, library_sizes
 from pyro_citevae.data.opening import RAW, in_hand, raw_as_anndata
 from pyro_citevae.data.published_layouts import LAYOUTS, reason_of, resolve
@@ -195,8 +195,8 @@ def _parts(
     require_unique(genes, "gene", mend)
     require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
     stated = _column(adata, str(columns.perturbation), "perturbation")
-    said, words = stated.astype(str).str.strip(), {one.strip() for one in columns.exclude}
-    left_out = said.isin(words).to_numpy()
+    said, words = texts(stated), {one.strip() for one in columns.exclude}
+    left_out = said.isin(words).to_numpy(copy=True)
     if words & set(MISSING):
         left_out |= missing(stated).to_numpy()
     kept = np.flatnonzero(~left_out)
@@ -216,9 +216,11 @@ def _parts(
     times, unit = _times(cells, columns.time, schema)
     named = None if columns.library is None else _column(cells, columns.library, "library")
     library, share = library_sizes(named, columns.library, rows.sum(1), values)
-    batches, texts = _categories(cells, columns.batch), said[~left_out].str.strip()
+    batches, written = _categories(cells, columns.batch), said[~left_out]
     counted = _counted(said[left_out])
-    return _Parts(cells, genes, texts, labels, schedules, rows, times, unit, library, share, batches, counted)
+    return _Parts(
+        cells, genes, written, labels, schedules, rows, times, unit, library, share, batches, counted
+    )
 
 
 def _new(
@@ -320,7 +322,7 @@ def _labels(adata: AnnData, columns: Columns, schema: Schema | None) -> Labels:
             "fill them, "
             f"or leave those cells out with exclude='{word}'."
         )
-    distinct = pd.unique(column.astype(str).str.strip()).tolist()
+    distinct = pd.unique(texts(column)).tolist()
     found = Labels.of(
         str(columns.perturbation),
         distinct,
@@ -396,4 +398,4 @@ def _named(adata: AnnData, name: str, argument: str) -> np.ndarray:
     column = _column(adata, name, argument)
     if missing(column).any():
         raise DataError(f"obs['{name}'] has missing values; fill them or drop those cells.")
-    return column.astype(str).to_numpy(dtype=str)
+    return texts(column).to_numpy(dtype=str)

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from pyro_citevae.arguments import Numbers, number
-from pyro_citevae.data.labels import missing
+from pyro_citevae.data.labels import missing, texts
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import DataError
 
@@ -71,7 +71,7 @@ def times_in(
         raise DataError(f"obs['{name}'] holds dates; give the time since the perturbation as numbers.")
     if pd.api.types.is_timedelta64_dtype(column):
         return _durations(column, name, wanted)
-    text = column.astype(str).str.strip()
+    text = texts(column)
     distinct = pd.unique(text)
     numbers = pd.to_numeric(pd.Series(distinct, dtype=object), errors="coerce").to_numpy(dtype=float)
     units: set[str | None] = set()

@@ -264,7 +264,7 @@ class Counterfactuals:
         with self._bar(controls) as advance:
             for part, *chunk in zip(self._parts(controls), *members, strict=True):
                 for p, schedule in enumerate(self.schedules):
-                    draw, summaries = self._summarised(chunk, schedule, advance)
+                    draw, summaries = self._summarised(chunk, schedule, part.start, advance)
                     for name, value in summaries.items():
                         if name not in layers:
                             layers[name] = np.empty((P, T, n, self._whole.n_genes), dtype=value.dtype)
@@ -276,9 +276,13 @@ class Counterfactuals:
         return PredictedCells(sparse.vstack(rows, format="csr"), flat, *np.indices((P, T, n)).reshape(3, -1))
 
     def _summarised(
-        self, chunk: Sequence[Abduction], schedule: Schedule, advance: Callable[[], None]
+        self, chunk: Sequence[Abduction], schedule: Schedule, first: int, advance: Callable[[], None]
     ) -> tuple[Float[np.ndarray, "time cell gene"], dict[str, Float[np.ndarray, "time cell gene"]]]:
-        """One draw of a chunk of cells, and summaries over the draws of all members together."""
+        """A draw of each cell of a chunk, and summaries over the draws of all members together.
+
+        Cell i has draw i, members by turns, and begins again after the last: cells together are then draws of
+        the posterior predictive, which one draw of the mechanism for all of them is not.
+        """
         drawn, means = [], []
         for (model, _), abduction in zip(self.members, chunk, strict=True):
             walked, x = self.run(model, abduction, schedule, mean=False)
@@ -291,7 +295,10 @@ class Counterfactuals:
         summaries = {"mean": torch.stack(means).mean(0), "sd": x.std(0, correction=0)}
         made = {name: value.detach().cpu().numpy() for name, value in summaries.items()}
         values = x.detach().cpu().numpy()
-        return values[0].copy(), made | dict(zip(("q05", "q95"), _quantiles(values), strict=True))
+        cell, n = np.arange(values.shape[2]), len(means)
+        draw, member = np.divmod(first + cell, n)
+        own = values[member * self.n_draws + draw % self.n_draws, :, cell].swapaxes(0, 1)
+        return own.copy(), made | dict(zip(("q05", "q95"), _quantiles(values), strict=True))
 
 
 def _quantiles(x: Float[np.ndarray, "draw ..."]) -> Float[np.ndarray, "2 ..."]:

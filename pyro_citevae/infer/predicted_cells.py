@@ -25,7 +25,7 @@ class PredictedCells:
     """Predicted cells, a row for each schedule, time and source cell, with summaries over draws.
 
     Attributes:
-        draw: One draw of integer counts.
+        draw: A draw of integer counts of each row, with cell i that of draw i.
         layers: ``mean``, ``sd``, ``q05`` and ``q95`` over the draws.
         schedule: Position of each row's schedule.
         time: Position of each row's time.

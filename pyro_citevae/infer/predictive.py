@@ -173,8 +173,10 @@ class Predictive(ABC):
                 number gives other draws of the same law.
 
         Returns:
-            A row for each schedule, time and cell. ``X`` is one draw of integer counts; the layers ``mean``,
-            ``sd``, ``q05`` and ``q95`` summarise all draws (counts at the cell's own library size);
+            A row for each schedule, time and cell. ``X`` is a draw of integer counts, of cell i with draw
+            i of the mechanism: rows together are draws of the posterior predictive, to be used as cells
+            are. The layers ``mean``, ``sd``, ``q05`` and ``q95`` summarise all draws of a row (counts at the
+            cell's own library size); for the mean of many cells take ``mean``;
             ``obs`` has ``perturbation``, ``time`` and ``source_cell``.
 
         Raises:

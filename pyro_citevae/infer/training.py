@@ -278,7 +278,8 @@ class _EarlyStoppingAfterWarmup(EarlyStopping):
     """Early stopping on the held-out bound, asleep while the bound is tempered."""
 
     def __init__(self, settings: FitSettings) -> None:
-        super().__init__("held_out", mode="max", patience=settings.patience)
+        # else Lightning asks at the end of an epoch, and on_validation_end is never called
+        super().__init__("held_out", mode="max", patience=settings.patience, check_on_train_epoch_end=False)
         self.wake = settings.kl_warmup * settings.max_epochs
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:

@@ -30,9 +30,9 @@ from pyro_citevae.analysis.scoring.measurement import Measurement, require_unsee
 from pyro_citevae.analysis.scoring.scores import pearson, relative_l2
 from pyro_citevae.data.cell_eval2_files import write_pair
 from pyro_citevae.errors import DataError
-from pyro_citevae.guides import BackwardSmoother
+from pyro_citevae.guides import BackwardSmoother, MeanField
 from pyro_citevae.infer import Effect
-from pyro_citevae.models import CiteVAE
+from pyro_citevae.models import CiteVAE, StaticShift
 
 GENES = 12
 
@@ -268,9 +268,14 @@ def test_a_group_that_was_not_measured_is_named(data: cv.Trajectories) -> None:
         measure(data, "gene_7", 3.0)
 
 
-@pytest.mark.parametrize("held_out", [{"times": [3]}, {"perturbations": ["gene_1"]}])
-def test_a_forecast_is_scored_whether_a_time_or_a_perturbation_is_held_out(
-    data: cv.Trajectories, held_out: dict
+IN_TIME = {"persistence", "linear extrapolation", "damped extrapolation", "shrunken persistence"}
+
+
+@pytest.mark.parametrize(
+    ("held_out", "rules"), [({"times": [3]}, IN_TIME), ({"perturbations": ["gene_1"]}, set())]
+)
+def test_a_forecast_is_scored_beside_rules_that_fit_what_is_held_out(
+    data: cv.Trajectories, held_out: dict, rules: set[str]
 ) -> None:
     train, truth = data.hold_out(**held_out)
     model = CiteVAE(data.schema, n_programs=2, n_invariant=0, hidden=4)
@@ -279,9 +284,20 @@ def test_a_forecast_is_scored_whether_a_time_or_a_perturbation_is_held_out(
     scored = set(found.scores.perturbation) - {"ALL", "REPRODUCIBLE"}
     assert scored == set(truth.perturbations())
     assert np.isfinite(found.scores[found.scores.score == "relative_l2"]["value"]).all()
-    assert {one.split("/")[0] for one in found.scores.predictor} == {
-        "ceiling", "CiteVAE", "no change", "persistence", "linear extrapolation", "damped extrapolation",
-        "shrunken persistence", "mean of others",
-    }  # fmt: skip
+    named = {one.split("/")[0] for one in found.scores.predictor}
+    assert named == {"ceiling", "CiteVAE", "no change", "mean of others"} | rules
     one = found.measurements[0]
     np.testing.assert_allclose(one.delta, measure(data, one.perturbation, 3.0).delta)
+
+
+def test_a_held_out_pair_is_scored_beside_the_rules_of_its_members() -> None:
+    data = cv.simulate(
+        n_cells=400, n_perturbations=3, combinations=("gene_0+gene_1",), design="snapshot"
+    ).data
+    train, truth = data.hold_out(combinations=["gene_0+gene_1"])
+    model = StaticShift(data.schema, n_programs=2, hidden=4)
+    posterior = cv.fit(model, MeanField(model, hidden=4), train, max_epochs=1, progress=False)
+    found = forecast(posterior, train, truth, dataset="simulated", draws=10)
+    named = {one.split("/")[0] for one in found.scores.predictor}
+    assert {"additive", "stronger single", "mean of singles"} < named
+    assert not named & IN_TIME
