@@ -388,3 +388,10 @@ def test_a_run_of_your_own_class_asks_for_the_class(posterior: cv.Posterior, tmp
 def test_a_gpu_that_is_not_there_is_named(split: tuple) -> None:
     with pytest.raises(FitError, match="no CUDA device"):
         fitted(split[0], accelerator="gpu")
+
+
+def test_training_does_not_stop_within_the_warm_up(split: tuple) -> None:
+    stopped = fitted(split[0], max_epochs=20, kl_warmup=0.8, patience=1, validation=0.2, learning_rate=0.5)
+    assert len(stopped.history) > 16
+    early = fitted(split[0], max_epochs=20, kl_warmup=0.0, patience=1, validation=0.2, learning_rate=0.5)
+    assert len(early.history) < 16
