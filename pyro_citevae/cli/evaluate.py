@@ -155,10 +155,8 @@ def _show_scores(found: Forecast) -> None:
     )
     table.add_column("", no_wrap=True)
     for name in text.columns:
-        title = name.partition("/")[0]
-        longest = max(map(len, title.split()))
-        width = max(longest, *(len(cell.replace(" / ", " ")) for cell in text[name]))
-        table.add_column(title, justify="right", overflow="fold", width=width)
+        width = max(6, *(len(cell.replace(" / ", " ")) for cell in text[name]))
+        table.add_column(name.partition("/")[0], justify="right", overflow="fold", width=width)
     for label, row in zip(text.index, text.to_numpy(), strict=True):
         table.add_row(label, *(cell.replace(" / ", " ") for cell in row))
     console.print(table)
