@@ -269,9 +269,7 @@ def _more(
     require_fitting(columns, schema, parts.unit, unit)
     by_name = np.argsort(parts.cells.obs_names.to_numpy(dtype=str))
     rows, of_genes = on_panel(parts.rows, parts.genes, schema, expected, by_name)
-    library, of_library = parts.library, list[str]()
-    if schema.values == "counts":
-        library, of_library = at_share_of_training(library, rows.sum(1), schema, columns.library)
+    library, of_library = at_share_of_training(parts.library, rows.sum(1), schema, columns.library)
     order = np.lexsort((parts.cells.obs_names.to_numpy(dtype=str), parts.texts.to_numpy(dtype=str)))
     batches, of_batches = known_batches(parts.batches, schema, columns, new_batches, order)
     doubts = (*of_genes, *of_library, *of_batches)
