@@ -7,7 +7,9 @@ from dataclasses import fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.doses import amounts, varies_within_labels
@@ -50,18 +52,29 @@ class PublishedLayout(ABC):
         """What a file in this layout has and this one lacks, such as ``obs['condition']``."""
         return [] if given.perturbation else _missing(adata.obs, "obs", self.perturbation)
 
-    def schedules(self, obs: pd.DataFrame, columns: Columns, labels: Labels) -> list[Schedule]:
-        """What was done to each cell: each distinct label, with what stands beside it, is read once.
+    def schedules(
+        self, obs: pd.DataFrame, written: pd.Series, columns: Columns, labels: Labels
+    ) -> tuple[list[Schedule], Int[np.ndarray, " observation"]]:
+        """What was done to cells: each distinct label, with what stands beside it, is read once.
+
+        Args:
+            obs: What the file says of each cell.
+            written: Label of each, as a text.
+            columns: The columns.
+            labels: How labels are read.
+
+        Returns:
+            What the distinct labels say, and which of these each cell has; two may say the same.
 
         Raises:
             DataError: A dose is no number, or does not fit its label.
         """
-        frame = pd.DataFrame({"label": texts(obs[columns.perturbation])})
+        frame = pd.DataFrame({"label": written})
         frame["dose"] = "" if columns.dose is None else texts(obs[columns.dose])
         frame["beside"] = self._beside(obs)
-        rows: list[tuple[str, str, Any]] = list(frame.itertuples(index=False, name=None))
-        read = {row: self._schedule(row, columns, labels) for row in dict.fromkeys(rows)}
-        return [read[row] for row in rows]
+        rows = frame.drop_duplicates().itertuples(index=False, name=None)
+        read = [self._schedule(row, columns, labels) for row in rows]
+        return read, frame.groupby(list(frame), sort=False, dropna=False).ngroup().to_numpy()
 
     def _schedule(self, row: tuple[str, str, Any], columns: Columns, labels: Labels) -> Schedule:
         """What a label says, with its dose and with what stands beside it."""

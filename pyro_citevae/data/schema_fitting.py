@@ -37,9 +37,9 @@ def known_batches(
     if new_batches not in ("refuse", "spread"):
         raise DataError(f"new_batches='{new_batches}' is neither 'refuse' nor 'spread'.")
     # whole numbers are written 1 or 1.0, by what else their column held
-    same = {one: f"{one}.0" for one in batches if f"{one}.0" in schema.batches}
-    same |= {one: one.removesuffix(".0") for one in batches if one.removesuffix(".0") in schema.batches}
-    batches = np.array([same.get(one, one) for one in batches], dtype=str)
+    distinct, index = np.unique(batches, return_inverse=True)
+    written = [next((one for one in _writings(name) if one in schema.batches), name) for name in distinct]
+    batches = np.array(written, dtype=str)[index]
     unknown = ~np.isin(batches, schema.batches)
     if not unknown.any():
         return batches, []
@@ -63,6 +63,11 @@ def known_batches(
         "are an "
         "average over these."
     ]
+
+
+def _writings(name: str) -> tuple[str, ...]:
+    """A name as it stands, and the other way of writing it if it is a whole number."""
+    return name, name.removesuffix(".0"), f"{name}.0"
 
 
 def require_fitting(columns: Columns, schema: Schema, unit: str | None, dose_unit: str) -> None:

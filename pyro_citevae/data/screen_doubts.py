@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
-from pyro_citevae.data import confounding
 from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.doses import varies_within_labels
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.label_doubts import near_control
-from pyro_citevae.data.labels import Labels, texts
+from pyro_citevae.data.labels import Labels
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["design", "ignored_doses", "require_both", "require_some", "without_effect"]
+__all__ = ["ignored_doses", "require_both", "require_some", "without_effect"]
 
 _DOSES = ("dose", "dose_value", "dose_val", "concentration", "conc")
-
-
-def design(
-    schedules: Sequence[Schedule], batches: np.ndarray, times: np.ndarray | None, columns: Columns
-) -> tuple[list[str], list[str], Mapping[str, list[str]]]:
-    """What the groups of cells cannot tell apart.
-
-    Args:
-        schedules: Schedule of each observation.
-        batches: Batch of each.
-        times: Time of each; None for a snapshot.
-        columns: The columns, which say whether batches are the times.
-
-    Returns:
-        Sentences that warn, sentences to note, and the batches that each of some perturbations may be.
-    """
-    at = [None] * len(schedules) if times is None else times.tolist()
-    groups = list(dict.fromkeys(zip(schedules, batches.tolist(), at, strict=True)))
-    done, lanes, seen = (list(one) for one in zip(*groups, strict=True))
-    return confounding.doubts_of_design(
-        done, lanes, None if times is None else seen, same=columns.batch == columns.time
-    )
 
 
 def without_effect(schedules: Sequence[Schedule], schema: Schema, labels: Labels) -> list[str]:
     """Refuses doses that begin after the last observation; tells of doses of nothing.
 
     Args:
-        schedules: Schedule of each observation.
+        schedules: What the labels say.
         schema: The grid.
         labels: How labels were read.
 
@@ -98,20 +74,20 @@ def ignored_doses(adata: AnnData, columns: Columns) -> list[str]:
     return []
 
 
-def require_both(schedules: Sequence[Schedule], labels: Labels, columns: Columns, adata: AnnData) -> None:
+def require_both(schedules: Sequence[Schedule], labels: Labels, columns: Columns, written: pd.Series) -> None:
     """Refuses a new screen without controls, or without perturbed cells.
 
     Args:
-        schedules: Schedule of each observation.
+        schedules: What the labels say.
         labels: How labels were read.
         columns: The columns.
-        adata: The cells.
+        written: Label of each cell, as a text.
 
     Raises:
         DataError: It names the labels that there are.
     """
     if not any(one.is_control for one in schedules):
-        counted = texts(adata.obs[columns.perturbation]).value_counts()
+        counted = written.value_counts()
         near = near_control(counted.index, columns.control)
         few = ", ".join(f"'{name}'" for name in counted.index[:5])
         guess = f" '{near}' looks like one." if near else ""

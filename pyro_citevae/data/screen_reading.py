@@ -11,12 +11,14 @@ from typing import Any, cast, final
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from pyro_citevae.arguments import Number, Numbers, whole
 from pyro_citevae.data import stores
 from pyro_citevae.data import values as matrices
+from pyro_citevae.data.assembly import Screen
 from pyro_citevae.data.columns import Columns
+from pyro_citevae.data.confounding import doubts_of_design
 from pyro_citevae.data.doses import dose_ranges, dose_unit
 from pyro_citevae.data.gene_names import doubts_of_genes, gene_names, require_unique
 from pyro_citevae.data.interventions import Schedule
@@ -28,61 +30,13 @@ from pyro_citevae.data.published_layouts import LAYOUTS, reason_of, resolve
 from pyro_citevae.data.reading import Reading
 from pyro_citevae.data.schema import Schema, StudyDesign
 from pyro_citevae.data.schema_fitting import known_batches, on_panel, require_fitting
-from pyro_citevae.data.screen_doubts import design, ignored_doses, require_both, require_some, without_effect
+from pyro_citevae.data.screen_doubts import ignored_doses, require_both, require_some, without_effect
 from pyro_citevae.data.stored_rows import StoredRows
 from pyro_citevae.data.times import check_grid, steps_of, times_in, unit_of
 from pyro_citevae.data.variable_genes import judged, most_variable
 from pyro_citevae.errors import DataError
 
-__all__ = ["Screen", "read", "read_from_disk"]
-
-
-@final
-@dataclass(frozen=True)
-class Screen:
-    """The parts of a screen, an entry an observation in the order of the file.
-
-    Attributes:
-        schema: Names and sizes of the axes.
-        values: Observed values of the schema's genes.
-        library: Library size of each observation.
-        schedules: What was done to the cell of each observation.
-        times: Time of each observation; None for a snapshot.
-        batches: Technical batch of each observation.
-        cells: Name of the cell of each observation.
-        obs: What the AnnData says of each observation.
-        var: What it says of each gene.
-        reading: What was read.
-    """
-
-    schema: Schema
-    values: StoredRows
-    library: Float[np.ndarray, " observation"]
-    schedules: list[Schedule]
-    times: Float[np.ndarray, " observation"] | None
-    batches: np.ndarray
-    cells: np.ndarray
-    obs: pd.DataFrame
-    var: pd.DataFrame
-    reading: Reading
-
-    @property
-    def steps(self) -> Int[np.ndarray, " observation"]:
-        """The latent step of each observation.
-
-        Raises:
-            DataError: A sequence was observed at a time that the schema does not have.
-        """
-        schema, times = self.schema, self.times
-        if times is None:
-            return np.full(self.values.shape[0], schema.n_steps)
-        steps = np.array([schema.step_of(time) for time in times])
-        absent = ~np.isin(steps, [schema.step_of(time) for time in schema.times])
-        if schema.design == "sequences" and absent.any():
-            raise DataError(
-                f"time {times[absent][0]:g} is not among the known {schema.times}; drop those rows."
-            )
-        return steps
+__all__ = ["read", "read_from_disk"]
 
 
 def read(
@@ -126,7 +80,7 @@ def read(
         parts, schema = _new(parts, columns, step, whole(n_steps, "n_steps"), time_unit, values)
     else:
         parts = _more(parts, columns, schema, new_batches, expected)
-    for one in dict.fromkeys(parts.schedules):
+    for one in parts.schedules:
         schema.require(one)
     reading = Reading(
         columns=columns if columns.layer == layer or layer is None else replace(columns, layer=layer),
@@ -151,6 +105,7 @@ def read(
         parts.rows,
         parts.library,
         parts.schedules,
+        parts.schedule,
         parts.times,
         parts.batches,
         cells,
@@ -170,6 +125,7 @@ class _Parts:
     texts: pd.Series
     labels: Labels
     schedules: list[Schedule]
+    schedule: np.ndarray
     rows: StoredRows
     times: np.ndarray | None
     unit: str | None
@@ -196,18 +152,19 @@ def _parts(
     require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
     stated = _column(adata, str(columns.perturbation), "perturbation")
     said, words = texts(stated), {one.strip() for one in columns.exclude}
-    left_out = said.isin(words).to_numpy(copy=True)
-    if words & set(MISSING):
-        left_out |= missing(stated).to_numpy()
+    empty = stated.isna() | said.isin(MISSING)
+    left_out = (said.isin(words) | (empty if words & set(MISSING) else False)).to_numpy()
     kept = np.flatnonzero(~left_out)
     if len(kept) == 0:
         raise DataError(f"exclude={list(columns.exclude)} names every label; no cell is left.")
     obs, var = (cast(pd.DataFrame, one) for one in (adata.obs, adata.var))
     cells = AnnData(obs=obs[~left_out], var=var, uns=adata.uns)
-    labels = _labels(cells, columns, schema)
-    schedules = LAYOUTS[str(columns.layout)].schedules(cast(pd.DataFrame, cells.obs), columns, labels)
+    written = said[~left_out]
+    labels = _labels(written, empty[~left_out], columns, schema)
+    layout = LAYOUTS[str(columns.layout)]
+    schedules, schedule = layout.schedules(obs[~left_out], written, columns, labels)
     if schema is None:
-        require_both(schedules, labels, columns, cells)
+        require_both(schedules, labels, columns, written)
     rows = (
         _rows(adata, kept, columns.layer, values)
         if stored is None
@@ -216,10 +173,22 @@ def _parts(
     times, unit = _times(cells, columns.time, schema)
     named = None if columns.library is None else _column(cells, columns.library, "library")
     library, share = library_sizes(named, columns.library, rows.sum(1), values)
-    batches, written = _categories(cells, columns.batch), said[~left_out]
+    batches = _categories(cells, columns.batch)
     counted = _counted(said[left_out])
     return _Parts(
-        cells, genes, written, labels, schedules, rows, times, unit, library, share, batches, counted
+        cells,
+        genes,
+        written,
+        labels,
+        schedules,
+        schedule,
+        rows,
+        times,
+        unit,
+        library,
+        share,
+        batches,
+        counted,
     )
 
 
@@ -233,7 +202,7 @@ def _new(
     tokens = _tokens(schedules, columns)
     doubts = _doubts(parts, columns, tokens)
     if columns.most_genes is not None:
-        unperturbed = np.array([one.is_control for one in schedules])
+        unperturbed = np.array([one.is_control for one in schedules])[parts.schedule]
         chosen = most_variable(judged(rows, unperturbed), genes.isin(tokens), columns.most_genes)
         rows, genes = rows.of_columns(chosen), genes[chosen]
         share = float(rows.sum() / parts.library.sum()) if values == "counts" else 1.0
@@ -255,7 +224,14 @@ def _new(
         dose_unit=dose_unit(cast(pd.DataFrame, parts.cells.obs), columns.dose) if columns.dose else "",
     )
     check_grid(schema)
-    found, notes, confounded = design(schedules, parts.batches, parts.times, columns)
+    groups = pd.DataFrame({"schedule": parts.schedule, "batch": parts.batches})
+    groups = groups.assign(time=0.0 if parts.times is None else parts.times).drop_duplicates()
+    found, notes, confounded = doubts_of_design(
+        [schedules[i] for i in groups["schedule"]],
+        groups["batch"].tolist(),
+        None if parts.times is None else groups["time"].tolist(),
+        same=columns.batch == columns.time,
+    )
     doubts += [*found, *without_effect(schedules, schema, parts.labels)]
     known: dict[str, Any] = {"doubts": tuple(doubts), "notes": tuple(notes), "confounded": confounded}
     return replace(parts, genes=genes, rows=rows, share=share, **known), schema
@@ -279,8 +255,8 @@ def _more(
 def _doubts(parts: _Parts, columns: Columns, tokens: Sequence[str]) -> list[str]:
     """What is doubtful of labels, genes and columns that are not read."""
     cells = _counted(parts.texts)
-    read_as = dict(zip(parts.texts.tolist(), parts.schedules, strict=True))
-    whole_names = [text for text, one in read_as.items() if one.tokens == (text,)]
+    read_as = pd.Series(parts.schedule, parts.texts.to_numpy()).groupby(level=0, sort=False).first()
+    whole_names = [str(text) for text, i in read_as.items() if parts.schedules[i].tokens == (text,)]
     found = [one for one in columns.exclude if one.strip() not in {*parts.left_out, *MISSING}]
     return [
         *(f"{parts.labels.said} never says '{one}', which exclude= names; correct it." for one in found[:1]),
@@ -308,19 +284,17 @@ def _counted(labels: pd.Series) -> dict[str, int]:
     return {str(name): int(n) for name, n in labels.str.strip().value_counts().items()}
 
 
-def _labels(adata: AnnData, columns: Columns, schema: Schema | None) -> Labels:
+def _labels(written: pd.Series, empty: pd.Series, columns: Columns, schema: Schema | None) -> Labels:
     """How the labels of these cells are read."""
     layout = LAYOUTS[str(columns.layout)]
-    column = _column(adata, str(columns.perturbation), "perturbation")
-    empty = missing(column)
     if empty.any():
-        word = str(column[empty].iloc[0])
+        word = written[empty].iloc[0]
         raise DataError(
             f"obs['{columns.perturbation}'] has empty labels ({int(empty.sum())} cells, such as '{word}'); "
             "fill them, "
             f"or leave those cells out with exclude='{word}'."
         )
-    distinct = pd.unique(texts(column)).tolist()
+    distinct = pd.unique(written).tolist()
     found = Labels.of(
         str(columns.perturbation),
         distinct,
@@ -340,7 +314,7 @@ def _tokens(schedules: Iterable[Schedule], columns: Columns) -> tuple[str, ...]:
             raise DataError(
                 f"candidates= holds {name!r}, which names no single perturbation; give gene names."
             )
-    named = {token for one in dict.fromkeys(schedules) for token in one.tokens}
+    named = {token for one in schedules for token in one.tokens}
     return tuple(sorted(named | set(columns.candidates)))
 
 

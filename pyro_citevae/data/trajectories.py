@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_citevae.arguments import Names, Number, Numbers, names, number, numbers
 from pyro_citevae.data import screen_reading
-from pyro_citevae.data.assembly import assembled
+from pyro_citevae.data.assembly import Screen, assembled
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.columns import Columns, takes_columns
 from pyro_citevae.data.interventions import Schedule
@@ -183,14 +183,14 @@ class Trajectories:
         return cls._told(screen)
 
     @classmethod
-    def _told(cls, screen: screen_reading.Screen) -> Trajectories:
+    def _told(cls, screen: Screen) -> Trajectories:
         """Assembles what was read, and warns of what is doubtful."""
         for doubt in screen.reading.doubts:
             warnings.warn(doubt, CiteVAEWarning, stacklevel=3)
         return cls.of(screen)
 
     @classmethod
-    def of(cls, screen: screen_reading.Screen) -> Trajectories:
+    def of(cls, screen: Screen) -> Trajectories:
         """Assembles what was read, sorted by cell and time.
 
         Args:
