@@ -106,7 +106,7 @@ class BackedCounts(StoredRows):
 
     def tocsr(self) -> sparse.csr_matrix:
         """The rows as a sparse matrix, read."""
-        return _tidied(self._as_stored().astype(np.float32))
+        return _tidied(self._as_stored().astype(np.float32, copy=False))
 
     def _as_stored(self) -> sparse.csr_matrix:
         """The rows as a sparse matrix of the type that the file has."""
@@ -119,8 +119,6 @@ class BackedCounts(StoredRows):
             sparse.csr_matrix(self.matrix[int(first) : int(last)])
             for first, last in zip(firsts, lasts, strict=True)
         ]
-        for part in parts:
-            part.check_format(full_check=True)
         read = parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
         before = np.concatenate([[0], np.cumsum(lasts - firsts)[:-1]])
         run = np.searchsorted(starts, np.arange(len(distinct)), side="right") - 1
@@ -152,8 +150,9 @@ class BackedCounts(StoredRows):
         for first in range(0, len(order), _CHUNK):
             chosen = order[first : first + _CHUNK]
             stored = self[chosen]._as_stored()
+            stored.check_format(full_check=True)
             check(stored)
-            block = _tidied(stored.astype(np.float32))
+            block = _tidied(stored.astype(np.float32, copy=False))
             for array in (block.indptr, block.indices, block.data):
                 digest.update(np.ascontiguousarray(array).data)
             totals[chosen] = np.asarray(block.sum(1)).ravel()

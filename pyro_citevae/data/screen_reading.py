@@ -168,7 +168,7 @@ def _parts(
     rows = (
         _rows(adata, kept, columns.layer, values)
         if stored is None
-        else stored.rows(kept, columns.layer, partial(matrices.checked, values=values))
+        else stored.rows(kept, columns.layer, partial(matrices.require_values, values=values))
     )
     times, unit = _times(cells, columns.time, schema)
     named = None if columns.library is None else _column(cells, columns.library, "library")

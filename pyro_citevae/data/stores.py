@@ -46,7 +46,7 @@ class StoredScreen:
         self,
         chosen: Int[np.ndarray, " chosen"],
         layer: str | None,
-        check: Callable[[sparse.csr_matrix, str], Any],
+        check: Callable[[sparse.csr_matrix, str], None],
     ) -> BackedCounts:
         """The chosen rows of X or of a layer, each read and checked once.
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "as_rows",
-    "checked",
     "counts_elsewhere",
     "holds_counts",
     "in_memory",
     "matrix_of",
+    "require_values",
     "with_expected",
 ]
 
@@ -64,10 +64,7 @@ def as_rows(matrix: Any, where: str, values: str, elsewhere: Callable[[], str] =
         DataError: The values are of another kind, out of range, or the arrays of a sparse matrix do not fit.
     """
     stored = in_memory(matrix)
-    kind = np.dtype(getattr(stored, "dtype", object)).kind
-    if np.ma.isMaskedArray(stored) or kind not in "uif":
-        what = "masked values" if np.ma.isMaskedArray(stored) else f"values of type {stored.dtype}"
-        raise DataError(f"{where} holds {what}; give real numbers, for example with .astype('float32').")
+    _require_real(stored, where)
     if sparse.issparse(stored):
         _require_whole(stored, where)
         rows = stored.tocsr(copy=True)
@@ -76,15 +73,16 @@ def as_rows(matrix: Any, where: str, values: str, elsewhere: Callable[[], str] =
         rows = sparse.csr_matrix(dense.astype(np.float32) if dense.dtype == np.float16 else dense)
     rows = sparse.csr_matrix(rows)
     rows.sum_duplicates()
-    kept = checked(rows, where, values=values, elsewhere=elsewhere)
+    require_values(rows, where, values=values, elsewhere=elsewhere)
+    kept = rows.astype(np.float32, copy=False)
     kept.eliminate_zeros()
     return SparseRows(kept)
 
 
-def checked(
+def require_values(
     rows: sparse.csr_matrix, where: str, *, values: str, elsewhere: Callable[[], str] = str
-) -> sparse.csr_matrix:
-    """Rows in single precision, once their values are known to be held by it.
+) -> None:
+    """Refuses rows whose values single precision does not hold, or that are no counts.
 
     Args:
         rows: The rows as they are stored.
@@ -96,15 +94,13 @@ def checked(
         DataError: A value is missing, infinite, or no count.
     """
     stored = rows.data
-    if stored.dtype.kind not in "uif":
-        raise DataError(f"{where} holds values of type {stored.dtype}; give real numbers.")
+    _require_real(stored, where)
     if not np.isfinite(stored).all():
         raise DataError(f"{where} holds NaN or infinite values; give raw counts.")
     if values == "counts":
         _require_counts(stored, where, elsewhere)
     elif np.abs(stored).max(initial=0.0) > np.finfo(np.float32).max:
         raise DataError(f"{where} holds values beyond single precision; rescale them.")
-    return rows.astype(np.float32)
 
 
 def counts_elsewhere(adata: AnnData, layer: str | None) -> str:
@@ -152,6 +148,14 @@ def holds_counts(matrix: Any) -> bool:
     found = part.data if sparse.issparse(part) else np.asarray(part).ravel()
     numbers = found.dtype.kind in "uif" and found.size > 0 and bool(np.isfinite(found).all())
     return numbers and bool((found >= 0).all() and (found == np.rint(found)).all() and found.any())
+
+
+def _require_real(stored: Any, where: str) -> None:
+    """Refuses values that are no real numbers, or masked."""
+    masked = np.ma.isMaskedArray(stored)
+    if masked or np.dtype(getattr(stored, "dtype", object)).kind not in "uif":
+        what = "masked values" if masked else f"values of type {stored.dtype}"
+        raise DataError(f"{where} holds {what}; give real numbers, for example with .astype('float32').")
 
 
 def _require_whole(matrix: Any, where: str) -> None:
