@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Set
-from typing import Any, SupportsFloat, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any, SupportsFloat, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,9 @@ __all__ = ["Names", "Number", "Numbers", "count", "names", "number", "numbers", 
 Number: TypeAlias = SupportsFloat | str
 Numbers: TypeAlias = Number | Iterable[Any]
 Names: TypeAlias = str | Iterable[Any]
+
+
+_Read = TypeVar("_Read", float, str)
 
 
 def plain(value: Any) -> Any:
@@ -67,23 +70,7 @@ def numbers(value: object, said: str) -> list[float]:
         >>> numbers(24, "hold_out(times=...)"), numbers(np.array([4, 8]), "hold_out(times=...)")
         ([24.0], [4.0, 8.0])
     """
-    one = _finite(value)
-    if one is not None:
-        return [one]
-    several = _several(value)
-    if several is None:
-        raise DataError(
-            f"{said} is {_shown(value)}, which is no finite number; give one or several, such as (4, 24)."
-        )
-    found = []
-    for each in several:
-        one = _finite(each)
-        if one is None:
-            raise DataError(
-                f"{said} holds {_shown(each)}, which is no finite number; give numbers, such as (4, 24)."
-            )
-        found.append(one)
-    return sorted(found) if isinstance(value, Set) else found
+    return _all(value, _finite, said, "finite number", "numbers, such as (4, 24)")
 
 
 def whole(value: object, said: str) -> int:
@@ -144,21 +131,33 @@ def names(value: object, said: str) -> tuple[str, ...]:
         >>> names("KLF1", "hold_out(perturbations=...)"), names({"B", "A"}, "hold_out(perturbations=...)")
         (('KLF1',), ('A', 'B'))
     """
-    one = plain(value)
-    if isinstance(one, str):
-        return (str(one),)
+    return tuple(_all(value, _text, said, "name", "texts, such as ['A', 'B']"))
+
+
+def _all(
+    value: object, read: Callable[[object], _Read | None], said: str, kind: str, such: str
+) -> list[_Read]:
+    """One thing of a kind, or several; those of a set come sorted."""
+    one = read(value)
+    if one is not None:
+        return [one]
     several = _several(value)
     if several is None:
-        raise DataError(
-            f"{said} is {_shown(value)}, which is no name; give one or several, such as ['A', 'B']."
-        )
+        example = such.partition(", ")[2]
+        raise DataError(f"{said} is {_shown(value)}, which is no {kind}; give one or several, {example}.")
     found = []
     for each in several:
-        one = plain(each)
-        if not isinstance(one, str):
-            raise DataError(f"{said} holds {_shown(each)}, which is no name; give texts, such as ['A', 'B'].")
-        found.append(str(one))
-    return tuple(sorted(found)) if isinstance(value, Set) else tuple(found)
+        one = read(each)
+        if one is None:
+            raise DataError(f"{said} holds {_shown(each)}, which is no {kind}; give {such}.")
+        found.append(one)
+    return sorted(found) if isinstance(value, Set) else found
+
+
+def _text(value: object) -> str | None:
+    """The text, or None if it is none."""
+    one = plain(value)
+    return str(one) if isinstance(one, str) else None
 
 
 def _finite(value: object) -> float | None:

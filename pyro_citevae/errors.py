@@ -1,5 +1,6 @@
 """One family of errors: each is a user's mistake, said in one sentence that names the way out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
@@ -82,3 +83,18 @@ def reason(error: Exception) -> str:
         ('no such device', 'KeyError')
     """
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def few(names: Sequence[str], most: int = 3, joint: str = ", ") -> str:
+    """The first of some names, and how many more there are.
+
+    Args:
+        names: The names, as a sentence has them.
+        most: How many are said.
+        joint: What stands between them.
+
+    Example:
+        >>> few(["A", "B", "C", "D"], most=2)
+        'A, B and 2 more'
+    """
+    return joint.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -10,6 +10,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.errors import few
 
 __all__ = ["apart_from_batches", "doubts_of_design", "never_alone", "times_without_controls"]
 
@@ -48,7 +49,7 @@ def never_alone(schedules: Sequence[Schedule]) -> list[str]:
         >>> never_alone([do(), do("A+B"), do("C")])
         ['A', 'B']
     """
-    return sorted(_unresolved([Schedule(), *schedules], [""] * (len(schedules) + 1)) - {""})
+    return sorted(_unresolved([Schedule(), *schedules], [""] * (len(schedules) + 1)))
 
 
 def times_without_controls(schedules: Sequence[Schedule], times: Sequence[float]) -> list[float]:
@@ -95,17 +96,14 @@ def doubts_of_design(
         if lacking:
             doubts.append(
                 f"no control was observed at {_few([f'{time:g}' for time in lacking])}, where perturbed "
-                "cells "
-                "were: what all perturbations share there cannot be told apart from time, and cannot be "
-                "scored. "
-                "Compare perturbations with each other, as in effect(do('A'), versus=do('B'))."
+                "cells were: what all perturbations share there cannot be told apart from time, and cannot "
+                "be scored. Compare perturbations with each other, as in effect(do('A'), versus=do('B'))."
             )
     together = never_alone(schedules)
     if together:
         notes.append(
             f"{_few(together)} {'is' if len(together) == 1 else 'are'} seen only together with others, so "
-            "that "
-            "their own effects are told by the prior alone."
+            "that their own effects are told by the prior alone."
         )
     return doubts, notes, confounded
 
@@ -113,7 +111,7 @@ def doubts_of_design(
 def _unresolved(schedules: Sequence[Schedule], batches: Sequence[str]) -> set[str]:
     """Names of the perturbations whose effect the design does not determine."""
     groups = {
-        (("batch", batch), *((("token", token)) for token in one.tokens))
+        (("batch", batch), *(("token", token) for token in one.tokens))
         for one, batch in zip(schedules, batches, strict=True)
     }
     waiting = [set(group) for group in groups]
@@ -152,7 +150,7 @@ def _apart(batches: Sequence[str], times: Sequence[float]) -> list[list[float]]:
 
 
 def _few(names: Sequence[str]) -> str:
-    """Some names, and how many more there are."""
+    """Some names, all of them up to four."""
     if len(names) > 4:
-        return f"{', '.join(names[:3])} and {len(names) - 3} more"
+        return few(names)
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

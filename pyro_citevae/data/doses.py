@@ -13,7 +13,10 @@ from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.labels import texts
 from pyro_citevae.errors import DataError
 
-__all__ = ["amounts", "dose_ranges", "dose_unit", "varies_within_labels"]
+__all__ = ["DOSES", "amounts", "dose_ranges", "dose_unit", "varies_within_labels"]
+
+DOSES = ("dose", "dose_value", "dose_val", "concentration", "conc")
+"""Columns of ``obs`` that may hold doses."""
 
 UNITS = ("dose_unit", "dose_units")
 """Columns of ``obs`` that name the unit of a dose."""

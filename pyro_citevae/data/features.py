@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from pyro_citevae.arguments import Names, names
 from pyro_citevae.data import ontology
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError, reason
+from pyro_citevae.errors import DataError, few, reason
 
 __all__ = ["GeneFeatures", "coexpression", "concatenate", "from_table", "gene_ontology"]
 
@@ -378,6 +378,5 @@ def _frame(table: Any, key: str | None) -> pd.DataFrame:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(f"'{name}'" for name in names[:3]) + more
+    """The first of some names in quotes."""
+    return few([f"'{name}'" for name in names])

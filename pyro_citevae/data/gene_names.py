@@ -84,16 +84,14 @@ def doubts_of_genes(adata: AnnData, genes: Iterable[str], tokens: Sequence[str])
     if alike:
         return [
             f"{said}; {len(alike)} of the {len(tokens)} perturbations are genes when upper and lower case "
-            "and "
-            "versions are let alone: write both alike."
+            "and versions are let alone: write both alike."
         ]
     if all(_IDENTIFIER.fullmatch(name) for name in list(names)[:20]) and not any(
         _IDENTIFIER.fullmatch(token) for token in tokens
     ):
         return [
             f"{said}; the genes are Ensembl identifiers: name the column of var with symbols by genes=, so "
-            "that "
-            "a perturbed gene's own counts are known."
+            "that a perturbed gene's own counts are known."
         ]
     return []
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 import pandas as pd
 
 from pyro_citevae.data.columns import Columns
-from pyro_citevae.data.doses import varies_within_labels
+from pyro_citevae.data.doses import DOSES, varies_within_labels
 from pyro_citevae.data.gene_names import gene_names
 from pyro_citevae.data.label_doubts import joined_by, like_controls, like_no_call
 from pyro_citevae.data.labels import Labels, controls_in, missing, texts
-from pyro_citevae.data.opening import RAW
 from pyro_citevae.data.published_layouts import resolve
 from pyro_citevae.data.times import times_in
-from pyro_citevae.data.values import counts_elsewhere, holds_counts
+from pyro_citevae.data.values import holds_counts, layer_of_counts
 from pyro_citevae.errors import CiteVAEError
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ _PERTURBATION = (
 )  # fmt: skip
 _TIME = ("time", "day", "days", "hour", "hours", "timepoint", "time_point", "timepoint_hr", "dpi")
 _BATCH = ("batch", "donor", "donor_id", "lane", "replicate", "gemgroup", "gem_group", "channel", "sample")
-_DOSE = ("dose", "dose_value", "dose_val", "concentration", "conc")
 _MOST_BATCHES = 100
 
 
@@ -51,8 +49,8 @@ def proposed(adata: AnnData, given: Columns) -> dict[str, Any]:
         {'time': 'time'}
     """
     found = {one.name: getattr(given, one.name) for one in fields(Columns) if getattr(given, one.name)}
-    if "layer" not in found and (layer := _layer(adata)):
-        found["layer"] = layer
+    if "layer" not in found and not (adata.X is not None and holds_counts(adata.X)):
+        found |= {"layer": layer} if (layer := layer_of_counts(adata)) else {}
     if not _reads_labels(adata, given):
         found |= {name: one for name, one in _labelled(adata, given).items() if name not in found}
     columns = _resolved(adata, found)
@@ -62,15 +60,6 @@ def proposed(adata: AnnData, given: Columns) -> dict[str, Any]:
     labels = texts(labels[~missing(labels) & ~texts(labels).isin(columns.exclude)])
     found |= _more(adata, columns, labels, found)
     return found
-
-
-def _layer(adata: AnnData) -> str | None:
-    """Where the counts are, if not in X."""
-    if adata.X is not None and holds_counts(adata.X):
-        return None
-    said = counts_elsewhere(adata, None)
-    names = [name for name in (*adata.layers, RAW[0]) if name is not None]
-    return next((name for name in names if f"layer='{name}'" in said), None)
 
 
 def _reads_labels(adata: AnnData, given: Columns) -> bool:
@@ -130,7 +119,7 @@ def _more(adata: AnnData, columns: Columns, labels: pd.Series, found: Mapping[st
         fitting = [n for n in obs if str(n).casefold() in names and n not in taken and fits(obs[n])]
         if getattr(columns, argument) is None and fitting:
             more[argument] = str(fitting[0])
-    dosed = [str(name) for name in obs if str(name).casefold() in _DOSE]
+    dosed = [str(name) for name in obs if str(name).casefold() in DOSES]
     if columns.dose is None and dosed:
         amounts = obs[dosed[0]].reindex(labels.index)
         more |= {"dose": dosed[0]} if set(varies_within_labels(labels, amounts)) & set(others) else {}

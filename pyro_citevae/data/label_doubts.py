@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pyro_citevae.data.labels import Labels, controls_in
+from pyro_citevae.errors import few
 
 __all__ = ["doubts_of_labels", "joined_by", "like_controls", "like_no_call", "near_control"]
 
@@ -55,8 +56,7 @@ def doubts_of_labels(
     if genes_taken:
         found.append(
             f"{said} says '{genes_taken[0]}', a measured gene that control= takes for a control by its "
-            "pattern; make "
-            "the pattern longer."
+            "pattern; make the pattern longer."
         )
     if absent:
         found.append(f"{said} never says '{absent[0]}', which control= names; correct it or leave it out.")
@@ -79,9 +79,8 @@ def doubts_of_labels(
     if labels.separator is None and (joined := _joined(whole, others, named)):
         separator, examples = joined
         found.append(
-            f"{said} has labels such as '{examples[0]}' ({len(examples)} in all) that join names of "
-            "others, and "
-            f"were read as one perturbation each; read them as combinations with separator='{separator}'."
+            f"{said} has labels such as '{examples[0]}' ({len(examples)} in all) that join names of others, "
+            f"and were read as one perturbation each; read them as combinations with separator='{separator}'."
         )
     held = [one for one in whole if set("@*") & set(one) and not one.startswith('"')]
     if held and labels.separator is None:
@@ -129,9 +128,8 @@ def _doubts_of_names(said: str, names: Sequence[str], genes: set[str]) -> list[s
     dates = [one for one in names if _DATE.fullmatch(one)]
     if dates:
         found.append(
-            f"{said} has labels such as '{dates[0]}', which a spreadsheet may have made of a gene "
-            "(SEPTIN2, MARCHF1); "
-            "write the gene."
+            f"{said} has labels such as '{dates[0]}', which a spreadsheet may have made of a gene (SEPTIN2, "
+            "MARCHF1); write the gene."
         )
     return found
 
@@ -201,5 +199,5 @@ def _folded(label: str) -> str:
 
 
 def _with_cells(labels: Sequence[str], cells: Mapping[str, int]) -> str:
-    shown = ", ".join(f"'{one}' ({cells[one]} cells)" for one in labels[:3])
-    return shown + (f" and {len(labels) - 3} more" if len(labels) > 3 else "")
+    """The first of some labels with their cells."""
+    return few([f"'{one}' ({cells[one]} cells)" for one in labels])

@@ -113,8 +113,7 @@ class Labels:
             once = next((one for one in parts if list(parts).count(one) > 1), parts[0])
             raise DataError(
                 f"{self.said} holds '{text}': {str(error).partition('; ')[0]}; write '{once}' once, where "
-                "two guides "
-                "are of one gene."
+                "two guides are of one gene."
             ) from None
 
     def _dose(self, part: str, text: str, *, split: bool) -> Dose | None:
@@ -129,9 +128,8 @@ class Labels:
         name, at, amount = (part, None, None) if found is None else found.group("name", "at", "amount")
         if (at or amount) and self.is_control(name):
             raise DataError(
-                f"{self.said} holds '{text}', a control with a time or a dose; write '{name}', or the "
-                "whole in "
-                "double quotes if it is a name."
+                f"{self.said} holds '{text}', a control with a time or a dose; write '{name}', or the whole "
+                "in double quotes if it is a name."
             )
         if amount and float(amount) > 1 and name not in self.dosed | self.known:
             return Dose(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,12 +48,7 @@ def open_h5ad(path: str | Path) -> AnnData:
     if not Path(path).is_file():
         raise DataError(f"'{path}' is not a file; give the path of an h5ad.")
     _require_known(Path(path))
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*names are not unique")
-            return anndata.read_h5ad(path)
-    except Exception as error:
-        raise DataError(f"'{path}' cannot be read as h5ad ({reason(error)}); it may be truncated.") from error
+    return _read(anndata.read_h5ad, path, "h5ad", "it may be truncated")
 
 
 def open_anndata(path: str | Path) -> AnnData:
@@ -69,12 +65,7 @@ def open_anndata(path: str | Path) -> AnnData:
             f"'{path}' is a folder and no zarr; give an h5ad or a zarr that AnnData wrote (a folder of Cell "
             "Ranger is read with scanpy.read_10x_mtx)."
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*names are not unique")
-            return anndata.read_zarr(path)
-    except Exception as error:
-        raise DataError(f"'{path}' cannot be read as zarr ({reason(error)}); write it again.") from error
+    return _read(anndata.read_zarr, path, "zarr", "write it again")
 
 
 def in_hand(given: Any, said: str) -> AnnData:
@@ -92,18 +83,11 @@ def in_hand(given: Any, said: str) -> AnnData:
             f"{said}({str(given)!r}) is a path; open it with anndata.read_h5ad, or use from_disk."
         )
     modalities = getattr(given, "mod", None)
-    if (
-        not isinstance(given, AnnData)
-        and isinstance(modalities, dict | anndata.AnnData.__mro__[-1])
-        and modalities
-    ):
-        names = list(getattr(modalities, "keys", list)())
-        if names:
-            raise DataError(
-                f"{said}(mudata) holds the modalities {', '.join(map(str, names))}; give the one with "
-                "counts, as "
-                f"in mudata['{names[0]}'], with the labels in its obs (mudata.pull_obs())."
-            )
+    if isinstance(modalities, Mapping) and (names := list(modalities)):
+        raise DataError(
+            f"{said}(mudata) holds the modalities {', '.join(map(str, names))}; give the one with counts, as "
+            f"in mudata['{names[0]}'], with the labels in its obs (mudata.pull_obs())."
+        )
     if not isinstance(given, AnnData):
         raise DataError(f"{said}({type(given).__name__}) is no AnnData; give cells x genes as an AnnData.")
     lazy = not isinstance(given.obs, pd.DataFrame) or not isinstance(given.var, pd.DataFrame)
@@ -128,6 +112,16 @@ def raw_as_anndata(adata: AnnData) -> AnnData:
     made = AnnData(adata.raw.X, obs=cast(pd.DataFrame, adata.obs), var=adata.raw.var.copy())
     made.uns.update({key: adata.uns[key] for key in ("time_unit",) if key in adata.uns})
     return made
+
+
+def _read(read: Callable[[Any], AnnData], path: str | Path, kind: str, mend: str) -> AnnData:
+    """What a reader makes of a place; whatever it raises is one sentence."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*names are not unique")
+            return read(path)
+    except Exception as error:
+        raise DataError(f"'{path}' cannot be read as {kind} ({reason(error)}); {mend}.") from error
 
 
 def _require_known(path: Path) -> None:

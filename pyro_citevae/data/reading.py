@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from dataclasses import dataclass, field
+from typing import final
 
 from pyro_citevae.data.columns import Columns
 
@@ -39,9 +39,3 @@ class Reading:
     confounded: Mapping[str, list[str]] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def again(self) -> dict[str, Any]:
-        """The columns by which more cells are read to the schema of these."""
-        named = asdict(self.columns)
-        return {name: value for name, value in named.items() if name not in ("candidates", "most_genes")}

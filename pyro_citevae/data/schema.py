@@ -252,8 +252,7 @@ class Schema:
             if dose.at >= time:
                 found.append(
                     f"do({str(dose)!r}) begins at {dose.at:g} {self.time_unit} and acts on nothing by time "
-                    f"{time:g}; "
-                    "predict a later time, or write a dose as NAME*AMOUNT."
+                    f"{time:g}; predict a later time, or write a dose as NAME*AMOUNT."
                 )
             low, high = (
                 self.dose_ranges[self.token_index[dose.token]] if self.dose_ranges else (0.0, math.inf)
@@ -262,8 +261,7 @@ class Schema:
                 unit = f" {self.dose_unit}" if self.dose_unit else ""
                 found.append(
                     f"do({str(dose)!r}) gives {dose.amount:g}{unit}, and cells were given {low:g} to "
-                    f"{high:g}{unit}; "
-                    f"write the amount, as in do('{Dose(dose.token, amount=high)}')."
+                    f"{high:g}{unit}; write the amount, as in do('{Dose(dose.token, amount=high)}')."
                 )
         return found
 

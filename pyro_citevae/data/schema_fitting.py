@@ -60,8 +60,7 @@ def known_batches(
     dealt[new] = np.array(schema.batches, dtype=object)[np.arange(len(new)) % schema.n_batches]
     return dealt.astype(str), [
         f"{what}: {int(unknown.sum())} cells were dealt to the known batches in turn, so that predictions "
-        "are an "
-        "average over these."
+        "are an average over these."
     ]
 
 
@@ -85,8 +84,7 @@ def require_fitting(columns: Columns, schema: Schema, unit: str | None, dose_uni
     if dose_unit and schema.dose_unit and dose_unit != schema.dose_unit:
         raise DataError(
             f"obs['{columns.dose}'] has doses in {dose_unit}, and the model's are in {schema.dose_unit}; "
-            "bring them "
-            "to that."
+            "bring them to that."
         )
     if columns.candidates:
         raise DataError("candidates= names new tokens, and schema= has its own; name them where it is made.")
@@ -131,10 +129,8 @@ def on_panel(
     if expected is None or len(lacking) == schema.n_genes:
         raise DataError(
             f"{len(lacking)} of the {schema.n_genes} genes are missing, such as '{lacking[0]}'; give data "
-            "with the "
-            "genes that the model was trained on, name the column of var that holds their names with "
-            "genes=, or "
-            "stand in for some by posterior.read(adata, missing='mask')."
+            "with the genes that the model was trained on, name the column of var that holds their names "
+            "with genes=, or stand in for some by posterior.read(adata, missing='mask')."
         )
     there = [gene for gene in schema.genes if gene in position]
     filled = matrices.with_expected(
@@ -145,6 +141,5 @@ def on_panel(
     )
     return matrices.as_rows(filled, "X", schema.values), [
         f"{len(lacking)} of the {schema.n_genes} genes are missing, such as '{lacking[0]}'; counts that a "
-        "control cell "
-        "is expected to have stand in for them."
+        "control cell is expected to have stand in for them."
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pyro_citevae.data.columns import Columns
-from pyro_citevae.data.doses import varies_within_labels
+from pyro_citevae.data.doses import DOSES, varies_within_labels
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.label_doubts import near_control
 from pyro_citevae.data.labels import Labels
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["ignored_doses", "require_both", "require_some", "without_effect"]
-
-_DOSES = ("dose", "dose_value", "dose_val", "concentration", "conc")
 
 
 def without_effect(schedules: Sequence[Schedule], schema: Schema, labels: Labels) -> list[str]:
@@ -40,10 +38,8 @@ def without_effect(schedules: Sequence[Schedule], schema: Schema, labels: Labels
             if dose.at >= schema.times[-1]:
                 raise DataError(
                     f"{labels.said} says '{dose}': from {dose.at:g} {schema.time_unit} on, and the last "
-                    "observation "
-                    f"is at {schema.times[-1]:g}, so that it acts on nothing; write a dose as "
-                    f"'{dose.token}*{dose.at:g}'"
-                    ", or name the column of the times with time=."
+                    f"observation is at {schema.times[-1]:g}, so that it acts on nothing; write a dose as "
+                    f"'{dose.token}*{dose.at:g}', or name the column of the times with time=."
                 )
         if one.doses and all(dose.amount == 0 for dose in one.doses):
             found.append(
@@ -59,7 +55,7 @@ def ignored_doses(adata: AnnData, columns: Columns) -> list[str]:
         adata: The cells.
         columns: The columns that are read.
     """
-    for name in _DOSES if columns.dose is None else ():
+    for name in DOSES if columns.dose is None else ():
         if name in adata.obs:
             labels = pd.Series(adata.obs[str(columns.perturbation)])
             several = varies_within_labels(labels, adata.obs[name])
@@ -68,8 +64,7 @@ def ignored_doses(adata: AnnData, columns: Columns) -> list[str]:
                 label, found = next(iter(several.items()))
                 return [
                     f"obs['{name}'] has several values under one label ('{label}': {', '.join(found[:4])}) "
-                    "and was not "
-                    f"read; name it with dose='{name}' if it is the dose."
+                    f"and was not read; name it with dose='{name}' if it is the dose."
                 ]
     return []
 
@@ -92,11 +87,9 @@ def require_both(schedules: Sequence[Schedule], labels: Labels, columns: Columns
         few = ", ".join(f"'{name}'" for name in counted.index[:5])
         guess = f" '{near}' looks like one." if near else ""
         raise DataError(
-            f"no control cell: {labels.said} never says "
-            f"{' or '.join(repr(one) for one in columns.control)}; its "
-            f"labels are {few}{' ...' if len(counted) > 5 else ''}; name the label of the unperturbed "
-            "cells with "
-            f"control=.{guess}"
+            f"no control cell: {labels.said} never says {' or '.join(repr(one) for one in columns.control)}; "
+            f"its labels are {few}{' ...' if len(counted) > 5 else ''}; name the label of the unperturbed "
+            f"cells with control=.{guess}"
         )
     if all(one.is_control for one in schedules):
         raise DataError(f"{labels.said} has no perturbed cell; nothing can be learnt.")

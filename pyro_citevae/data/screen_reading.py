@@ -291,8 +291,7 @@ def _labels(written: pd.Series, empty: pd.Series, columns: Columns, schema: Sche
         word = written[empty].iloc[0]
         raise DataError(
             f"obs['{columns.perturbation}'] has empty labels ({int(empty.sum())} cells, such as '{word}'); "
-            "fill them, "
-            f"or leave those cells out with exclude='{word}'."
+            f"fill them, or leave those cells out with exclude='{word}'."
         )
     distinct = pd.unique(written).tolist()
     found = Labels.of(

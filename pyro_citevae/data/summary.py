@@ -12,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from pyro_citevae.errors import few
+
 if TYPE_CHECKING:
     from pyro_citevae.data.trajectories import Trajectories
 
@@ -185,6 +187,4 @@ class Summary:
 
 
 def _few(names: Sequence[str], joint: str = ", ") -> str:
-    """The first of some names, and how many more there are."""
-    shown = joint.join(names[:_SHOWN])
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return few(names, _SHOWN, joint)

@@ -87,8 +87,7 @@ def times_in(
         value = column.iloc[int(np.flatnonzero(wrong)[0])]
         raise DataError(
             f"obs['{name}'] holds '{value}'; times are numbers, zero or more, in one unit, or such as 'D4' "
-            "and "
-            "'24h'."
+            "and '24h'."
         )
     if len(units) > 1:
         named = ", ".join(sorted(str(unit or "without a unit") for unit in units))
@@ -111,8 +110,7 @@ def steps_of(
     if times is not None and not (times > 0).any():
         raise DataError(
             "every time is 0, and a perturbation acts after 0; give the time since the perturbation, or "
-            "leave "
-            "time= out for a snapshot."
+            "leave time= out for a snapshot."
         )
     if isinstance(step, str) and step != "observed":
         step = _listed(step)
@@ -198,10 +196,10 @@ def _durations(
     if column.isna().any() or (column < pd.Timedelta(0)).any():
         raise DataError(f"obs['{name}'] holds a missing or negative duration; times are zero or more.")
     hours = column.dt.total_seconds().to_numpy(dtype=float) / 3600
-    for unit in ("day", "hour", "minute") if wanted not in _IN_HOURS else (str(wanted),):
+    if wanted in _IN_HOURS:
+        return hours / _IN_HOURS[wanted], wanted
+    for unit in ("day", "hour", "minute"):
         times = hours / _IN_HOURS[unit]
-        if unit == wanted:
-            return times, unit
         if (times == np.rint(times)).all():
             return times, unit
     return hours, "hour"

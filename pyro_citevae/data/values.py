@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from pyro_citevae.data.anndata_io import layer_names
 from pyro_citevae.data.sparse_rows import SparseRows
 from pyro_citevae.errors import DataError, reason
 
@@ -19,6 +20,7 @@ __all__ = [
     "counts_elsewhere",
     "holds_counts",
     "in_memory",
+    "layer_of_counts",
     "matrix_of",
     "require_values",
     "with_expected",
@@ -34,7 +36,7 @@ def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     Raises:
         DataError: There is no such layer, or no X.
     """
-    names = [name for name in adata.layers if name is not None]
+    names = layer_names(adata)
     if layer is not None and layer not in names:
         raise DataError(f"layer='{layer}' is not a layer; the layers are {names}.")
     found = adata.X if layer is None else adata.layers[layer]
@@ -103,15 +105,20 @@ def require_values(
         raise DataError(f"{where} holds values beyond single precision; rescale them.")
 
 
-def counts_elsewhere(adata: AnnData, layer: str | None) -> str:
-    """Where an AnnData holds counts, as a way out: a layer, ``.raw`` or ``X``; empty if nowhere."""
-    places: dict[str, Any] = {name: adata.layers[name] for name in adata.layers if name is not None}
+def layer_of_counts(adata: AnnData, but: str | None = None) -> str | None:
+    """The first layer but one that holds counts, or ``"raw"`` for ``.raw``; None if none does."""
+    places: dict[str, Any] = {name: adata.layers[name] for name in layer_names(adata)}
     if adata.raw is not None:
         places.setdefault("raw", adata.raw.X)
-    found = [name for name, matrix in places.items() if name != layer and holds_counts(matrix)]
-    if found:
-        where = f"layer '{found[0]}'" if found[0] in adata.layers else ".raw"
-        return f"{where} holds counts: name it with layer='{found[0]}'"
+    return next((name for name, matrix in places.items() if name != but and holds_counts(matrix)), None)
+
+
+def counts_elsewhere(adata: AnnData, layer: str | None) -> str:
+    """Where an AnnData holds counts, if not in a layer, as a way out; empty if nowhere."""
+    found = layer_of_counts(adata, but=layer)
+    if found is not None:
+        where = f"layer '{found}'" if found in adata.layers else ".raw"
+        return f"{where} holds counts: name it with layer='{found}'"
     if layer is not None and adata.X is not None and holds_counts(adata.X):
         return "X holds counts: leave layer= out"
     return ""

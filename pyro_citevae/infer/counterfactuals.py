@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_citevae import sites
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.arguments import count, whole
+from pyro_citevae.arguments import whole
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.pseudobulk import profile
@@ -121,9 +121,7 @@ class Counterfactuals:
     def __post_init__(self) -> None:
         if self.told:
             return
-        object.__setattr__(self, "n_draws", count(self.n_draws, "predict(draws=...)"))
-        for name in ("seed", "most_values"):
-            object.__setattr__(self, name, whole(getattr(self, name), f"predict({name}=...)"))
+        object.__setattr__(self, "most_values", whole(self.most_values, "predict(most_values=...)"))
         model = self.members[0][0]
         known = (model.seen | model.has_features).tolist()
         for one in self.schedules:

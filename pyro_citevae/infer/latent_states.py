@@ -100,8 +100,7 @@ def write_states(adata: AnnData, states: pd.DataFrame, guide: AmortizedGuide, **
     if unread:
         warnings.warn(
             f"{unread} cells were not read, and have NaN in obsm; leave them out before neighbours are "
-            "sought, as "
-            "in adata[~np.isnan(adata.obsm['X_citevae']).any(1)].",
+            "sought, as in adata[~np.isnan(adata.obsm['X_citevae']).any(1)].",
             CiteVAEWarning,
             stacklevel=3,
         )
