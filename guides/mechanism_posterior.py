@@ -19,6 +19,7 @@ from pyro.infer.autoguide import (
     init_to_median,
 )
 from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.infer.autoguide.utils import deep_setattr
 from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
@@ -104,6 +105,16 @@ class MechanismPosterior(PyroModule):
         """Draws every global site; under plates to the left, each value is (..., 1, 1) + its event shape."""
         drawn: dict[str, Tensor] = self.independent()
         return drawn if self.joint is None else drawn | self.joint()
+
+    def widen(self, factor: float) -> None:
+        """Makes the normals so many times as wide, in place."""
+        with torch.no_grad():
+            own: Any = self.independent.prototype_trace
+            for name, _ in own.iter_stochastic_nodes():
+                scale = self.independent._get_loc_and_scale(name)[1]
+                deep_setattr(self.independent.scales, name, scale * factor)
+            if self.joint is not None:
+                self.joint.scale = self.joint.scale * factor
 
     def flat(self, drawn: dict[str, Tensor]) -> Float[Tensor, "... flat"]:
         """The drawn values of the sites of at most 100 values, one beside the other."""

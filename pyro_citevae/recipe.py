@@ -12,14 +12,14 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.config import Part
 from pyro_citevae.data import Trajectories
 from pyro_citevae.data.features import GeneFeatures, coexpression, from_table, gene_ontology
-from pyro_citevae.errors import ModelError
+from pyro_citevae.errors import CiteVAEError, ModelError
 from pyro_citevae.infer import FitSettings, Posterior, fit
 from pyro_citevae.infer.fit_settings import settings_of
 from pyro_citevae.program import LatentDynamics
 
 _SPECIES = "gene-ontology:mouse (terms of the human genes of the same letters, an approximation)"
 
-__all__ = ["Recipe", "described", "features_of", "takes_features"]
+__all__ = ["Recipe", "described", "features_of", "features_of_run", "takes_features"]
 
 
 @final
@@ -139,6 +139,20 @@ def described(features: str) -> str:
         'coexpression'
     """
     return _SPECIES if features == "gene-ontology:mouse" else features
+
+
+def features_of_run(record: Mapping[str, Any], train: Trajectories) -> GeneFeatures | None:
+    """The features that a run was fitted with, as baselines take them; None where there are none any more.
+
+    Args:
+        record: The run's record.
+        train: Its training cells.
+    """
+    said = str(record.get("summary", {}).get("features", "none"))
+    try:
+        return features_of("gene-ontology:mouse" if said == _SPECIES else said, train, plain=True)
+    except CiteVAEError:  # a table that is no longer there
+        return None
 
 
 def features_of(kind: str, train: Trajectories, *, plain: bool) -> GeneFeatures | None:

@@ -1,5 +1,6 @@
 """Fits with draws that a cell's position fixes, and notes every step's gradient; run alone or by torchrun."""
 
+import json
 import os
 import sys
 import zlib
@@ -16,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import pyro_citevae as cv
 from pyro_citevae.data import Batch
 from pyro_citevae.guides import MeanField
+from pyro_citevae.infer import convergence
 
 N_CELLS = 60
 
@@ -76,6 +78,17 @@ def run(batch_size: int) -> tuple[dict[str, torch.Tensor], cv.Posterior]:
         hook.remove()
 
 
+def until_the_bound_stops_rising() -> cv.Posterior:
+    """A fit without a number of epochs, of few steps."""
+    short = {"_LEAST_STEPS": 20, "_FALL": 10, "_LOOKED_AT": 20, "_LOOK_EVERY": 1, "_NOISE": 1.0}
+    for name, value in short.items():
+        setattr(convergence, name, value)
+    data = small_screen(N_CELLS)
+    model = KnownDecoder(data.schema)
+    settings = {"max_steps": 400, "batch_size": 16, "learning_rate": 3e-3}
+    return cv.fit(model, MeanField(model, hidden=8), data, progress=False, **settings)
+
+
 if __name__ == "__main__":
     gradients, posterior = run(int(sys.argv[2]))
     folder = Path(sys.argv[1]) / os.environ.get("RANK", "0")
@@ -84,3 +97,5 @@ if __name__ == "__main__":
     posterior.history.to_parquet(folder / "history.parquet")
     weights = {**posterior.model.state_dict(prefix="m."), **posterior.guide.state_dict(prefix="g.")}
     save_file({name: value.clone() for name, value in weights.items()}, folder / "weights.safetensors")
+    course = until_the_bound_stops_rising().record["course"]
+    (folder / "course.json").write_text(json.dumps(course))

@@ -76,6 +76,8 @@ likeness = {gene: kernel[position["IFNGR2"], i] for gene, i in position.items() 
 
 # %% [markdown]
 # ## 3. Fit
+#
+# Left to itself, `fit` goes on until its bound has stopped rising. Here 25 passes over the cells do, to be quick.
 
 # %%
 model = CiteVAE(train.schema, features=known)

@@ -117,7 +117,8 @@ except cv.CiteVAEError as error:
 # %% [markdown]
 # ## Fit and look
 #
-# The fit is the library's: SVI on the same program, with any guide. Look at the bound before anything else.
+# The fit is the library's: SVI on the same program, with any guide. Look at the bound before anything else. The 25 passes
+# over the cells are to be quick; without `max_epochs` a fit goes on until its bound has stopped rising.
 
 # %%
 model = SetPoint(train.schema)

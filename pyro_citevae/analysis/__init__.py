@@ -23,6 +23,7 @@ from pyro_citevae.analysis.baselines import (
     TechnicalDuplicate,
 )
 from pyro_citevae.analysis.criticism import (
+    diagnose,
     ecdf_band,
     held_out_bound,
     pareto_k,
@@ -84,6 +85,7 @@ __all__ = [
     "cell_rows",
     "challenge_scores",
     "coverage",
+    "diagnose",
     "ecdf_band",
     "edge_probabilities",
     "evaluate",

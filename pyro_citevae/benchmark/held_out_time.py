@@ -20,10 +20,18 @@ from pyro_citevae.analysis.baselines.in_time import (
     Persistence,
     ShrunkenPersistence,
 )
+from pyro_citevae.analysis.baselines.on_features import (
+    LinearModel,
+    NearestNeighbours,
+    RidgeOnFeatures,
+    SoftmaxKernel,
+)
 from pyro_citevae.analysis.baselines.rules import Baseline, NoChange
 from pyro_citevae.analysis.scoring.effects import evaluate
 from pyro_citevae.analysis.scoring.measurement import Measurement, measure, reproducible, require_unseen
+from pyro_citevae.analysis.scoring.tables import ALL, CEILING
 from pyro_citevae.arguments import names
+from pyro_citevae.data.features import GeneFeatures
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.shared_genes import on_panel, shared_panel
 from pyro_citevae.data.trajectories import Trajectories
@@ -46,12 +54,32 @@ class Forecast:
         measurements: What was measured then.
         headline: Reproducible perturbations, whose mean is quoted first.
         scores: Tidy table of the model, the baselines and the ceiling.
+        name: Name of the model in the table.
     """
 
     effects: Effect
     measurements: tuple[Measurement, ...]
     headline: tuple[str, ...]
     scores: pd.DataFrame
+    name: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Whether a rule errs less than the model, on one line."""
+        rows = self.scores
+        errors = rows[(rows.score == "relative_l2") & (rows.perturbation == ALL)].set_index("predictor").value
+        errors = errors.drop(CEILING, errors="ignore").dropna()
+        rules = errors.drop(self.name)
+        if not len(rules):
+            return "no rule to compare with."
+        best = str(rules.idxmin())
+        against = f"relative L2 {errors[self.name]:.2f}, and {rules[best]:.2f} by {best}"
+        if errors[self.name] <= rules[best]:
+            return f"beside the rules: the model errs less than the best of them ({against})."
+        return (
+            f"beside the rules: {best} errs less than the model ({against}); take the rule's forecast here, "
+            "or see what citevae evaluate --licence says of the fit."
+        )
 
 
 def forecast(
@@ -64,6 +92,7 @@ def forecast(
     draws: int = 200,
     seed: int = 0,
     genes: Sequence[str] | None = None,
+    features: GeneFeatures | None = None,
 ) -> Forecast:
     """Forecasts the last time of the held-out data, and scores it beside baselines and ceiling.
 
@@ -81,6 +110,7 @@ def forecast(
         draws: Number of draws.
         seed: Seed of the fit, for the table.
         genes: Genes that the held-out cells have; None for all.
+        features: What is known of the perturbed genes, for the rules of genes without cells.
 
     Raises:
         DataError: A held-out observation was in training, there is nothing to score, or the training controls
@@ -100,6 +130,8 @@ def forecast(
     schedules = [Schedule.parse(label, posterior.schema.control) for label in labels]
     effects = posterior.effect(schedules, time=time, draws=draws, panel=panel)
     rules: list[Baseline] = [kind(train) for kind in _rules(schedules, train)]
+    if any(not train.seen[train.schema.token_index[one]] for each in schedules for one in each.tokens):
+        rules += _of_unseen_genes(train, features)
     rules.append(MeanOfOthers(reference))
     chosen = tuple(name for name in headline if name in labels) or reproducible(measurements)
     predicted = {posterior.name: effects}
@@ -107,7 +139,7 @@ def forecast(
     scores = evaluate(
         predicted, measurements, headline=chosen, protocol="held-out-time", dataset=dataset, seed=seed
     )
-    return Forecast(effects, measurements, chosen, scores)
+    return Forecast(effects, measurements, chosen, scores, posterior.name)
 
 
 def _rules(schedules: Sequence[Schedule], train: Trajectories) -> list[type[Baseline]]:
@@ -116,6 +148,14 @@ def _rules(schedules: Sequence[Schedule], train: Trajectories) -> list[type[Base
     in_time = any(one in seen for one in schedules)
     unseen_pair = any(one not in seen and len(one.tokens) > 1 for one in schedules)
     return [NoChange, *(_IN_TIME if in_time else ()), *(_OF_MEMBERS if unseen_pair else ())]
+
+
+def _of_unseen_genes(train: Trajectories, features: GeneFeatures | None) -> list[Baseline]:
+    """Rules for genes without cells, along their features where there are any."""
+    found: list[Baseline] = [LinearModel(train, features)]
+    if features is not None:
+        found += [kind(train, features) for kind in (RidgeOnFeatures, NearestNeighbours, SoftmaxKernel)]
+    return found
 
 
 def _where_controls_are(truth: Trajectories, train: Trajectories, time: float) -> Trajectories:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from pyro_citevae import config
-from pyro_citevae.analysis import Licence, licence, markdown, plots, summary
+from pyro_citevae.analysis import Licence, diagnose, licence, markdown, plots, summary
 from pyro_citevae.benchmark.held_out_time import Forecast, forecast
 from pyro_citevae.cli.options import Accelerator, Data, Out, Overwrite, OwnGuide, OwnModel, Quiet, Run, Seed
 from pyro_citevae.cli.runs import divided, held_out_cells, loaded_run, origin_of
@@ -20,7 +20,7 @@ from pyro_citevae.cli.terminal import console, say
 from pyro_citevae.data import Schedule, Trajectories, datasets, do
 from pyro_citevae.errors import RunError
 from pyro_citevae.infer import Ensemble, Posterior
-from pyro_citevae.recipe import Recipe
+from pyro_citevae.recipe import Recipe, features_of_run
 from pyro_citevae.whole_files import aside, require_free
 
 __all__ = ["demo", "evaluate"]
@@ -33,7 +33,9 @@ def demo(
     out: Out = Path("runs/demo"),
     overwrite: Overwrite = False,
     seed: Seed = 0,
-    epochs: Annotated[int, typer.Option(help="Passes over the cells.")] = 60,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the cells; none to go on until the bound stops rising.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train on days 2-4 of 23 real knock-outs, forecast day 5, and score it beside the baselines."""
@@ -44,9 +46,12 @@ def demo(
         f"RENGE (Ishikawa et al. 2023): {train.n_cells} cells of days 2-4 to train on, "
         f"{truth.n_cells} of day 5 held out."
     )
-    recipe = Recipe.of(config.Settings(fit={"seed": seed, "max_epochs": epochs}))
-    posterior = recipe.fitted(train, progress=not quiet)
+    passes = {} if epochs is None else {"max_epochs": epochs}
+    posterior = Recipe.of(config.Settings(fit={"seed": seed, **passes})).fitted(train, progress=not quiet)
     posterior.record["source"] = {"path": "renge"}
+    with console.status("looking at the fit ..."):
+        diagnosis = diagnose(posterior, train)
+    posterior.record["diagnosis"] = diagnosis.record()
     with console.status("forecasting day 5 ..."):
         headline = datasets.CATALOGUE["renge"].headline
         found = forecast(posterior, train, truth, dataset="renge", headline=headline, seed=seed)
@@ -63,7 +68,8 @@ def demo(
         )
     _show_scores(found)
     say(
-        f"\nSaved in {out}/: scores.md, effects.png, trajectories.png, predictions.h5ad, effects.nc, and the "
+        f"\n{diagnosis.verdict}\n"
+        f"Saved in {out}/: scores.md, effects.png, trajectories.png, predictions.h5ad, effects.nc, and the "
         "posterior (posterior.nc opens in ArviZ).\n"
         f"Next: citevae predict {out} --do PRDM14+SOX2 -o prediction.h5ad"
     )
@@ -104,16 +110,22 @@ def evaluate(
     name = Path(path).stem
     headline = datasets.CATALOGUE[path].headline if path in datasets.CATALOGUE else ()
     with console.status("scoring ..."):
-        found = forecast(
-            posterior, train, held_out, dataset=name, headline=headline, draws=draws, genes=genes
-        )
+        asked: dict[str, Any] = {"dataset": name, "headline": headline, "draws": draws, "genes": genes}
+        features = features_of_run(posterior.record, train)
+        found = forecast(posterior, train, held_out, features=features, **asked)
+        diagnosis = diagnose(posterior, train)
     _show_scores(found)
+    say(f"{diagnosis.verdict}\n{found.verdict}")
     if out is not None:
         with aside(out, overwrite=overwrite) as folder:
             folder.mkdir()
             _write_scores(folder, found)
+            (folder / "diagnosis.txt").write_text(f"{diagnosis.report()}\n\n{found.verdict}\n")
             _write_pictures(folder, posterior, found)
-        say(f"Saved in {out}/: scores.md, scores.json, effects.nc, effects.png, trajectories.png.")
+        say(
+            f"Saved in {out}/: scores.md, scores.json, diagnosis.txt, effects.nc, effects.png and "
+            "trajectories.png."
+        )
 
 
 def _report_licences(
@@ -122,8 +134,9 @@ def _report_licences(
     """Prints the licence report, one for each fit of an ensemble, and writes it if there is a folder."""
     fits = posterior.posteriors if isinstance(posterior, Ensemble) else (posterior,)
     with console.status("looking at the posterior ..."):
+        adequacy = diagnose(posterior, train)
         found = [licence(one, train) for one in fits]
-    text = "\n\n".join(one.report() for one in found)
+    text = "\n\n".join([adequacy.report(), *(one.report() for one in found)])
     say(text)
     if out is not None:
         with aside(out, overwrite=overwrite) as folder:

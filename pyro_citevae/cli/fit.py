@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from pyro_citevae import config
+from pyro_citevae.analysis import diagnose
 from pyro_citevae.cli.options import NSteps, Out, Overwrite, Quiet, Step, TimeUnit, Values, with_columns
 from pyro_citevae.cli.runs import path_of, screen_of
 from pyro_citevae.cli.terminal import console, say
@@ -44,7 +45,10 @@ def fit_command(
     hold_out: Annotated[
         list[str] | None, typer.Option(help="perturbation=A,B | time=5 | combination=A+B; joined by ';'.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the cells.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the cells; none to go on until the bound stops rising.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps at most, where no passes are given.")] = None,
     accelerator: Annotated[str | None, typer.Option(help="cpu, gpu or auto.")] = None,
     devices: Annotated[
         int | None, typer.Option(help="Devices of this machine to train on, a process each.")
@@ -70,6 +74,7 @@ def fit_command(
     require_free(out, overwrite)
     options = {
         "max_epochs": epochs,
+        "max_steps": steps,
         "accelerator": accelerator,
         "devices": devices,
         "precision": precision,
@@ -103,12 +108,17 @@ def fit_command(
     if not is_first:
         return
     posterior = fits[0] if seeds == 1 else Ensemble(fits)
+    with console.status("looking at the fit ..."):
+        found = diagnose(posterior, train)
+    for fitted in fits:
+        fitted.record["diagnosis"] = found.record()
     posterior.save(out, overwrite=overwrite)
     shutil.rmtree(training, ignore_errors=True)
     bound = sum(one.history["training"].iloc[-1] for one in fits) / seeds
     say(
         f"Fitted {posterior.name} to {train.n_cells} cells{f' from {seeds} seeds' if seeds > 1 else ''}; the "
         f"bound is {bound:.2f} nats a cell. Saved in {out}.\n"
+        f"{found.verdict}\n"
         f"Next: citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any, cast
 
 import anndata
@@ -16,7 +15,7 @@ from pyro_citevae.data.gene_names import gene_names, require_unique
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import CiteVAEWarning, DataError
 
-__all__ = ["concatenated", "layer_names", "padded", "predictions"]
+__all__ = ["layer_names", "padded", "predictions"]
 
 _FEWEST_SHARED = 0.5
 
@@ -86,8 +85,3 @@ def predictions(
     """Predicted cells as AnnData: one draw of counts in ``X``, summaries in the layers."""
     frame = pd.DataFrame(obs, index=[str(i) for i in range(draw.shape[0])])
     return AnnData(X=draw, obs=frame, var=pd.DataFrame(index=list(genes)), layers=layers, uns=uns)
-
-
-def concatenated(parts: Sequence[AnnData]) -> AnnData:
-    """Predicted cells of several calls, one after the other."""
-    return anndata.concat(parts, index_unique="-")

@@ -6,15 +6,15 @@ its cells is the sum over all N cells.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import final
+from collections.abc import Iterator, Sized
+from typing import cast, final
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler
 
-__all__ = ["BUFFER", "Balanced", "Blocks", "Share", "balance", "in_order", "uniform"]
+__all__ = ["BUFFER", "Balanced", "Blocks", "Passes", "Share", "balance", "in_order", "uniform"]
 
 BUFFER = 16_384  # cells that are read together from a file, and shuffled
 _BLOCK = 64  # cells that lie side by side in the file
@@ -34,6 +34,30 @@ def uniform(n_cells: int, size: int, generator: torch.Generator) -> BatchSampler
 def in_order(n_cells: int, size: int) -> BatchSampler:
     """Minibatches of consecutive cells."""
     return BatchSampler(SequentialSampler(range(n_cells)), size, drop_last=False)
+
+
+@final
+class Passes(Sampler[list[int]]):
+    """Several passes over the cells in a row, so that what is done once a round is done seldom.
+
+    Args:
+        batches: The minibatches of a pass.
+        n: Number of passes.
+
+    Example:
+        >>> len(Passes(in_order(10, 4), 3)), list(Passes(in_order(3, 2), 2))
+        (9, [[0, 1], [2], [0, 1], [2]])
+    """
+
+    def __init__(self, batches: Sampler[list[int]], n: int) -> None:
+        self.batches, self.n = batches, n
+
+    def __len__(self) -> int:
+        return self.n * len(cast(Sized, self.batches))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for _ in range(self.n):
+            yield from self.batches
 
 
 @final

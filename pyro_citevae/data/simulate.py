@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from scipy import sparse
 
 from pyro_citevae.data.interventions import Schedule, do
+from pyro_citevae.data.pseudobulk import profile
 from pyro_citevae.data.schema import Schema, StudyDesign, Values
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
@@ -36,6 +37,7 @@ class Truth:
         loading: Log-expression (or value) of each gene for one unit of a program.
         intercept: Baseline of each gene.
         z: States of the cells at every step of length one, whichever of them are observed.
+        saturating: Whether a program's influence is bounded (tanh).
     """
 
     A: Bool[np.ndarray, "lag program program"]
@@ -49,14 +51,56 @@ class Truth:
     loading: Float[np.ndarray, "program gene"]
     intercept: Float[np.ndarray, " gene"]
     z: Float[np.ndarray, "step cell program"]
+    saturating: bool = False
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """A simulated data set with its truth."""
+    """A simulated data set with its truth.
+
+    Attributes:
+        data: The cells.
+        truth: What generated them.
+    """
 
     data: Trajectories
     truth: Truth
+
+    def effects(
+        self, schedules: Sequence[Schedule | str], time: float, *, n_cells: int = 20_000, seed: int = 0
+    ) -> Float[np.ndarray, "perturbation gene"]:
+        """True effects against the control: differences of profiles of a large population without noise.
+
+        Args:
+            schedules: Schedules, or labels such as ``"gene_0+gene_1"``.
+            time: Time, in steps of length one.
+            n_cells: Cells of the population.
+            seed: Seed of its states.
+
+        Example:
+            >>> simulation = simulate(n_cells=60, n_inert=1, n_perturbations=2)
+            >>> effects = simulation.effects(["gene_0", "gene_1"], time=4.0)
+            >>> bool(abs(effects[0]).max() > 0.1), float(abs(effects[1]).max())
+            (True, 0.0)
+        """
+        schema = self.data.schema
+        asked = [one if isinstance(one, Schedule) else schema.schedule(one) for one in schedules]
+        control, *levels = (self._level(one, int(time), n_cells, seed) for one in (do(), *asked))
+        return np.array(levels) - control
+
+    def _level(self, schedule: Schedule, step: int, n_cells: int, seed: int) -> Float[np.ndarray, " gene"]:
+        """The profile of a population under a schedule, without noise of measurement."""
+        truth, schema = self.truth, self.data.schema
+        doses = replace(schema, grid=()).doses(schedule, step)
+        states = np.zeros((step + 1, n_cells, len(truth.w.T)))
+        u = np.broadcast_to(doses[None], (n_cells, *doses.shape))
+        _walk(replace(truth, z=states), u, np.random.default_rng(seed))
+        eta = truth.intercept + states[step] @ truth.loading
+        if schema.values == "real":
+            return np.asarray(eta.mean(0))
+        return profile(
+            np.exp(eta - np.logaddexp.reduce(eta, axis=1, keepdims=True)).sum(0), schema.panel_total
+        )
 
 
 @renamed_arguments(layout="design")
@@ -66,6 +110,7 @@ def simulate(
     n_genes: int = 30,
     n_programs: int = 3,
     n_perturbations: int = 5,
+    n_inert: int = 0,
     n_lags: int = 1,
     n_steps: int = 4,
     times: tuple[int, ...] = (),
@@ -98,6 +143,7 @@ def simulate(
         n_genes: Number of genes; the tokens are the first of them.
         n_programs: Number of programs.
         n_perturbations: Number of tokens, named ``gene_0``, ``gene_1``, ...
+        n_inert: How many of them, the last ones, change nothing.
         n_lags: Number of lags.
         n_steps: Number of latent steps.
         times: Steps after which cells are observed, such as (1, 2, 5, 12), if not after each of n_steps. The
@@ -122,7 +168,8 @@ def simulate(
         The data and its truth.
 
     Raises:
-        DataError: There are fewer genes than tokens, or the times do not increase from 1.
+        DataError: There are fewer genes than tokens or fewer tokens than inert ones, or the times do not
+            increase from 1.
 
     Example:
         >>> simulation = simulate(n_cells=60, design="sequences", seed=1)
@@ -133,6 +180,8 @@ def simulate(
     """
     if n_genes < n_perturbations:
         raise DataError(f"n_genes={n_genes} is below n_perturbations={n_perturbations}; give more genes.")
+    if not 0 <= n_inert <= n_perturbations:
+        raise DataError(f"n_inert={n_inert} must lie between 0 and n_perturbations={n_perturbations}.")
     if list(times) != sorted({time for time in times if time >= 1}):
         raise DataError(f"times={times} do not increase from 1; give the steps to observe in their order.")
     seen = times or tuple(range(1, n_steps + 1))
@@ -163,19 +212,20 @@ def simulate(
         loading=rng.normal(0, 0.7, (n_programs, n_genes)) * (rng.random((n_programs, n_genes)) < 0.6),
         intercept=rng.normal(0, 0.7, n_genes),
         z=np.zeros((seen[-1] + 1, n_cells, n_programs)),
+        saturating=saturating,
     )
+    for change in (truth.a, truth.b, truth.v):
+        change[n_perturbations - n_inert :] = 0.0
     conditions = (do(), *(do(token) for token in schema.tokens), *map(Schedule.parse, combinations))
     condition = np.sort(np.arange(n_cells) % len(conditions))
     u = np.stack([replace(schema, grid=()).doses(one, seen[-1]) for one in conditions])[condition]
-    _walk(truth, u, np.tanh if saturating else np.asarray, rng)
+    _walk(truth, u, rng)
     return Simulation(_observe(schema, truth, conditions, condition, library, dispersion, noise, rng), truth)
 
 
-def _walk(
-    truth: Truth, u: np.ndarray, f: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator
-) -> None:
+def _walk(truth: Truth, u: np.ndarray, rng: np.random.Generator) -> None:
     """Fills ``truth.z`` step by step."""
-    z = truth.z
+    z, f = truth.z, np.tanh if truth.saturating else np.asarray
     z[0] = rng.normal(size=z[0].shape)
     for t in range(1, len(z)):
         drift = sum(f(z[t - lag]) @ truth.W[lag - 1].T for lag in range(1, min(t, len(truth.W)) + 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.predicted_cells import PredictedCells
 from pyro_citevae.infer.progress import appearing
 from pyro_citevae.infer.seeding import seeded
-from pyro_citevae.infer.substitute import Substitute
+from pyro_citevae.infer.substitute import Shifted, Substitute
 from pyro_citevae.program import LatentDynamics, Rollout
 
 __all__ = ["MOST_VALUES", "Abduction", "Counterfactuals"]
@@ -105,6 +105,7 @@ class Counterfactuals:
         panel: Genes that profiles are of, and their common total; None for all genes of the model.
         batches: Technical batches that cells under each schedule are taken to be of; None for their own.
         told: Whether what is doubtful of the schedules was told before.
+        population: Cells of the population that profiles are of, where no control cells are given.
     """
 
     members: Sequence[tuple[LatentDynamics, AmortizedGuide]]
@@ -117,6 +118,7 @@ class Counterfactuals:
     panel: Schema | None = None
     batches: Sequence[Sequence[int]] | None = None
     told: bool = False
+    population: int = _POPULATION
 
     def __post_init__(self) -> None:
         if self.told:
@@ -155,8 +157,12 @@ class Counterfactuals:
         *,
         mean: bool,
         batches: Sequence[int] | None = None,
+        shift: Float[np.ndarray, "draw time gene"] | None = None,
     ) -> tuple[Rollout, Tensor]:
-        """One roll-out: what the program walked through, and the values at the times."""
+        """One roll-out: what the program walked through, and the values at the times.
+
+        With a shift the values, and the law that the roll-out notes of them, are moved by so much.
+        """
         schema = self.schema
         steps = torch.tensor([schema.step_of(time) for time in self.times])
         n, own = abduction.cells.n_cells, abduction.cells.technical
@@ -175,12 +181,13 @@ class Counterfactuals:
             seeded(abduction.seed),
             torch.no_grad(),
             Substitute(abduction.values, mean=mean),
+            nullcontext() if shift is None else Shifted(shift),
             pyro.plate("draw", self.n_draws, dim=-3),
             poutine.trace() as tracer,
         ):
             walked = model(cells)
-        x: Any = tracer.trace.nodes[sites.VALUES]["value"]
-        return walked, x
+        observed: Any = tracer.trace.nodes[sites.VALUES]
+        return walked if shift is None else replace(walked, emission=observed["fn"]), observed["value"]
 
     def abductions(self, chain: int, controls: Trajectories | None) -> Iterator[Abduction]:
         """A member's abducted cells, in chunks that fit in memory, with the same draws of the mechanism."""
@@ -202,7 +209,7 @@ class Counterfactuals:
         """Positions of the cells of each chunk."""
         a_cell = self.n_draws * len(self.times) * self._whole.n_genes
         if controls is None:
-            n, size = _POPULATION, self.most_values * 3 // 2 // a_cell  # of which no counts are drawn
+            n, size = self.population, self.most_values * 3 // 2 // a_cell  # of which no counts are drawn
         else:
             n, size = controls.n_cells, self.most_values // (len(self.members) * a_cell)
         size = max(1, size)
@@ -231,7 +238,7 @@ class Counterfactuals:
         if self.panel is not None:
             sums = sums[..., positions(self._whole, self.panel.genes)]
         if self.schema.values == "real":
-            n = _POPULATION if controls is None else controls.n_cells
+            n = self.population if controls is None else controls.n_cells
             return sums / n
         return profile(sums, self.schema.panel_total)
 
@@ -239,7 +246,7 @@ class Counterfactuals:
         self, controls: Trajectories | None
     ) -> Float[np.ndarray, "schedule chain draw step program"]:
         """Mean state of the programs over the cells, at every step from 0, for each draw."""
-        n = _POPULATION if controls is None else controls.n_cells
+        n = self.population if controls is None else controls.n_cells
         chains = []
         for chain, (model, _) in enumerate(self.members):
             total: np.ndarray | float = 0.0
@@ -250,10 +257,18 @@ class Counterfactuals:
             chains.append(np.asarray(total) / n)
         return np.stack(chains, axis=1)
 
-    def cells(self, controls: Trajectories) -> PredictedCells:
+    def cells(
+        self,
+        controls: Trajectories,
+        shifts: Sequence[Float[np.ndarray, "draw schedule time gene"] | None] = (),
+    ) -> PredictedCells:
         """Counts of every control cell under every schedule at every time, summarised over all draws.
 
         The draws of a chunk of cells under one schedule are held at a time, and only their summaries kept.
+
+        Args:
+            controls: The cells.
+            shifts: How far each member's laws of the values are moved, if they are.
         """
         P, T, n = len(self.schedules), len(self.times), controls.n_cells
         layers: dict[str, np.ndarray] = {}
@@ -262,7 +277,8 @@ class Counterfactuals:
         with self._bar(controls) as advance:
             for part, *chunk in zip(self._parts(controls), *members, strict=True):
                 for p, schedule in enumerate(self.schedules):
-                    draw, summaries = self._summarised(chunk, schedule, part.start, advance)
+                    moved = [None if one is None else one[:, p] for one in shifts or [None] * len(members)]
+                    draw, summaries = self._summarised(chunk, schedule, moved, part.start, advance)
                     for name, value in summaries.items():
                         if name not in layers:
                             layers[name] = np.empty((P, T, n, self._whole.n_genes), dtype=value.dtype)
@@ -274,7 +290,12 @@ class Counterfactuals:
         return PredictedCells(sparse.vstack(rows, format="csr"), flat, *np.indices((P, T, n)).reshape(3, -1))
 
     def _summarised(
-        self, chunk: Sequence[Abduction], schedule: Schedule, first: int, advance: Callable[[], None]
+        self,
+        chunk: Sequence[Abduction],
+        schedule: Schedule,
+        shifts: Sequence[Float[np.ndarray, "draw time gene"] | None],
+        first: int,
+        advance: Callable[[], None],
     ) -> tuple[Float[np.ndarray, "time cell gene"], dict[str, Float[np.ndarray, "time cell gene"]]]:
         """A draw of each cell of a chunk, and summaries over the draws of all members together.
 
@@ -282,8 +303,8 @@ class Counterfactuals:
         the posterior predictive, which one draw of the mechanism for all of them is not.
         """
         drawn, means = [], []
-        for (model, _), abduction in zip(self.members, chunk, strict=True):
-            walked, x = self.run(model, abduction, schedule, mean=False)
+        for (model, _), abduction, shift in zip(self.members, chunk, shifts, strict=True):
+            walked, x = self.run(model, abduction, schedule, mean=False, shift=shift)
             means.append(walked.emission.mean.mean(0))
             drawn.append(x)
             del walked  # the law of every draw, as large as the draws

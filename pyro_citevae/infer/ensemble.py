@@ -15,6 +15,7 @@ from pyro_citevae.data.splits import Split
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import FitError, ModelError
 from pyro_citevae.infer import idata
+from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.predictive import Predictive
 from pyro_citevae.program import LatentDynamics
@@ -75,6 +76,11 @@ class Ensemble(Predictive):
         return tuple(one.members[0] for one in self.posteriors)
 
     @property
+    def discrepancies(self) -> tuple[Discrepancy | None, ...]:
+        """The members' own."""
+        return tuple(one.discrepancy for one in self.posteriors)
+
+    @property
     def record(self) -> dict[str, Any]:
         """What the members have in common: the first one's record."""
         return self.posteriors[0].record
@@ -107,7 +113,8 @@ class Ensemble(Predictive):
     def to_datatree(self, data: Trajectories | None = None, **options: Any) -> xr.DataTree:
         """The members' trees, joined along ``chain``; see :meth:`Posterior.to_datatree`."""
         trees = [one.to_datatree(data, **options) for one in self.posteriors]
-        groups = {name: _joined([tree[name].to_dataset() for tree in trees]) for name in trees[0].children}
+        shared = [name for name in trees[0].children if all(name in tree.children for tree in trees)]
+        groups = {name: _joined([tree[name].to_dataset() for tree in trees]) for name in shared}
         joined = xr.DataTree.from_dict(groups)
         joined.attrs.update(trees[0].attrs)
         return joined

@@ -26,7 +26,7 @@ def global_draws(guide: AmortizedGuide, n_draws: int) -> dict[str, Tensor]:
     """
     with torch.no_grad(), pyro.plate("draw", n_draws, dim=-3):
         draws: dict[str, Tensor] = guide.globals()
-    if bool(guide.model.seen.all()):
+    if not draws or bool(guide.model.seen.all()):
         return draws
     with torch.no_grad(), Exchangeable(guide.model, draws) as given, pyro.plate("draw", n_draws, dim=-3):
         guide.model.aligned_mechanism()

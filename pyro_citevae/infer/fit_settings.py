@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -16,15 +17,21 @@ from pyro_citevae.infer.devices import n_gpus
 
 __all__ = ["FitSettings", "settings_of"]
 
+_BATCHES = (64, 256)
+
 
 @dataclass(frozen=True)
 class FitSettings:
     """How a model is trained.
 
     Attributes:
-        max_epochs: Passes over the cells.
-        batch_size: Cells in a minibatch.
-        learning_rate: Adam's step size, which falls to zero along a cosine.
+        max_epochs: Passes over the cells; None to go on until the bound has stopped rising
+            (:class:`~pyro_citevae.infer.convergence.Convergence`).
+        max_steps: Steps after which a fit ends that has no number of passes; None for 6,000, or three passes
+            where a screen is larger.
+        batch_size: Cells in a minibatch; None for a tenth of the cells, but 64 at least and 256 at most.
+        learning_rate: Adam's step size, which falls to zero along a cosine at the end, or from the first step
+            on where the passes are given.
         kl_start: Weight of the latent sites' Kullback-Leibler terms at the start.
         kl_warmup: Share of the training after which that weight is 1.
         gradient_clip: Largest norm of the gradient of the negative bound a cell.
@@ -32,8 +39,10 @@ class FitSettings:
         objective: ``"elbo"``, or a tighter bound from the cells' importance weights: ``"iwae"``, or
             ``"renyi"`` of order ``alpha``, both with ``n_particles`` draws of each cell's states.
         alpha: Order of the Renyi bound: 0 is the importance-weighted one, 1 would be the ELBO.
-        validation: Share of the cells on which the held-out bound is measured; 0 for none.
-        patience: Epochs without a better held-out bound, after the warm-up, before training stops.
+        validation: Share of each group's cells that the fit does not see, for the held-out bound and for the
+            discrepancy between program and cells; 0 for none.
+        patience: Epochs without a better held-out bound, after the warm-up, before training stops. It counts
+            where the passes are given and 50 cells or more are held out.
         sampler: How minibatches are drawn: ``"uniform"``, ``"blocks"``, ``"balanced"``, or ``"auto"``, which
             is blocks for counts on disk and uniform otherwise; see :mod:`pyro_citevae.data.samplers`.
         accelerator: ``"cpu"``, ``"gpu"``, or ``"auto"``.
@@ -43,8 +52,9 @@ class FitSettings:
         seed: Seed of initial weights, minibatches and draws.
     """
 
-    max_epochs: int = 60
-    batch_size: int = 256
+    max_epochs: int | None = None
+    max_steps: int | None = None
+    batch_size: int | None = None
     learning_rate: float = 6e-3
     kl_start: float = 0.1
     kl_warmup: float = 0.3
@@ -52,7 +62,7 @@ class FitSettings:
     n_particles: int = 1
     objective: Objective = "elbo"
     alpha: float = 0.5
-    validation: float = 0.05
+    validation: float = 0.25
     patience: int = 15
     sampler: Literal["auto", "uniform", "blocks", "balanced"] = "auto"
     accelerator: Literal["cpu", "gpu", "auto"] = "cpu"
@@ -65,6 +75,7 @@ class FitSettings:
             object.__setattr__(self, one.name, plain(getattr(self, one.name)))
         positive = (
             "max_epochs",
+            "max_steps",
             "batch_size",
             "learning_rate",
             "gradient_clip",
@@ -73,8 +84,14 @@ class FitSettings:
             "devices",
         )
         for name in positive:
-            if not getattr(self, name) > 0:
-                raise FitError(f"fit({name}={getattr(self, name)}) must be positive.")
+            given = getattr(self, name)
+            if given is not None and not given > 0:
+                raise FitError(f"fit({name}={given}) must be positive.")
+        if self.max_epochs is not None and self.max_steps is not None:
+            raise FitError(
+                f"fit(max_epochs={self.max_epochs}, max_steps={self.max_steps}) says twice how long to train;"
+                " leave out one of them."
+            )
         for name in ("kl_start", "kl_warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FitError(f"fit({name}={getattr(self, name)}) must lie between 0 and 1.")
@@ -89,6 +106,18 @@ class FitSettings:
         if self.seed < 0:
             raise FitError(f"fit(seed={self.seed}) must be zero or more.")
         self._require_devices()
+
+    def minibatch(self, n_cells: int) -> int:
+        """Cells in a minibatch of a screen with so many cells.
+
+        Example:
+            >>> FitSettings().minibatch(1200), FitSettings(batch_size=100).minibatch(1200)
+            (128, 100)
+        """
+        if self.batch_size is not None:
+            return self.batch_size
+        least, most = _BATCHES
+        return int(min(most, max(least, 2 ** round(math.log2(max(1, n_cells) / 10)))))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -27,11 +27,13 @@ from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError, ModelError, RunError, reason
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.bounds import Objective, negative_bound
+from pyro_citevae.infer.diagnosis import Diagnosis, adequacy_of
+from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.latent_states import latent_states, write_states
 from pyro_citevae.infer.predictive import Predictive
 from pyro_citevae.infer.seeding import seeded
-from pyro_citevae.infer.substitute import Substitute
+from pyro_citevae.infer.substitute import RolledOn, Substitute
 from pyro_citevae.program import LatentDynamics
 from pyro_citevae.whole_files import aside
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Posterior", "read_record"]
 
+_DISCREPANCY = "discrepancy.nc"
 _PACKAGES = ("pyro-citevae", "torch", "pyro-ppl", "lightning", "anndata", "xarray", "numpy")
 
 
@@ -56,6 +59,7 @@ class Posterior(Predictive):
         history: Bound in nats a cell, gradient norm and KL weight by epoch.
         record: Settings, hashes of data and split, package versions.
         split: What was held out of training, if anything was.
+        discrepancy: What cells that the fit has not seen say of its errors; None where nothing was learnt.
     """
 
     model: LatentDynamics
@@ -63,6 +67,20 @@ class Posterior(Predictive):
     history: pd.DataFrame
     record: dict[str, Any]
     split: Split | None = None
+    discrepancy: Discrepancy | None = None
+
+    @property
+    def discrepancies(self) -> tuple[Discrepancy | None, ...]:
+        """Its own."""
+        return (self.discrepancy,)
+
+    @property
+    def adequacy(self) -> Diagnosis:
+        """What the fit says of itself; :func:`~pyro_citevae.analysis.diagnose` looks further."""
+        return adequacy_of(self.record.get("course", {}), self.discrepancy, self.model.n_programs)
+
+    def __repr__(self) -> str:
+        return f"Posterior({self.name}, {self.record.get('n_cells', 0):,} cells; {self.adequacy.verdict})"
 
     @property
     def members(self) -> tuple[tuple[LatentDynamics, AmortizedGuide], ...]:
@@ -187,8 +205,9 @@ class Posterior(Predictive):
             seed: Seed of the draws.
 
         Returns:
-            Groups ``posterior`` and ``prior``, and with data also ``posterior_predictive``,
-            ``prior_predictive``, ``log_likelihood``, ``observed_data`` and ``constant_data``.
+            Groups ``posterior`` and ``prior``, ``discrepancy`` if cells were held back, and with data also
+            ``posterior_predictive``, ``prior_predictive``, ``log_likelihood``, ``observed_data`` and
+            ``constant_data``.
 
         Raises:
             DataError: ``draws`` or ``most_cells`` is no whole number from 1 on.
@@ -208,6 +227,8 @@ class Posterior(Predictive):
             }
             if data is not None:
                 groups = self._with_cells(groups, data.thinned(most_cells), mechanism, prior, draws)
+        if self.discrepancy is not None:
+            groups["discrepancy"] = self.discrepancy.to_dataset()
         tree = xr.DataTree.from_dict(groups)
         tree.attrs.update(
             model=reference(type(self.model)),
@@ -236,7 +257,7 @@ class Posterior(Predictive):
         local: dict[str, Any] = {
             name: abducted.nodes[name]["value"] for name in sites.cell_states(abducted.nodes)
         }
-        with _Observed(mechanism | local, batch.last), pyro.plate("draw", draws, dim=-3):
+        with RolledOn(mechanism | local, batch.last), pyro.plate("draw", draws, dim=-3):
             walked = self.model(batch)
         with Substitute(prior, mean=False), pyro.plate("draw", draws, dim=-3):
             imagined = self.model(batch)
@@ -301,6 +322,8 @@ class Posterior(Predictive):
         self.history.to_parquet(folder / "history.parquet")
         if self.split is not None:
             self.split.save(folder / "split.json")
+        if self.discrepancy is not None:
+            self.discrepancy.write(folder / _DISCREPANCY)
 
     def _record(self) -> dict[str, Any]:
         parts = {"model": self.model, "guide": self.guide}
@@ -313,6 +336,8 @@ class Posterior(Predictive):
             **self.record,
             **{name: {**class_record(type(part)), "settings": part.settings} for name, part in parts.items()},
             "schema": self.schema.to_json(),
+            "discrepancy": self.discrepancy is not None,
+            "adequacy": self.adequacy.record(),
             "versions": {package: version(package) for package in _PACKAGES},
         }
 
@@ -346,28 +371,17 @@ class Posterior(Predictive):
         split = folder / "split.json"
         if record["split"] is not None and not split.is_file():
             raise RunError(f"'{folder}' is damaged (split.json is missing); fit it again.")
-        derived = ("model", "guide", "schema", "versions")
+        kept_errors = folder / _DISCREPANCY
+        if record.get("discrepancy") and not kept_errors.is_file():
+            raise RunError(f"'{folder}' is damaged ({_DISCREPANCY} is missing); fit it again.")
+        try:
+            errors = Discrepancy.read(kept_errors, made.schema) if kept_errors.is_file() else None
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise RunError(f"'{kept_errors}' is damaged ({reason(error)}); fit it again.") from error
+        derived = ("model", "guide", "schema", "versions", "discrepancy", "adequacy")
         kept = {key: value for key, value in record.items() if key not in derived}
-        return cls(
-            made.eval(), made_guide.eval(), history, kept, Split.load(split) if split.is_file() else None
-        )
-
-
-class _Observed(Substitute):
-    """Substitutes states up to each cell's last observation, and rolls the later ones on."""
-
-    def __init__(self, values: dict[str, torch.Tensor], last: torch.Tensor) -> None:
-        super().__init__(values, mean=False)
-        self.last = last
-
-    def _pyro_sample(self, message: dict[str, Any]) -> None:
-        super()._pyro_sample(message)
-        name = message["name"]
-        step = sites.step_of_state(name)
-        if step is not None and name in self.values:
-            reached = (self.last >= step)[:, None]
-            rolled = message["fn"].expand(self.values[name].shape[:-1]).sample()
-            message["value"] = torch.where(reached, self.values[name], rolled)
+        held = Split.load(split) if split.is_file() else None
+        return cls(made.eval(), made_guide.eval(), history, kept, held, errors)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

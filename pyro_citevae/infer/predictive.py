@@ -20,9 +20,10 @@ from pyro_citevae.errors import DataError
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.asked import Asked, require_controls, schedules_of, times_of
 from pyro_citevae.infer.confounded_effects import undecided
-from pyro_citevae.infer.control_error import control_error
+from pyro_citevae.infer.corrected_effects import corrected_effects, corrected_laws, error_of_controls
 from pyro_citevae.infer.counterfactuals import MOST_VALUES, Counterfactuals
 from pyro_citevae.infer.devices import device_of
+from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.effect import Effect
 from pyro_citevae.infer.ranking import Ranking, candidates_of, rank
 from pyro_citevae.program import LatentDynamics
@@ -43,6 +44,11 @@ class Predictive(ABC):
     @abstractmethod
     def members(self) -> tuple[tuple[LatentDynamics, AmortizedGuide], ...]:
         """The fitted models, each with its guide; the chains of every answer."""
+
+    @property
+    @abstractmethod
+    def discrepancies(self) -> tuple[Discrepancy | None, ...]:
+        """What was learnt of each member's errors from cells that it has not seen; None for nothing."""
 
     @property
     def schema(self) -> Schema:
@@ -176,7 +182,8 @@ class Predictive(ABC):
             A row for each schedule, time and cell. ``X`` is a draw of integer counts, of cell i with draw
             i of the mechanism: rows together are draws of the posterior predictive, to be used as cells
             are. The layers ``mean``, ``sd``, ``q05`` and ``q95`` summarise all draws of a row (counts at the
-            cell's own library size); for the mean of many cells take ``mean``;
+            cell's own library size); for the mean of many cells take ``mean``. Where the fit held cells
+            back, the cells' laws are moved so that their profiles have the effects of :meth:`effect`;
             ``obs`` has ``perturbation``, ``time`` and ``source_cell``.
 
         Raises:
@@ -187,7 +194,7 @@ class Predictive(ABC):
         wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
         asked = (count(draws, "predict(draws=...)"), whole(seed, "predict(seed=...)"))
         roll = Counterfactuals(self.members, wanted, times, *asked, progress, most_values)
-        made = roll.cells(controls)
+        made = roll.cells(controls, corrected_laws(roll, self.discrepancies))
         return made.to_anndata(wanted, times, controls, draws=roll.n_draws, seed=roll.seed)
 
     def effect(
@@ -207,8 +214,10 @@ class Predictive(ABC):
 
         ``delta = b(schedule) - b(versus)`` with ``b = log(1 + total * sum_n mu_n / sum_ng mu_ng)``, where
         mu is a cell's mean count and total the measured genes' part of the data's median library size. For
-        real values b is the mean. An effect that the design cannot tell from that of a batch is laid on the
-        one or on the other by each draw (:func:`~pyro_citevae.infer.confounded_effects.undecided`).
+        real values b is the mean. Where the fit held cells back, the draws are those of the program with what
+        these cells say of its errors (:mod:`~pyro_citevae.infer.corrected_effects`). An effect that the
+        design cannot tell from that of a batch is laid on the one or on the other by each draw
+        (:mod:`~pyro_citevae.infer.confounded_effects`).
 
         Args:
             schedules: One ``do(...)`` or several, or labels such as ``"A+B"``.
@@ -242,14 +251,14 @@ class Predictive(ABC):
         asked = (count(draws, "effect(draws=...)"), whole(seed, "effect(seed=...)"))
         acting = [*wanted, reference]
         roll = Counterfactuals(self.members, acting, times, *asked, progress, most_values, panel)
-        error: Float[np.ndarray, "time gene"] | float = 0.0
+        error: Float[np.ndarray, "#chain #draw #perturbation time gene"] | float = 0.0
         if isinstance(versus, Trajectories):
-            error = control_error(roll, versus if panel is None else on_panel(versus, panel), controls)
-        rolled = roll.pseudobulk(controls)
-        delta = (
-            undecided(np.moveaxis(rolled[:-1] - rolled[-1:], 0, 2), roll, controls, self.confounded) - error
+            measured = versus if panel is None else on_panel(versus, panel)
+            error = error_of_controls(roll, self.discrepancies, measured, controls)
+        delta = corrected_effects(roll, self.discrepancies, controls)
+        return Effect.of(
+            undecided(delta, roll, controls, self.confounded) - error, wanted, times, roll.schema, reference
         )
-        return Effect.of(delta, wanted, times, roll.schema, reference)
 
     def rank(
         self,

@@ -10,7 +10,7 @@ from rich import get_console
 from rich.errors import LiveError
 from rich.progress import Progress
 
-__all__ = ["appearing"]
+__all__ = ["appearing", "say"]
 
 
 @contextmanager
@@ -50,3 +50,15 @@ def appearing(said: str, total: int, *, shown: bool, after: float = 2.0) -> Iter
     finally:
         if bar.live.is_started:
             bar.stop()
+
+
+def say(line: str, *, shown: bool) -> None:
+    """Writes a line where a bar would be shown: on a terminal, or in a notebook.
+
+    Args:
+        line: What is said.
+        shown: Whether it is said at all.
+    """
+    console = get_console()
+    if shown and (console.is_terminal or console.is_jupyter):
+        console.print(line, markup=False, highlight=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast, final
 
@@ -20,15 +21,17 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.class_source import reference
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.loading import loader
-from pyro_citevae.data.samplers import Balanced, Blocks, Share, balance, in_order, uniform
+from pyro_citevae.data.samplers import Balanced, Blocks, Passes, Share, balance, in_order, uniform
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DivergenceError, FitError
+from pyro_citevae.errors import CiteVAEWarning, DivergenceError, FitError
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.checkpoints import Checkpoints
+from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.fit_settings import FitSettings, settings_of
 from pyro_citevae.infer.latent_sites import require_matching_sites
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.processes import World, world
+from pyro_citevae.infer.progress import say
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.training import EvidenceLowerBound, Loaders, train
 from pyro_citevae.nn.default_dtype import default_dtype
@@ -37,6 +40,8 @@ from pyro_citevae.program import LatentDynamics
 __all__ = ["FitSettings", "fit", "optimised", "settings_of"]
 
 _STRETCH = 64  # neighbouring cells that are held out together
+_STEPS_A_ROUND = 100  # between looks at the held-out bound, and records of the history
+_MOST_MEASURED = 1000  # cells of the held-out bound, where it decides nothing
 
 
 def fit(
@@ -79,7 +84,7 @@ def fit(
         checkpoints: Folder in which each epoch leaves the state of the training; None to leave none.
         resume: Go on from the last whole state in that folder, to the same posterior as without the
             interruption; begin where there is none.
-        **settings: Fields of :class:`FitSettings`, such as ``max_epochs=60`` or ``seed=0``.
+        **settings: Fields of :class:`FitSettings`, such as ``max_steps=10_000`` or ``seed=0``.
 
     Returns:
         The posterior, with the history of the bound in nats a cell.
@@ -135,10 +140,35 @@ def fit(
             loaders = (
                 _loaders(data, chosen, together) if batches is None else _given(batches, chosen, together)
             )
-            return optimised(model, guide, bound, data, chosen, progress, loaders, kept, resume)
+            fitted = optimised(model, guide, bound, data, chosen, progress, loaders, kept, resume)
         finally:
             for parameter in learnt:
                 parameter.requires_grad_(True)
+    _say_if_rising(fitted)
+    learnt_from_unseen = _with_discrepancy(fitted, data, loaders.unseen)
+    say(learnt_from_unseen.adequacy.verdict, shown=progress)
+    return learnt_from_unseen
+
+
+def _with_discrepancy(fitted: Posterior, data: Trajectories, unseen: np.ndarray) -> Posterior:
+    """The posterior with what the cells say that it has not seen."""
+    if not len(unseen):
+        return fitted
+    held_out = np.isin(data.row_cell, unseen)
+    found = Discrepancy.learnt(fitted.members, data, held_out, fitted.record["settings"]["seed"])
+    return replace(fitted, discrepancy=found)
+
+
+def _say_if_rising(fitted: Posterior) -> None:
+    """Warns of a fit that ended for lack of steps."""
+    rising, steps = fitted.record["course"]["rising"], fitted.record["course"]["steps"]
+    if rising is not None:
+        warnings.warn(
+            f"the bound was still rising, by {rising:.2g} nats a cell in 500 steps, when the {steps:,} steps "
+            f"of this fit were used up; fit longer, with max_steps={2 * steps}.",
+            CiteVAEWarning,
+            stacklevel=3,
+        )
 
 
 def optimised(
@@ -197,6 +227,11 @@ def _posterior(module: EvidenceLowerBound, data: Trajectories) -> Posterior:
         history=pd.DataFrame(module.history),
         record={
             "settings": asdict(module.settings),
+            "course": {
+                "steps": int(module.history[-1]["step"]) if module.history else 0,
+                "fixed": module.course.fixed,
+                "rising": module.course.rising,
+            },
             "data": data.digest,
             "n_cells": data.n_cells,
             "split": None if data.split is None else data.split.digest,
@@ -231,9 +266,9 @@ def _loaders(data: Trajectories, settings: FitSettings, together: World) -> Load
     """The minibatches that the settings say, or a process's share of them."""
     backed = data.stored.in_file
     kind = ("blocks" if backed else "uniform") if settings.sampler == "auto" else settings.sampler
-    training, validation = _partition(data, settings, by_place=kind == "blocks")
+    training, unseen = _partition(data, settings, by_place=kind == "blocks")
     generator = torch.Generator().manual_seed(settings.seed)
-    size, n = settings.batch_size, together.size
+    size, n = settings.minibatch(len(training)), together.size
     if size % n:
         raise FitError(
             f"fit(batch_size={size}) cannot be shared evenly by {n} processes; give a multiple of {n}."
@@ -247,12 +282,18 @@ def _loaders(data: Trajectories, settings: FitSettings, together: World) -> Load
         batches = Balanced(data.condition[training], size, generator)
     else:
         batches = uniform(len(training), size, generator)
-    in_turn: Sampler[list[int]] = in_order(len(validation), size)
+    measured = unseen[: (settings.max_epochs and len(unseen)) or _MOST_MEASURED]
+    in_turn: Sampler[list[int]] = in_order(len(measured), size)
     if n > 1:
         batches, in_turn = Share(batches, together.rank, n), Share(in_turn, together.rank, n)
+    passes = 1
+    if settings.max_epochs is None:
+        passes = max(1, _STEPS_A_ROUND // max(1, len(cast(Sized, batches))))
+        batches = Passes(batches, passes)
     pin = settings.accelerator != "cpu" and torch.cuda.is_available()
-    held_out = loader(data, validation, in_turn, pin_memory=pin) if len(validation) else None
-    return Loaders(loader(data, training, batches, weight=weight, pin_memory=pin), held_out, generator)
+    held_out = loader(data, measured, in_turn, pin_memory=pin) if len(measured) else None
+    drawn = loader(data, training, batches, weight=weight, pin_memory=pin)
+    return Loaders(drawn, held_out, generator, unseen, passes)
 
 
 def _given(batches: Iterable[Batch], settings: FitSettings, together: World) -> Loaders:
@@ -291,14 +332,29 @@ def _partition(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the training and of the validation cells; by place, whole stretches of the file."""
     rng = np.random.default_rng(settings.seed)
-    n_validation = int(settings.validation * data.n_cells)
     if by_place:
+        n_unseen = int(settings.validation * data.n_cells)
         stretches = np.array_split(np.argsort(data.place, kind="stable"), max(1, data.n_cells // _STRETCH))
         order = np.concatenate([stretches[i] for i in rng.permutation(len(stretches))])
-        held_out = order[:n_validation]
-        return order[n_validation:], held_out[np.argsort(data.place[held_out], kind="stable")]
-    order = rng.permutation(data.n_cells)
-    return np.sort(order[n_validation:]), np.sort(order[:n_validation])
+        unseen = order[:n_unseen]
+        return order[n_unseen:], unseen[np.argsort(data.place[unseen], kind="stable")]
+    if settings.validation == 0:
+        return np.arange(data.n_cells), np.zeros(0, dtype=np.int64)
+    # the same share of every group: cells in a random order within their group, counted along all groups
+    last = np.full(data.n_cells, 0)
+    np.maximum.at(last, data.row_cell, data.row_step)
+    order = np.lexsort((rng.random(data.n_cells), last, data.condition))
+    place = np.empty(data.n_cells)
+    place[order] = np.arange(data.n_cells) + rng.random()
+    chosen = np.floor(place * settings.validation) != np.floor((place - 1) * settings.validation)
+    chosen &= ~_alone(data.condition, last)
+    return np.flatnonzero(~chosen), rng.permutation(np.flatnonzero(chosen))
+
+
+def _alone(condition: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Cells that have their group to themselves, which the fit must see to know of it."""
+    _, group, n = np.unique(np.stack([condition, last], 1), axis=0, return_inverse=True, return_counts=True)
+    return np.asarray(n[group.ravel()] < 2)
 
 
 def _require_made(**given: Any) -> None:

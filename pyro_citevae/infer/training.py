@@ -8,12 +8,13 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import lightning
 import numpy as np
 import torch
+from jaxtyping import Int
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy
@@ -24,12 +25,15 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.errors import DivergenceError, FitError
 from pyro_citevae.infer.checkpoints import Checkpoints, EachEpoch, StateFile
+from pyro_citevae.infer.convergence import Convergence, steps_of_screen
 from pyro_citevae.infer.divergence import divergence
 from pyro_citevae.infer.fit_settings import FitSettings
 from pyro_citevae.infer.processes import World
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["EvidenceLowerBound", "Loaders", "train"]
+
+_FEWEST_HELD_OUT = 50  # cells whose bound may end a fit
 
 
 @final
@@ -41,15 +45,21 @@ class Loaders:
         training: The minibatches of an epoch, anew each time they are iterated.
         held_out: Minibatches on which the bound is measured; None for none.
         generator: What the order of the training minibatches is drawn from, if it is ours.
+        unseen: Positions of the cells that the fit does not see.
+        passes: Passes over the cells in what is one epoch for the loader.
     """
 
     training: Any
     held_out: Iterable[Batch] | None = None
     generator: torch.Generator | None = None
+    unseen: Int[np.ndarray, " held_out"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    passes: int = 1
 
 
 def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
-    """Trains until the last epoch, or until the held-out bound no longer improves.
+    """Trains until the bound has stopped rising, or over the epochs that were asked for.
+
+    Where epochs were asked for, training stops earlier if the held-out bound no longer improves.
 
     Args:
         module: What is trained, in place.
@@ -60,11 +70,12 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
     state = None if checkpoints is None else checkpoints.last(resume)
     if state is not None and state["citevae"]["finished"]:
         module.history = list(state["citevae"]["history"])
+        module.course.resume(state["citevae"]["course"])
         module.load_state_dict(state["state_dict"])
         return
     callbacks: list[Callback] = [RichProgressBar()] if progress else []
-    if module.loaders.held_out is not None:
-        callbacks.append(_EarlyStoppingAfterWarmup(settings))
+    if settings.max_epochs is not None and len(module.loaders.unseen) >= _FEWEST_HELD_OUT:
+        callbacks.append(_EarlyStoppingAfterWarmup(settings.patience, module.warm_up))
     if checkpoints is not None:
         callbacks.append(EachEpoch(checkpoints.file))
     together: dict[str, Any] = {"devices": 1, "plugins": [StateFile()]}
@@ -81,7 +92,7 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
     precision = "32-true" if settings.precision == "64-true" else settings.precision
     with _quiet_lightning():
         trainer = lightning.Trainer(
-            max_epochs=settings.max_epochs,
+            max_epochs=settings.max_epochs or math.ceil(module.course.most_steps / module.n_batches),
             accelerator=settings.accelerator,
             precision=precision,
             enable_progress_bar=progress,
@@ -138,16 +149,22 @@ class EvidenceLowerBound(lightning.LightningModule):
         self.names = names
         self.n_cells = len(names)
         self.n_batches = max(1, len(loaders.training))
+        self.course = _course(settings, self.n_batches, self.n_batches // loaders.passes)
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {"training": [], "held_out": [], "gradient_norm": []}
         self.good: dict[str, Any] = {}
         self.batch: Batch | None = None
 
     @property
+    def warm_up(self) -> float:
+        """Steps until the latent sites' terms have their full weight."""
+        course = self.course
+        return self.settings.kl_warmup * (course.most_steps if course.fixed else course.least_steps)
+
+    @property
     def kl_weight(self) -> float:
         """The present weight of the latent sites' terms."""
-        steps = self.settings.kl_warmup * self.settings.max_epochs * self.n_batches
-        share = 1.0 if steps == 0 else min(1.0, self.global_step / steps)
+        share = 1.0 if self.warm_up == 0 else min(1.0, self.global_step / self.warm_up)
         return self.settings.kl_start + (1 - self.settings.kl_start) * share
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
@@ -155,8 +172,15 @@ class EvidenceLowerBound(lightning.LightningModule):
         self.batch = batch
         with _Tempered(self.kl_weight):
             loss = self._loss(batch)
-        self.sums["training"].append(-loss.item())
+        bound = -loss.item()
+        self.sums["training"].append(bound)
+        self.course.note(self.global_step, *self._over_processes([bound]))  # all stop together
         return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Ends the training where it is done."""
+        if not self.course.fixed and self.course.is_done(self.global_step):
+            self.trainer.should_stop = True
 
     def _loss(self, batch: Batch) -> Tensor:
         state = torch.get_rng_state()
@@ -201,7 +225,9 @@ class EvidenceLowerBound(lightning.LightningModule):
         """Adds a row to the history."""
         row = {name: float(np.mean(values)) if values else float("nan") for name, values in self.sums.items()}
         row = dict(zip(row, self._over_processes(list(row.values())), strict=True))
-        self.history.append({"epoch": float(self.current_epoch), "kl_weight": self.kl_weight, **row})
+        passes = float(self.current_epoch * self.loaders.passes)
+        steps = float(self.global_step)
+        self.history.append({"epoch": passes, "step": steps, "kl_weight": self.kl_weight, **row})
         for values in self.sums.values():
             values.clear()
         self.good = copy.deepcopy(self.state_dict())
@@ -228,7 +254,8 @@ class EvidenceLowerBound(lightning.LightningModule):
         checkpoint["citevae"] = {
             "fit": self.checkpoints.fit,
             "history": self.history,
-            "finished": self.trainer.should_stop or len(self.history) == self.settings.max_epochs,
+            "finished": self.trainer.should_stop or len(self.history) == self.trainer.max_epochs,
+            "course": self.course.state(),
             "random": {name: self.world.gathered(state, self.device) for name, state in random.items()},
             "order": None if order is None else order.get_state(),
         }
@@ -237,6 +264,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         """Takes up the history and the random states, before a loader draws from them."""
         saved = checkpoint["citevae"]
         self.history = list(saved["history"])
+        self.course.resume(saved["course"])
         if self.loaders.generator is not None and saved["order"] is not None:
             self.loaders.generator.set_state(saved["order"])
         random, device = saved["random"], self.trainer.strategy.root_device
@@ -254,12 +282,18 @@ class EvidenceLowerBound(lightning.LightningModule):
         self.good = copy.deepcopy(self.state_dict())
 
     def configure_optimizers(self) -> Any:
-        """Adam with a step size that falls to zero along a cosine."""
+        """Adam with a step size that falls to zero in the end."""
         learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(learnt, lr=self.settings.learning_rate, fused=True)
-        total = self.settings.max_epochs * self.n_batches
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.course.factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _course(settings: FitSettings, n_batches: int, in_a_pass: int) -> Convergence:
+    """How long the training lasts."""
+    if settings.max_epochs is not None:
+        return Convergence(settings.max_epochs * n_batches, fixed=True)
+    return Convergence(settings.max_steps or steps_of_screen(in_a_pass))
 
 
 class _Tempered(Messenger):
@@ -277,14 +311,14 @@ class _Tempered(Messenger):
 class _EarlyStoppingAfterWarmup(EarlyStopping):
     """Early stopping on the held-out bound, asleep while the bound is tempered."""
 
-    def __init__(self, settings: FitSettings) -> None:
+    def __init__(self, patience: int, warm_up: float) -> None:
         # else Lightning asks at the end of an epoch, and on_validation_end is never called
-        super().__init__("held_out", mode="max", patience=settings.patience, check_on_train_epoch_end=False)
-        self.wake = settings.kl_warmup * settings.max_epochs
+        super().__init__("held_out", mode="max", patience=patience, check_on_train_epoch_end=False)
+        self.warm_up = warm_up
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Checks the bound, once the warm-up is over."""
-        if trainer.current_epoch >= self.wake:
+        if trainer.global_step > self.warm_up:
             super().on_validation_end(trainer, module)
 
 

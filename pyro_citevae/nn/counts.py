@@ -63,6 +63,12 @@ class CountLaw(TorchDistribution):
         made._validate_args = self._validate_args
         return made
 
+    def shifted(self, by: Float[Tensor, ...]) -> CountLaw:
+        """The law whose mean is ``exp(by)`` times this one's."""
+        given = {**self._given, "log_mean": self._given["log_mean"] + by}
+        shape = torch.broadcast_shapes(self.batch_shape, by.shape)
+        return type(self)(**given, validate_args=False).expand(shape)
+
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Any:
         """Makes the rightmost axes those of one event."""
         if reinterpreted_batch_ndims == 1:

@@ -27,10 +27,11 @@ from pyro_citevae.cli import app, main
 from pyro_citevae.data.anndata_io import layer_names
 from pyro_citevae.errors import CiteVAEWarning, DataError, DivergenceError, FitError, RunError
 
-RUN_FILES = {"model.safetensors", "run.json", "history.parquet", "split.json"}
+RUN_FILES = {"model.safetensors", "run.json", "history.parquet", "split.json", "discrepancy.nc"}
 GROUPS = {
     "posterior",
     "prior",
+    "discrepancy",
     "posterior_predictive",
     "prior_predictive",
     "log_likelihood",
@@ -426,7 +427,9 @@ def test_steps_and_units_are_set_on_the_command_line(places: dict[str, Path], tm
 def test_evaluate_prints_and_writes_the_scores(places: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "scores"
     text = citevae("evaluate {run} --draws 5 -o {out}", out=out, **places)
-    assert names(out) == {"scores.md", "scores.json", "effects.nc", "effects.png", "trajectories.png"}
+    made = {"scores.md", "scores.json", "diagnosis.txt", "effects.nc", "effects.png", "trajectories.png"}
+    assert names(out) == made
+    assert (out / "diagnosis.txt").read_text().splitlines()[0].split(":")[0] == "adequacy"
     predictors = {row["predictor"] for row in json.loads((out / "scores.json").read_text())}
     assert "CiteVAE/BackwardSmoother" in predictors
     assert "ceiling" in predictors
@@ -439,7 +442,8 @@ def test_evaluate_prints_and_writes_the_scores(places: dict[str, Path], tmp_path
 def test_evaluate_reports_the_licence(places: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "licence"
     text = citevae("evaluate {run} --licence -o {out}", out=out, **places)
-    assert text.startswith("Licence: ")
+    assert text.startswith("adequacy: ")
+    assert "\nLicence: " in text
     assert "no proof about the data" in text
     assert names(out) == {"licence.txt", "licence.csv", "licence.png"}
     assert (out / "licence.txt").read_text() in text

@@ -514,7 +514,7 @@ def test_the_expected_effect_of_an_unseen_token_is_the_mean_of_the_seen() -> Non
     data = screen(n_cells=200, n_perturbations=6)
     train, _ = data.hold_out(perturbations=["gene_5"])
     model = small(train, own_transcript=False, group=False)
-    posterior = fitted(model, train, max_epochs=40, learning_rate=0.02)
+    posterior = fitted(model, train, max_epochs=40, learning_rate=0.02, validation=0.0)
     seen = [cv.do(token) for token in train.schema.tokens[:5]]
     with pytest.warns(CiteVAEWarning):
         effect = posterior.effect([*seen, cv.do("gene_5")], draws=1500).mean("draw")[0, :, 0].to_numpy()

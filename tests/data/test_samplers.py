@@ -7,12 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from screens import simulated
 
 import pyro_citevae as cv
-from pyro_citevae.data.samplers import Balanced, Blocks, Share, balance, in_order, uniform
+from pyro_citevae.data.samplers import Balanced, Blocks, Passes, Share, balance, in_order, uniform
 from pyro_citevae.errors import FitError
 from pyro_citevae.guides import MeanField
 from pyro_citevae.infer.bounds import negative_bound
+from pyro_citevae.infer.fit_settings import FitSettings
+from pyro_citevae.infer.svi import _partition
 from pyro_citevae.models import CiteVAE, Switching
 
 
@@ -149,3 +152,81 @@ def test_a_balanced_fit_reaches_a_bound_like_a_uniform_one() -> None:
 
 def test_consecutive_minibatches_are_in_order() -> None:
     assert list(in_order(5, 2)) == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_passes_give_every_cell_so_often_and_a_new_order_each_time(n: int) -> None:
+    passes = Passes(uniform(50, 8, generator()), n)
+    found = list(passes)
+    assert len(found) == len(passes) == n * 7
+    for one in range(n):
+        assert sorted(cell for batch in found[one * 7 : (one + 1) * 7] for cell in batch) == list(range(50))
+    orders = [tuple(cell for batch in found[one * 7 : (one + 1) * 7] for cell in batch) for one in range(n)]
+    assert len(set(orders)) == n
+    plain = uniform(50, 8, generator())
+    assert found == [batch for _ in range(n) for batch in plain], "the same order as so many epochs"
+
+
+def test_passes_of_a_share_are_shares_of_the_passes() -> None:
+    for rank in range(2):
+        passes = list(Passes(Share(uniform(41, 6, generator()), rank, 2), 2))
+        plain = Share(uniform(41, 6, generator()), rank, 2)
+        assert passes == [*plain, *plain]
+
+
+# what is held out
+
+
+def parted(data: cv.Trajectories, **settings: object) -> tuple[np.ndarray, np.ndarray]:
+    return _partition(data, FitSettings(**settings))
+
+
+@pytest.mark.parametrize("design", ["snapshot", "time course", "sequences"])
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_the_same_share_of_every_group_is_held_out(design: str, share: float) -> None:
+    """To one cell, whatever the size of the group; a sequence is of the group of its last time."""
+    data = simulated(design, n_cells=333, n_steps=4)
+    seen, unseen = parted(data, validation=share, seed=5)
+    assert sorted([*seen, *unseen]) == list(range(data.n_cells))
+    last = np.zeros(data.n_cells, dtype=int)
+    np.maximum.at(last, data.row_cell, data.row_step)
+    for label in np.unique(data.labels):
+        for step in np.unique(last):
+            group = (data.labels == label) & (last == step)
+            assert abs(group[unseen].sum() - share * group.sum()) <= 1
+    assert abs(len(unseen) - share * data.n_cells) <= 1
+
+
+def test_a_cell_that_has_its_group_to_itself_stays_in_training() -> None:
+    data = simulated("snapshot", n_cells=100, n_perturbations=4)
+    kept = np.ones(data.n_cells, dtype=bool)
+    kept[np.flatnonzero(data.labels == "gene_1")[1:]] = False
+    alone = data.cells(np.flatnonzero(kept))
+    position = np.flatnonzero(alone.labels == "gene_1")
+    for seed in range(20):
+        seen, unseen = parted(alone, validation=0.9, seed=seed)
+        assert position in seen
+        assert len(unseen) > 0
+
+
+def test_any_part_of_what_is_held_out_is_of_every_group() -> None:
+    """Its order is random, so that the first cells stand for all."""
+    data = simulated("snapshot", n_cells=2000, n_perturbations=3)
+    _, unseen = parted(data, validation=0.5)
+    labels = data.labels[unseen[:200]]
+    # 50 of 200 each: a standard deviation of 6
+    assert all(abs((labels == label).sum() - 50) < 30 for label in np.unique(data.labels))
+
+
+def test_what_is_held_out_follows_the_seed() -> None:
+    data = simulated(n_cells=200)
+    one, same, other = (parted(data, seed=seed)[1] for seed in (1, 1, 2))
+    assert np.array_equal(one, same)
+    assert set(one) != set(other)
+
+
+def test_nothing_is_held_out_if_nothing_is_to_be() -> None:
+    data = simulated()
+    seen, unseen = parted(data, validation=0.0)
+    assert seen.tolist() == list(range(data.n_cells))
+    assert len(unseen) == 0

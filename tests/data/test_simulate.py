@@ -126,6 +126,41 @@ def test_without_effect_no_token_moves_a_program() -> None:
     assert (simulation.truth.a == 0).all()
 
 
+@pytest.mark.parametrize("n_inert", [0, 1, 3])
+def test_inert_tokens_change_nothing_and_nothing_else_changes(n_inert: int) -> None:
+    options = {"combinations": ("gene_0+gene_2",), "interaction": 1.0, "scale_change": 0.3}
+    plain, some = small(**options).truth, small(**options, n_inert=n_inert).truth
+    acting = 3 - n_inert
+    for name in ("a", "b", "v"):
+        assert not getattr(some, name)[acting:].any()
+        np.testing.assert_array_equal(getattr(some, name)[:acting], getattr(plain, name)[:acting])
+        assert getattr(plain, name).any(), "there is something to be set to nothing"
+    for name in ("A", "W", "w", "loading", "intercept"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(plain, name))
+    np.testing.assert_array_equal(some.z[0], plain.z[0])
+
+
+def test_cells_under_tokens_that_act_are_what_they_were() -> None:
+    plain, some = small(), small(n_inert=1)
+    acting = plain.data.labels != "gene_2"
+    np.testing.assert_array_equal(some.truth.z[:, acting], plain.truth.z[:, acting])
+    assert (some.truth.z[1:, ~acting] != plain.truth.z[1:, ~acting]).any()
+
+
+def test_cells_under_an_inert_token_move_as_controls_do() -> None:
+    simulation = small(n_cells=8000, n_inert=1, design="snapshot", values="real", noise=0.0)
+    data = simulation.data
+    inert, controls = (data.select(label).values.toarray() for label in ("gene_2", "control"))
+    error = np.sqrt(inert.var(0) / len(inert) + controls.var(0) / len(controls))
+    assert (np.abs(inert.mean(0) - controls.mean(0)) < 5 * error).all()
+
+
+@pytest.mark.parametrize("n_inert", [-1, 4])
+def test_more_inert_tokens_than_there_are_are_refused(n_inert: int) -> None:
+    with pytest.raises(DataError, match=rf"n_inert={n_inert} must lie between 0 and n_perturbations=3"):
+        small(n_inert=n_inert)
+
+
 def test_a_combination_moves_by_the_sum_of_its_tokens() -> None:
     options = {"n_cells": 4000, "design": "snapshot", "n_steps": 1, "sigma": 0.0}
     simulation = small(combinations=("gene_0+gene_1",), **options)

@@ -125,7 +125,7 @@ def test_saving_and_loading_gives_equal_predictions_and_equal_bytes(
 def test_a_run_holds_no_pickle_and_says_what_made_it(posterior: cv.Posterior, tmp_path: Path) -> None:
     posterior.save(tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"model.safetensors", "run.json", "history.parquet", "split.json"}
+    assert names == {"model.safetensors", "run.json", "history.parquet", "split.json", "discrepancy.nc"}
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["model"]["class"] == "pyro_citevae.models.citevae:CiteVAE"
     assert record["model"]["settings"]["n_programs"] == 2
@@ -249,7 +249,7 @@ class TestDataTree:
     def test_groups_dims_and_coords(self, posterior: cv.Posterior, split: tuple) -> None:
         tree = posterior.to_datatree(split[0], draws=6, most_cells=15)
         groups = {"posterior", "prior", "posterior_predictive", "prior_predictive", "log_likelihood"}
-        assert set(tree.children) == groups | {"observed_data", "constant_data"}
+        assert set(tree.children) == groups | {"observed_data", "constant_data", "discrepancy"}
         globals_ = tree["posterior"]
         assert globals_["W"].dims == ("chain", "draw", "lag", "program", "source")
         assert globals_["a"].dims == ("chain", "draw", "token", "program")

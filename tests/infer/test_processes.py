@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -79,6 +80,13 @@ def test_the_gradient_tells_a_wrong_scale(together: Path) -> None:
 def test_both_processes_end_with_the_same_weights(together: Path) -> None:
     one, two = (load_file(together / rank / "weights.safetensors") for rank in ("0", "1"))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_both_processes_stop_together_where_the_bound_no_longer_rises(together: Path) -> None:
+    """Each sees a share of the minibatches; what it decides by is the mean over both."""
+    one, two = (json.loads((together / rank / "course.json").read_text()) for rank in ("0", "1"))
+    assert one == two
+    assert 30 <= one["steps"] < 400
 
 
 def test_several_devices_without_a_launcher_are_refused() -> None:

@@ -24,18 +24,31 @@ def course(**options: object) -> cv.Trajectories:
     return cv.simulate(n_cells=60, n_genes=7, n_perturbations=3, n_steps=4, seed=3, **options).data
 
 
-@pytest.fixture(scope="module")
-def posterior() -> cv.Posterior:
+def fitted(**settings: object) -> cv.Posterior:
     data = course(combinations=("gene_0+gene_1",))
     model = CiteVAE(data.schema, n_programs=2, n_invariant=1, hidden=4, pairs=2)
     guide = BackwardSmoother(model, hidden=4)
-    return cv.fit(model, guide, data, max_epochs=3, batch_size=20, progress=False)
+    return cv.fit(model, guide, data, max_epochs=3, batch_size=20, progress=False, **settings)
+
+
+@pytest.fixture(scope="module")
+def posterior() -> cv.Posterior:
+    """With a discrepancy, and so with effects that know of cells."""
+    return fitted()
+
+
+@pytest.fixture(scope="module")
+def program() -> cv.Posterior:
+    """The program alone."""
+    return fitted(validation=0.0)
 
 
 # doses at their own times
 
 
-def test_each_member_acts_from_its_own_time_on(posterior: cv.Posterior) -> None:
+@pytest.mark.parametrize("of", ["posterior", "program"])
+def test_each_member_acts_from_its_own_time_on(of: str, request: pytest.FixtureRequest) -> None:
+    posterior = request.getfixturevalue(of)
     both = cv.do("gene_0", at=0) | cv.do("gene_1", at=2)
     options = {"draws": 6, "time": [1, 2, 3, 4], "seed": 1}
     effect = posterior.effect([both, cv.do("gene_0"), cv.do("gene_0+gene_1")], **options)
@@ -51,7 +64,9 @@ def test_the_order_of_the_members_does_not_matter(posterior: cv.Posterior) -> No
     np.testing.assert_array_equal(*(posterior.effect(one, draws=5).to_numpy() for one in (there, back)))
 
 
-def test_a_member_after_the_predicted_time_does_nothing(posterior: cv.Posterior) -> None:
+@pytest.mark.parametrize("of", ["posterior", "program"])
+def test_a_member_after_the_predicted_time_does_nothing(of: str, request: pytest.FixtureRequest) -> None:
+    posterior = request.getfixturevalue(of)
     after = cv.do("gene_0") | cv.do("gene_1", at=3)
     one, other = (posterior.effect(each, draws=5, time=3).to_numpy() for each in (after, cv.do("gene_0")))
     np.testing.assert_array_equal(one, other)
@@ -268,29 +283,29 @@ def test_an_unseen_pair_of_seen_tokens_is_learnt_from_other_pairs() -> None:
 # effects against measured controls
 
 
-def test_controls_alone_show_no_error_of_their_own(posterior: cv.Posterior) -> None:
+def test_controls_alone_show_no_error_of_their_own(program: cv.Posterior) -> None:
     schedules, options = [cv.do(), cv.do("gene_0+gene_1")], {"draws": 5, "time": [3, 4]}
-    against = posterior.effect(schedules, versus=course().controls(), **options)
-    np.testing.assert_array_equal(against, posterior.effect(schedules, **options))
+    against = program.effect(schedules, versus=course().controls(), **options)
+    np.testing.assert_array_equal(against, program.effect(schedules, **options))
 
 
-def test_the_error_of_the_controls_is_what_all_groups_agree_on(posterior: cv.Posterior) -> None:
+def test_the_error_of_the_controls_is_what_all_groups_agree_on(program: cv.Posterior) -> None:
     """By hand: the mean over cells of measured less modelled effect, controls among them with zero."""
     data, options = course(), {"draws": 5, "time": 4}
     schedules = [cv.do("gene_0"), cv.do("gene_0+gene_1")]
-    shift = posterior.effect(schedules, versus=data, **options) - posterior.effect(schedules, **options)
+    shift = program.effect(schedules, versus=data, **options) - program.effect(schedules, **options)
     controls, total = data.select("control", 4), data.select(time=4).n_observations
     misfit = 0.0
     for label in data.select(time=4).perturbations():
         group = data.select(label, 4)
-        modelled = posterior.effect(cv.Schedule.parse(label), **options).mean(("chain", "draw"))[0, 0]
+        modelled = program.effect(cv.Schedule.parse(label), **options).mean(("chain", "draw"))[0, 0]
         misfit = misfit + group.n_observations * (pseudobulk.effect(group, controls) - modelled.to_numpy())
     # float32 sums; the same for every draw and schedule
     np.testing.assert_allclose(shift, np.broadcast_to(misfit / total, shift.shape), atol=1e-5)
 
 
-def test_measured_controls_are_of_the_time_asked(posterior: cv.Posterior) -> None:
+def test_measured_controls_are_of_the_time_asked(program: cv.Posterior) -> None:
     with pytest.raises(DataError, match=r"effect\(versus=...\) has no control at time 4; give some of that"):
-        posterior.effect(cv.do("gene_0"), versus=course().controls().select(time=2), time=4)
+        program.effect(cv.do("gene_0"), versus=course().controls().select(time=2), time=4)
     with pytest.raises(DataError, match=r"effect\(versus=...\) has other genes or tokens than the model"):
-        posterior.effect(cv.do("gene_0"), versus=cv.simulate(n_genes=9).data)
+        program.effect(cv.do("gene_0"), versus=cv.simulate(n_genes=9).data)

@@ -102,6 +102,8 @@ class Licence:
         checks: The eight conditions.
         draws: Number of draws.
         n_cells: Number of cells.
+        adequacy: What the fit says of itself, on one line.
+        adequate: Whether that is as expected.
     """
 
     equivalence: str
@@ -109,6 +111,8 @@ class Licence:
     checks: tuple[Check, ...]
     draws: int
     n_cells: int
+    adequacy: str = ""
+    adequate: bool = True
 
     def table(self) -> pd.DataFrame:
         """A row a check, by its name."""
@@ -116,7 +120,9 @@ class Licence:
 
     def report(self) -> str:
         """The class, why, and a sentence for each check."""
+        so = "" if self.adequate else " So nothing below is licensed."
         lines = [
+            *([f"{self.adequacy}{so}", ""] if self.adequacy else []),
             f"Licence: {self.equivalence}",
             f"Would be known: {_MEANING[self.equivalence]}. {self._graph}",
             f"Why: {self.why}",
@@ -184,7 +190,8 @@ def licence(
         seed: Seed of the draws.
 
     Returns:
-        The class, and the eight checks.
+        The class, and the eight checks, after the verdict on the fit: a fit that is not adequate licenses
+        nothing.
 
     Raises:
         ModelError: The posterior is an ensemble, or an argument is out of range.
@@ -213,7 +220,8 @@ def licence(
         checks = tuple(Check.of(name, condition(points), share) for name, condition in CONDITIONS.items())
         same = same_scales(points)
     equivalence, why = _licensed({one.name: one.passed for one in checks}, same)
-    return Licence(equivalence, why, checks, draws, points.batch.n_cells)
+    adequacy = posterior.adequacy
+    return Licence(equivalence, why, checks, draws, points.batch.n_cells, adequacy.verdict, adequacy.passed)
 
 
 def _licensed(passed: Mapping[str, bool | None], same: bool) -> tuple[str, str]:

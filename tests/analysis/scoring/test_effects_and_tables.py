@@ -272,7 +272,7 @@ IN_TIME = {"persistence", "linear extrapolation", "damped extrapolation", "shrun
 
 
 @pytest.mark.parametrize(
-    ("held_out", "rules"), [({"times": [3]}, IN_TIME), ({"perturbations": ["gene_1"]}, set())]
+    ("held_out", "rules"), [({"times": [3]}, IN_TIME), ({"perturbations": ["gene_1"]}, {"linear model"})]
 )
 def test_a_forecast_is_scored_beside_rules_that_fit_what_is_held_out(
     data: cv.Trajectories, held_out: dict, rules: set[str]

@@ -71,7 +71,8 @@ def split(screen: cv.Trajectories) -> tuple[cv.Trajectories, cv.Trajectories]:
 @pytest.fixture(scope="module")
 def posterior(split: tuple[cv.Trajectories, cv.Trajectories]) -> cv.Posterior:
     model = StaticShift(split[0].schema, n_programs=2, hidden=4)
-    return cv.fit(model, MeanField(model, hidden=4), split[0], max_epochs=2, progress=False)
+    options = {"max_epochs": 2, "validation": 0.0, "progress": False}  # the program's own effects
+    return cv.fit(model, MeanField(model, hidden=4), split[0], **options)
 
 
 def without_the_others(data: cv.Trajectories, share: float) -> cv.Trajectories:

@@ -1,0 +1,327 @@
+"""The discrepancy between a program and its cells, learnt from cells that the fit has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from pyro_citevae.data.groups import Groups
+from pyro_citevae.data.pseudobulk import level
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.errors import DataError
+from pyro_citevae.infer.asked import require_panel
+from pyro_citevae.infer.held_out import HeldOut
+from pyro_citevae.infer.left_out import CorrectedGroups, LeftOut
+from pyro_citevae.infer.program_levels import Members, program_levels
+
+__all__ = ["Discrepancy", "Scales"]
+
+_FEWEST_GROUPS = 3
+_MOST_VALUES = 20_000_000  # groups x genes that are held
+_DRAWS = 20
+_OF_GROUPS = ("shift", "sd", "profile", "effect")
+
+# chosen on the development screens of experiments/calibration
+_PRIOR_MEAN, _PRIOR_SCALE = np.array([-1.0, 0.34, 0.6]), np.array([1.0, 1.0, 0.4])
+_TEMPER = 0.3  # residuals of a group are correlated along more genes than their noise shows
+
+
+@final
+@dataclass(frozen=True)
+class Scales:
+    """How far groups lie from a program: the hyperparameters of a discrepancy.
+
+    Attributes:
+        carried: Share kappa of the noise of its training cells that a program carries.
+        size: alpha at a gene of middling noise, over the sampling variance of the training cells there.
+        growth: Power nu by which alpha grows with a gene's noise.
+        n_effective: Number of independent residuals that these were learnt from.
+    """
+
+    carried: float
+    size: float
+    growth: float
+    n_effective: float
+
+
+@final
+@dataclass(frozen=True)
+class Discrepancy:
+    r"""Where the groups of a screen lie, beside where a program puts them.
+
+    Let lambda be the true profile of group p at a time, y that of its measured cells, and m the program's,
+    which was fitted to a part of these cells (a) and has not seen the others (b)::
+
+        y_pg = lambda_pg + eps_pg                         eps ~ N(0, v_pg), from the cells' scatter
+        m_pg = lambda_pg + D_pg + kappa eps^a_pg          D ~ N(0, alpha_pg),  alpha_pg = size * noise_pg^nu
+
+    D is structural: too few programs, a decoder that bends wrongly, an effect that is shrunk. ``kappa`` says
+    which share of its training cells' noise the program takes for signal. Both are learnt from the held-out
+    cells, where ``(m - y^b, y^a - y^b)`` are normal with known sampling variances, by maximum a posteriori;
+    the posterior of lambda is then a precision-weighted mean of the program, freed of that noise, and of all
+    cells::
+
+        m' = (m - kappa y^a) / (1 - kappa)                v' = alpha / (1 - kappa)^2
+        lambda | m, y ~ N((m'/v' + y/v) / (1/v' + 1/v),  1 / (1/v' + 1/v))
+
+    A group with many cells is believed to be where they are, and one with few where the program puts it. What
+    all groups of a time miss alike (the population from which effects are taken is not these cells) is
+    subtracted first: it cancels in effects.
+
+    Attributes:
+        schema: Names of the genes.
+        labels: Perturbation of each group.
+        times: Time of each group.
+        shift: Posterior mean of lambda less the program's profile, what all groups miss left out.
+        sd: Posterior standard deviation of lambda.
+        profile: Posterior mean of lambda itself, in the batches of the group's own cells.
+        effect: Posterior mean of the effect against the control of the same time, on the population.
+        spread: Square root of alpha, for each gene, of a group without cells.
+        scales: The hyperparameters.
+        left_out: How well tokens and pairs are forecast when they are left out.
+        held_out: How the program lies beside the held-out cells.
+
+    Source: M. C. Kennedy and A. O'Hagan, Bayesian Calibration of Computer Models (2001); R. DerSimonian and
+    N. Laird, Meta-Analysis in Clinical Trials (1986).
+    """
+
+    schema: Schema
+    labels: tuple[str, ...]
+    times: Float[np.ndarray, " group"]
+    shift: Float[np.ndarray, "group gene"]
+    sd: Float[np.ndarray, "group gene"]
+    profile: Float[np.ndarray, "group gene"]
+    effect: Float[np.ndarray, "group gene"]
+    spread: Float[np.ndarray, " gene"]
+    scales: Scales
+    left_out: LeftOut
+    held_out: HeldOut
+
+    @classmethod
+    def learnt(
+        cls,
+        members: Members,
+        data: Trajectories,
+        held_out: Bool[np.ndarray, " observation"],
+        seed: int = 0,
+    ) -> Discrepancy | None:
+        """Learns it from what the program says of groups, and from their cells.
+
+        Args:
+            members: The fitted program with its guide.
+            data: All cells, those that the fit has not seen among them.
+            held_out: Observations that the fit has not seen.
+            seed: Seed of the program's draws.
+
+        Returns:
+            None where it cannot be learnt: fewer than three groups have cells on both sides, or there are too
+            many groups and genes to be held.
+        """
+        n_groups = len(np.unique(np.stack([data.condition[data.row_cell], data.row_step]), axis=1).T)
+        if data.schema.image or n_groups * data.schema.n_genes > _MOST_VALUES:
+            return None
+        seen, unseen = Groups.of(data, ~held_out), Groups.of(data, held_out)
+        both = (seen.n > 1) & (unseen.n > 1)
+        if both.sum() < _FEWEST_GROUPS:
+            return None
+        whole = seen + unseen
+        own, population = program_levels(members, data, whole, _DRAWS, seed)
+        missed = _common(whole.level - own, whole)
+        m = own + missed
+        y, v = whole.level, whole.variance(m, whole)
+        y_a, v_a = seen.level, seen.variance(m, whole)
+        y_b, v_b = unseen.level, unseen.variance(m, whole)
+        noise = np.log(v * whole.n[:, None])
+        noise -= noise[both].mean()
+        scales = _fitted((m - y_b)[both], (y_a - y_b)[both], v_a[both], v_b[both], noise[both])
+        typical = float(np.exp(np.log(v_a[both]).mean()))
+        alpha = scales.size * typical * np.exp(scales.growth * noise)
+        kappa = np.where(seen.n > 0, scales.carried, 0.0)[:, None]
+        freed, structural = (m - kappa * y_a) / (1 - kappa), alpha / (1 - kappa) ** 2
+        weight = structural / (structural + v)  # of the cells
+        shift = (1 - weight) * freed + weight * y - m
+        sd = np.sqrt(weight * v)
+        control = _control_of(whole, data.schema.control)
+        effect = population + shift
+        effect = np.where(control[:, None] >= 0, effect - effect[control], effect * np.nan)
+        spread = np.sqrt(alpha.mean(0))
+        schedules = {one.label(data.schema.control): one for one in data.conditions}
+        found = CorrectedGroups(
+            whole, schedules, data.schema.control, control, population, shift, sd, v, effect, spread
+        )
+        left_out = LeftOut.learnt(members, data, found, seed)
+        expected = alpha + kappa**2 * v_a + v_b
+        held_out_says = HeldOut.of(m, y_a, y_b, v_a, v_b, expected, control, both)
+        return cls(
+            schema=data.schema,
+            labels=whole.labels,
+            times=whole.times,
+            shift=shift,
+            sd=sd,
+            profile=m + shift,
+            effect=effect,
+            spread=spread,
+            scales=scales,
+            left_out=left_out,
+            held_out=held_out_says,
+        )
+
+    def position(self, label: str, time: float) -> int | None:
+        """The group of a label at a time; None if it has no cells."""
+        for i, (one, at) in enumerate(zip(self.labels, self.times, strict=True)):
+            if one == label and np.isclose(at, time):
+                return i
+        return None
+
+    def times_of(self, label: str) -> list[float]:
+        """The times at which a label has cells, in their order."""
+        return sorted(float(at) for one, at in zip(self.labels, self.times, strict=True) if one == label)
+
+    def on(self, genes: Int[np.ndarray, " kept"] | slice) -> Discrepancy:
+        """The same of some genes."""
+        if isinstance(genes, slice):
+            return self
+        schema = replace(self.schema, genes=tuple(self.schema.genes[g] for g in genes), image=())
+        of_groups = {name: getattr(self, name)[:, genes] for name in _OF_GROUPS}
+        left_out = self.left_out.on(genes)
+        return replace(self, schema=schema, spread=self.spread[genes], left_out=left_out, **of_groups)
+
+    def error_of(
+        self, measured: Trajectories, times: Sequence[float], schema: Schema
+    ) -> Float[np.ndarray, "time gene"]:
+        """Sampling error of measured controls: how far they lie from the posterior mean of where they are.
+
+        Args:
+            measured: Cells, controls of these times among them.
+            times: The times.
+            schema: Genes and common total of the profiles.
+
+        Raises:
+            DataError: The cells are of another panel, or there is no control of a time.
+        """
+        require_panel(measured, schema, "effect(versus=...)")
+        error = np.zeros((len(times), schema.n_genes))
+        for k, time in enumerate(times):
+            controls, known = measured.select(schema.control, time), self.position(schema.control, time)
+            if controls.n_observations == 0 or known is None:
+                raise DataError(
+                    f"effect(versus=...) has no control at time {time:g} that the fit has seen; give the "
+                    "cells of the fit, and times at which they have controls."
+                )
+            error[k] = level(controls) - self.profile[known]
+        return error
+
+    def to_dataset(self) -> xr.Dataset:
+        """The values with names of their axes, for the export and the run's folder."""
+        group, gene = ("group", "gene"), {"gene": list(self.schema.genes)}
+        values = {name: (group, getattr(self, name)) for name in _OF_GROUPS}
+        coords = {
+            "perturbation": ("group", np.array(self.labels, dtype=object).astype(str)),
+            "time": ("group", self.times),
+        }
+        made = xr.Dataset({**values, "spread": ("gene", self.spread)}, coords={**coords, **gene})
+        return made.merge(self.left_out.to_dataset(gene)).assign_attrs(
+            asdict(self.scales) | asdict(self.held_out)
+        )
+
+    @classmethod
+    def from_dataset(cls, found: xr.Dataset, schema: Schema) -> Discrepancy:
+        """What :meth:`to_dataset` wrote."""
+        values: dict[str, Any] = {name: found[name].to_numpy() for name in (*_OF_GROUPS, "spread")}
+        numbers = {name: float(value) for name, value in found.attrs.items() if name in _NUMBERS}
+        return cls(
+            schema,
+            tuple(map(str, found.perturbation.to_numpy())),
+            found.time.to_numpy(),
+            **values,
+            scales=Scales(**{one.name: numbers[one.name] for one in fields(Scales)}),
+            left_out=LeftOut.from_dataset(found),
+            held_out=HeldOut(**{one.name: numbers[one.name] for one in fields(HeldOut)}),
+        )
+
+    def write(self, path: Path) -> None:
+        """Writes :meth:`to_dataset` as NetCDF."""
+        self.to_dataset().to_netcdf(path, engine="h5netcdf")
+
+    @classmethod
+    def read(cls, path: Path, schema: Schema) -> Discrepancy:
+        """Reads what :meth:`write` wrote.
+
+        Raises:
+            OSError: The file cannot be read.
+            KeyError: It holds something else.
+        """
+        with xr.open_dataset(path, engine="h5netcdf") as found:
+            return cls.from_dataset(found.load(), schema)
+
+
+_NUMBERS = {one.name for kind in (Scales, HeldOut) for one in fields(kind)}
+
+
+def _common(missed: Float[np.ndarray, "group gene"], groups: Groups) -> Float[np.ndarray, "group gene"]:
+    """What all groups of a time are missed by, in the mean over their cells."""
+    found = np.zeros_like(missed)
+    for time in np.unique(groups.times):
+        now = groups.times == time
+        weight = groups.n[now] / groups.n[now].sum()
+        found[now] = weight @ missed[now]
+    return found
+
+
+def _control_of(groups: Groups, control: str) -> Int[np.ndarray, " group"]:
+    """The group of the controls of each group's time; -1 where there is none."""
+    at = {
+        time: i
+        for i, (label, time) in enumerate(zip(groups.labels, groups.times, strict=True))
+        if label == control
+    }
+    return np.array([at.get(time, -1) for time in groups.times])
+
+
+def _fitted(
+    r: Float[np.ndarray, "group gene"],
+    s: Float[np.ndarray, "group gene"],
+    v_a: Float[np.ndarray, "group gene"],
+    v_b: Float[np.ndarray, "group gene"],
+    noise: Float[np.ndarray, "group gene"],
+) -> Scales:
+    """The hyperparameters by maximum a posteriori, from ``r = m - y^b`` and ``s = y^a - y^b``.
+
+    ::
+
+        var(r) = alpha + kappa^2 v_a + v_b      cov(r, s) = kappa v_a + v_b      var(s) = v_a + v_b
+    """
+    typical = np.exp(np.log(v_a).mean())
+    n_effective = _TEMPER * _independent(r / np.sqrt(v_a + v_b))
+    weight = n_effective / r.size
+
+    def loss(x: np.ndarray) -> float:
+        kappa, alpha = expit(x[0]), typical * np.exp(np.clip(x[1] + x[2] * noise, -30, 30))
+        of_r, both, of_s = alpha + kappa**2 * v_a + v_b, kappa * v_a + v_b, v_a + v_b
+        determinant = of_r * of_s - both**2
+        square = (of_s * r**2 - 2 * both * r * s + of_r * s**2) / determinant
+        prior = (((x - _PRIOR_MEAN) / _PRIOR_SCALE) ** 2).sum()
+        return float((weight * (np.log(determinant) + square).sum() + prior) / 2)
+
+    found = minimize(loss, _PRIOR_MEAN, method="L-BFGS-B", bounds=[(-6, 4), (-8, 8), (-1, 3)])
+    kappa, log_size, growth = found.x
+    return Scales(float(expit(kappa)), float(np.exp(log_size)), float(growth), float(n_effective))
+
+
+def _independent(z: Float[np.ndarray, "group gene"]) -> float:
+    """How many independent values a table of correlated genes is worth: groups times participating axes."""
+    n_groups, n_genes = z.shape
+    trace = float((z**2).sum() / n_groups)
+    squared = float(((z @ z.T) ** 2).sum() / n_groups**2)
+    corrected = (squared - trace**2 / n_groups) / (1 + 1 / n_groups)
+    axes = trace**2 / max(corrected, trace**2 / min(4 * n_groups, n_genes))
+    return n_groups * min(axes, n_genes)

@@ -1,0 +1,295 @@
+"""Tokens and pairs that are left out: how much of their forecast to believe, and how far it misses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import numpy as np
+import xarray as xr
+from jaxtyping import Float, Int
+from scipy.optimize import nnls  # type: ignore[attr-defined]
+
+from pyro_citevae.data.groups import Groups
+from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.infer.counterfactuals import Counterfactuals
+from pyro_citevae.infer.program_levels import POPULATION, Members
+from pyro_citevae.program import LatentDynamics
+
+__all__ = ["CorrectedGroups", "LeftOut"]
+
+_DRAWS = 40  # of the seen tokens that a left-out one is taken to be like
+_MOST_TOKENS = 60
+_FEWEST_TOKENS = 3
+_GRID = np.linspace(0.0, 1.0, 21)
+
+# of the variance of a pair's forecast; chosen on the development screens of experiments/calibration
+_PAIR_PRIOR = np.array([1.0, 0.25, 0.05])
+
+
+@final
+@dataclass(frozen=True)
+class CorrectedGroups:
+    """The groups of a screen with their corrected effects.
+
+    Attributes:
+        groups: The groups.
+        schedules: Schedule of each label.
+        control_label: Label of the unperturbed cells.
+        control: The group of the controls of each group's time; -1 where there is none.
+        population: The program's profiles.
+        shift: Correction of the profiles.
+        sd: Standard deviation of the corrected profiles.
+        sampled: Sampling variance of the measured profiles.
+        effect: Corrected effects against the control.
+        spread: How far a group without cells lies from the program.
+    """
+
+    groups: Groups
+    schedules: Mapping[str, Schedule]
+    control_label: str
+    control: Int[np.ndarray, " group"]
+    population: Float[np.ndarray, "group gene"]
+    shift: Float[np.ndarray, "group gene"]
+    sd: Float[np.ndarray, "group gene"]
+    sampled: Float[np.ndarray, "group gene"]
+    effect: Float[np.ndarray, "group gene"]
+    spread: Float[np.ndarray, " gene"]
+
+    @property
+    def at(self) -> dict[tuple[str, float], int]:
+        """The group of each label and time."""
+        return {
+            key: i for i, key in enumerate(zip(self.groups.labels, self.groups.times.tolist(), strict=True))
+        }
+
+    def variance(self, i: int) -> Float[np.ndarray, " gene"]:
+        """Variance of a group's effect."""
+        return np.asarray(self.sd[i] ** 2 + self.sd[self.control[i]] ** 2)
+
+
+@final
+@dataclass(frozen=True)
+class LeftOut:
+    r"""Forecasts of what was seen, as if it had not been.
+
+    A token q without cells is forecast from the other tokens, by the program with ``seen[q]`` off, f_q, and
+    by their mean effect, mu_q. Which shares of the two to believe is learnt from the tokens that have cells::
+
+        rho = argmin sum_q |delta_q - rho_0 mu_q - rho_1 f_q|^2 / (|delta_q|^2 + V_q)   rho >= 0, sum rho <= 1
+
+    where V_q is the sampling variance of the measured effect, so that a token counts by what can be seen of
+    it. The shares are drawn to zero by ``max(0, 1 - (s / gain)^2)``, where the gain over no change has the
+    standard error s over tokens: where most perturbations act on one gene, nothing is left of the forecast.
+    What an unseen token misses this by is what a seen one does, in a random direction along it:
+    ``delta_u = rho_0 mu + rho_1 f_u +- (delta_q - forecast_q)`` for a random q.
+
+    A program whose rows of tokens are parameters, and no drawn site, cannot forget one: f_q is zero there.
+
+    A pair's forecast F is the program's with half of its members' corrections. Its variance is learnt from
+    pairs that have cells: ``c_0 spread_g^2 + c_1 (F - A)^2 + c_2 h_g`` with the additive forecast A, and the
+    mean squared effect h_g of a gene.
+
+    Attributes:
+        tokens: Labels of the tokens that were left out in turn.
+        times: Times at which they have cells.
+        residual: What each misses its forecast by; NaN where it was not measured.
+        residual_sd: Standard deviation of its measured effect.
+        mean: Mean effect of the tokens, mu.
+        shares: rho.
+        pair: c of pairs.
+        size: h, the mean squared effect of a gene.
+
+    Source: D. H. Wolpert, Stacked Generalization (1992); R. F. Barber et al., Predictive Inference with the
+    Jackknife+ (2021).
+    """
+
+    tokens: tuple[str, ...]
+    times: Float[np.ndarray, " occasion"]
+    residual: Float[np.ndarray, "left_out occasion gene"]
+    residual_sd: Float[np.ndarray, "left_out occasion gene"]
+    mean: Float[np.ndarray, "occasion gene"]
+    shares: Float[np.ndarray, " forecast"]
+    pair: Float[np.ndarray, " part"]
+    size: Float[np.ndarray, " gene"]
+
+    @classmethod
+    def learnt(cls, members: Members, data: Trajectories, found: CorrectedGroups, seed: int) -> LeftOut:
+        """Learns it from the effects of the groups.
+
+        Args:
+            members: The program with its guide.
+            data: The cells.
+            found: The groups with their effects.
+            seed: Seed of the draws.
+        """
+        times, at = np.unique(found.groups.times[found.control >= 0]), found.at
+        singles = [
+            label
+            for label, one in found.schedules.items()
+            if len(one.tokens) == 1 and any((label, time) in at for time in times.tolist())
+        ]
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(singles))[:_MOST_TOKENS])
+        # of fewer, none is left that a program could forecast one from
+        tokens = tuple(singles[i] for i in chosen) if members[0][0].seen.sum() >= _FEWEST_TOKENS else ()
+        delta = np.full((len(tokens), len(times), data.schema.n_genes), np.nan)
+        error, forecast, noise = delta.copy(), delta.copy(), delta.copy()
+        forgets = _forgets(members)
+        for q, label in enumerate(tokens):
+            program = _without(members, found.schedules[label], times.tolist(), seed) if forgets else None
+            for k, time in enumerate(times.tolist()):
+                i = at.get((label, time))
+                if i is not None:
+                    delta[q, k], error[q, k] = found.effect[i], np.sqrt(found.variance(i))
+                    c = found.control[i]
+                    forecast[q, k] = 0.0 if program is None else program[k] - found.population[c]
+                    noise[q, k] = found.sampled[i] + found.sampled[found.control[i]]
+        _leave_out_own_genes(data, found.schedules, tokens, (delta, error, forecast, noise))
+        others = _mean_of_others(delta)
+        shares = _shares(delta, others, forecast, noise)
+        residual = delta - shares[0] * others - shares[1] * forecast
+        finite = found.effect[
+            np.isfinite(found.effect).all(1) & (np.array(found.groups.labels) != found.control_label)
+        ]
+        size = (finite**2).mean(0) if len(finite) else np.zeros(data.schema.n_genes)
+        return cls(
+            tokens, times, residual, error, _mean_of_rows(delta), shares, _pair_scales(found, size), size
+        )
+
+    def on(self, genes: Int[np.ndarray, " kept"]) -> LeftOut:
+        """The same of some genes."""
+        of_genes = {
+            name: getattr(self, name)[..., genes] for name in ("residual", "residual_sd", "mean", "size")
+        }
+        return replace(self, **of_genes)
+
+    def to_dataset(self, gene: Mapping[str, Any]) -> xr.Dataset:
+        """The values with names of their axes."""
+        values = {
+            "residual": (("left_out", "occasion", "gene"), self.residual),
+            "residual_sd": (("left_out", "occasion", "gene"), self.residual_sd),
+            "mean_effect": (("occasion", "gene"), self.mean),
+            "mean_squared_effect": ("gene", self.size),
+            "share_believed": ("forecast", self.shares),
+            "pair_variance": ("part", self.pair),
+        }
+        coords = {
+            "left_out": np.array(self.tokens, dtype=object).astype(str),
+            "occasion": self.times,
+            "forecast": ["mean of others", "program"],
+            "part": ["spread", "additive", "size"],
+        }
+        return xr.Dataset(values, coords={**coords, **gene})
+
+    @classmethod
+    def from_dataset(cls, found: xr.Dataset) -> LeftOut:
+        """What :meth:`to_dataset` wrote."""
+        names = ("residual", "residual_sd", "mean_effect", "share_believed", "pair_variance")
+        values = [found[name].to_numpy() for name in (*names, "mean_squared_effect")]
+        tokens = tuple(map(str, found.left_out.to_numpy())) if found.sizes["left_out"] else ()
+        return cls(tokens, found.occasion.to_numpy(), *values)
+
+
+@contextmanager
+def _unseen(model: LatentDynamics, tokens: tuple[str, ...]) -> Iterator[None]:
+    """The model as if some tokens had no cells."""
+    kept = model.seen.clone()
+    model.seen[[model.schema.token_index[token] for token in tokens]] = False
+    try:
+        yield
+    finally:
+        model.seen.copy_(kept)
+
+
+def _forgets(members: Members) -> bool:
+    """Whether a program can be asked without a token: a drawn site has rows of tokens, no parameter alone."""
+    model, guide = members[0]
+    return any("token" in (model.axes(site) or ()) for site in guide.globals.event_dims)
+
+
+def _without(
+    members: Members, schedule: Schedule, times: list[float], seed: int
+) -> Float[np.ndarray, "occasion gene"]:
+    """The program's mean profiles under a schedule whose tokens it has not seen."""
+    with _unseen(members[0][0], schedule.tokens):
+        roll = Counterfactuals(members, [schedule], times, _DRAWS, seed, told=True, population=POPULATION)
+        return np.asarray(roll.pseudobulk(None)[0, 0].mean(0))
+
+
+def _leave_out_own_genes(
+    data: Trajectories, schedules: Mapping[str, Schedule], tokens: tuple[str, ...], of: tuple[np.ndarray, ...]
+) -> None:
+    """Sets what a token does to its own transcript to zero: other tokens say nothing of it."""
+    own = data.schema.own_gene
+    for q, label in enumerate(tokens):
+        for token in schedules[label].tokens:
+            gene = own[data.schema.token_index[token]]
+            if gene >= 0:
+                for values in of:
+                    values[q, :, gene] = np.where(np.isnan(values[q, :, gene]), np.nan, 0.0)
+
+
+def _mean_of_rows(delta: Float[np.ndarray, "left_out occasion gene"]) -> Float[np.ndarray, "occasion gene"]:
+    known = np.isfinite(delta)
+    return np.asarray(np.where(known, delta, 0.0).sum(0) / np.maximum(known.sum(0), 1))
+
+
+def _mean_of_others(
+    delta: Float[np.ndarray, "left_out occasion gene"],
+) -> Float[np.ndarray, "left_out occasion gene"]:
+    known = np.isfinite(delta)
+    filled = np.where(known, delta, 0.0)
+    return np.asarray((filled.sum(0) - filled) / np.maximum(known.sum(0) - known, 1))
+
+
+def _shares(
+    delta: Float[np.ndarray, "left_out occasion gene"],
+    others: Float[np.ndarray, "left_out occasion gene"],
+    forecast: Float[np.ndarray, "left_out occasion gene"],
+    noise: Float[np.ndarray, "left_out occasion gene"],
+) -> Float[np.ndarray, " forecast"]:
+    """The shares of the two forecasts that leaving tokens out supports."""
+    n = len(delta)
+    if n < _FEWEST_TOKENS:
+        return np.zeros(2)
+    known = np.isfinite(delta).reshape(n, -1)
+    y, v, *x = (np.where(known, one.reshape(n, -1), 0.0) for one in (delta, noise, others, forecast))
+    size = np.maximum((y**2 + v).sum(1), 1e-12)
+    grid = np.array([(a, b) for a in _GRID for b in _GRID if a + b <= 1 + 1e-9])
+    cross = np.stack([(one * y).sum(1) / size for one in x], 1)
+    gram = np.stack([[(one * other).sum(1) / size for other in x] for one in x])
+    # (|y - sum rho x|^2 - |y|^2) / size, for each token and each pair of shares
+    change = -2 * cross @ grid.T + np.einsum("gi,ijq,gj->qg", grid, gram, grid)
+    best = int(change.mean(0).argmin())
+    gain, error = -change[:, best].mean(), change[:, best].std(ddof=1) / np.sqrt(n)
+    kept = max(0.0, 1.0 - (error / gain) ** 2) if gain > 0 else 0.0
+    return np.asarray(kept * grid[best])
+
+
+def _pair_scales(found: CorrectedGroups, size: Float[np.ndarray, " gene"]) -> Float[np.ndarray, " part"]:
+    """What pairs with cells miss their forecast by, in parts of its variance; the prior counts as a pair."""
+    at, parts, targets = found.at, [], []
+    for i, (label, time) in enumerate(zip(found.groups.labels, found.groups.times.tolist(), strict=True)):
+        doses, c = found.schedules[label].doses, found.control[i]
+        members = [at.get((Schedule((one,)).label(found.control_label), time)) for one in doses]
+        of = [m for m in members if m is not None]
+        if len(doses) < 2 or len(of) < len(doses) or c < 0:
+            continue
+        corrected = sum((found.shift[m] - found.shift[c] for m in of), np.zeros_like(size))
+        program = found.population[i] - found.population[c]
+        additive = found.effect[of].sum(0)
+        missed = found.effect[i] - (program + 0.5 * corrected)
+        parts.append([found.spread**2, (program + corrected - additive) ** 2, size])
+        targets.append(missed**2 + found.variance(i))
+    if not parts:
+        return _PAIR_PRIOR.copy()
+    x, y = np.array(parts), np.array(targets)  # (pair, part, gene), (pair, gene)
+    # by the mean of each pair, so that a pair counts once and no gene of large variance decides
+    mean, target = x.mean(2), y.mean(1)
+    weight = 1.0 / np.maximum(mean @ _PAIR_PRIOR, 1e-12)
+    rows = np.vstack([mean * weight[:, None], np.diag(1.0 / np.maximum(_PAIR_PRIOR, 0.05)) / np.sqrt(3)])
+    aim = np.concatenate([target * weight, np.ones(3) / np.sqrt(3)])
+    return np.asarray(nnls(rows, aim)[0])
