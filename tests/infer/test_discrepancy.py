@@ -530,3 +530,21 @@ def test_an_ensemble_of_which_one_member_held_nothing_back_corrects_the_other(da
     assert np.isfinite(cells.layers["mean"]).all()
     assert np.isfinite(effect(together, MEASURED, data)).all()
     assert together.to_datatree(draws=2)["posterior"].sizes["chain"] == 2
+
+
+def test_controls_of_a_time_that_the_fit_has_not_seen_show_their_error_by_the_program(
+    data: cv.Trajectories,
+) -> None:
+    """What is stored says nothing of such a time."""
+    less = data.rows(~((data.row_labels == "control") & (data.row_times == 3)))
+    one = fitted(less, max_epochs=1)
+    assert known(one).position("control", 3.0) is None
+    found = effect(one, MEASURED, data, time=3.0)
+    raw = effect(replace(one, discrepancy=None), MEASURED, data, time=3.0)
+    plain = effect(one, MEASURED, time=3.0), effect(replace(one, discrepancy=None), MEASURED, time=3.0)
+    np.testing.assert_allclose(found - plain[0], raw - plain[1], atol=1e-10)
+
+
+def test_a_dose_of_nearly_nothing_misses_nearly_nothing(posterior: cv.Posterior) -> None:
+    spread = {one: float(effect(posterior, f"gene_1*{one}").std("draw").max()) for one in (0.001, 0.5)}
+    assert spread[0.001] < 0.1 * spread[0.5]
