@@ -40,7 +40,8 @@ class FitSettings:
             ``"renyi"`` of order ``alpha``, both with ``n_particles`` draws of each cell's states.
         alpha: Order of the Renyi bound: 0 is the importance-weighted one, 1 would be the ELBO.
         validation: Share of each group's cells that the fit does not see, for the held-out bound and for the
-            discrepancy between program and cells; 0 for none.
+            discrepancy between program and cells; of counts on disk, that share of stretches of neighbours,
+            whatever their groups. 0 for none.
         patience: Epochs without a better held-out bound, after the warm-up, before training stops. It counts
             where the passes are given and 50 cells or more are held out.
         sampler: How minibatches are drawn: ``"uniform"``, ``"blocks"``, ``"balanced"``, or ``"auto"``, which
