@@ -228,7 +228,8 @@ class Posterior(Predictive):
             if data is not None:
                 groups = self._with_cells(groups, data.thinned(most_cells), mechanism, prior, draws)
         if self.discrepancy is not None:
-            groups["discrepancy"] = self.discrepancy.to_dataset()
+            found = self.discrepancy.to_dataset()
+            groups["discrepancy"] = found.assign(found.attrs).drop_attrs().expand_dims(chain=[0])
         tree = xr.DataTree.from_dict(groups)
         tree.attrs.update(
             model=reference(type(self.model)),

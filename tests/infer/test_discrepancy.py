@@ -452,11 +452,11 @@ def test_the_export_has_a_group_of_it(posterior: cv.Posterior, tmp_path: Path) -
     tree.to_netcdf(tmp_path / "tree.nc", engine="h5netcdf")
     stored = xr.open_datatree(tmp_path / "tree.nc", engine="h5netcdf")["discrepancy"].to_dataset().load()
     found = known(posterior)
-    assert stored["shift"].dims == ("group", "gene")
+    assert stored["shift"].dims == ("chain", "group", "gene")
     assert stored["perturbation"].values.tolist() == list(found.labels)
     assert stored["gene"].values.tolist() == list(found.schema.genes)
-    np.testing.assert_array_equal(stored["effect"], found.effect)
-    assert stored.attrs["carried"] == found.scales.carried
+    np.testing.assert_array_equal(stored["effect"][0], found.effect)
+    assert stored["carried"].item() == found.scales.carried
 
 
 def test_some_genes_of_it_are_those_genes(posterior: cv.Posterior) -> None:
@@ -513,6 +513,10 @@ def test_members_of_an_ensemble_are_corrected_each_by_its_own(data: cv.Trajector
         np.testing.assert_allclose(found[chain, :, 0, 0].mean("draw"), known(one).effect[i], atol=1e-10)
     np.testing.assert_array_equal(found[0], effect(members[0], [MEASURED, NEW])[0])
     assert np.isfinite(found).all()
+    exported = together.to_datatree(draws=2)["discrepancy"]
+    assert exported["carried"].to_numpy().tolist() == [known(one).scales.carried for one in members]
+    for chain, one in enumerate(members):
+        np.testing.assert_array_equal(exported["effect"][chain], known(one).effect)
 
 
 def test_an_ensemble_of_which_one_member_held_nothing_back_corrects_the_other(data: cv.Trajectories) -> None:
