@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scored import NOMINAL
 
 import pyro_citevae as cv
 from pyro_citevae.analysis import coverage, diagnose, measure, measured_effects
@@ -13,7 +14,6 @@ from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.models import CiteVAE
 
 NAMES = ("renge", "papalexi", "norman_subset")
-NOMINAL = (0.5, 0.8, 0.95)
 _FEWEST = 8  # cells of a half
 
 

@@ -155,11 +155,10 @@ def _acting(schedule: Schedule, time: float, known: Discrepancy) -> Schedule:
 @final
 @dataclass(frozen=True)
 class _Forecast:
-    """Mean and variance of an effect, with the correction that its mean contains."""
+    """Mean and variance of an effect."""
 
     mean: Float[np.ndarray, " gene"]
     variance: Float[np.ndarray, " gene"]
-    correction: Float[np.ndarray, " gene"]
 
 
 @final
@@ -184,7 +183,7 @@ class _Question:
         new = self._new_tokens
         if new and len(self.schedule.tokens) == 1:
             return self._unseen(program, deviation, rng)
-        found = self._forecast(mean, program.var(0), rng)
+        found = self._forecast(mean, program.var(0))
         return np.asarray(found.mean + np.sqrt(found.variance) * deviation)
 
     @property
@@ -192,9 +191,7 @@ class _Question:
         index, seen = self.discrepancy.schema.token_index, self.model.seen
         return any(not bool(seen[index[token]]) for token in self.schedule.tokens)
 
-    def _forecast(
-        self, mean: Float[np.ndarray, " gene"], own: Float[np.ndarray, " gene"], rng: np.random.Generator
-    ) -> _Forecast:
+    def _forecast(self, mean: Float[np.ndarray, " gene"], own: Float[np.ndarray, " gene"]) -> _Forecast:
         """By what is known of the schedule."""
         known = self._measured(mean) or self._at_other_times(mean, own)
         if known is not None:
@@ -205,7 +202,7 @@ class _Question:
         # a dose of nothing does nothing, and misses nothing
         amount = min(1.0, max(dose.amount for dose in self.schedule.doses))
         variance = own + 2 * (amount * self.discrepancy.spread) ** 2
-        return _Forecast(mean, variance, np.zeros_like(mean))
+        return _Forecast(mean, variance)
 
     @property
     def _label(self) -> str:
@@ -228,7 +225,7 @@ class _Question:
         shift, variance, effect = group
         # of the population it is known already, without the noise of these draws
         known = effect if self.of_population and np.isfinite(effect).all() else mean + shift
-        return _Forecast(known, variance, shift)
+        return _Forecast(known, variance)
 
     def _at_other_times(
         self, mean: Float[np.ndarray, " gene"], own: Float[np.ndarray, " gene"]
@@ -248,7 +245,7 @@ class _Question:
         program = mean + shift
         persisting = np.where(np.isfinite(persisting), persisting, program)
         variance = variance + _FROM_TIME_TO_TIME * (program - persisting) ** 2 + own / 4
-        return _Forecast((program + persisting) / 2, variance, shift)
+        return _Forecast((program + persisting) / 2, variance)
 
     def _combined(self, mean: Float[np.ndarray, " gene"]) -> _Forecast | None:
         """A combination of schedules with cells; of a member without any, the program alone is asked."""
@@ -267,7 +264,7 @@ class _Question:
         c = found.left_out.pair
         variance = c[0] * found.spread**2 + c[1] * apart**2 + c[2] * found.left_out.size
         variance = variance + sum((one[1] for one in groups), np.zeros_like(mean)) / 4
-        return _Forecast(mean + corrections / 2, variance, corrections / 2)
+        return _Forecast(mean + corrections / 2, variance)
 
     def _unseen(
         self,

@@ -12,13 +12,13 @@ import pandas as pd
 
 from pyro_citevae.infer.discrepancy import Discrepancy
 
-__all__ = ["Diagnosis", "Sign", "adequacy_of", "not_tried"]
+__all__ = ["COVERAGE", "Diagnosis", "Sign", "adequacy_of", "in_a_word", "not_tried"]
 
 # limits; chosen on the development screens of experiments/calibration
 _FEW_STEPS = 1500
 _ERROR = 8.0  # times the sampling variance, below which nothing need be explained
 _EXPLAINED = 0.3
-_COVERAGE = 0.12
+COVERAGE = 0.12
 
 
 @final
@@ -45,7 +45,7 @@ class Sign:
     @property
     def verdict(self) -> str:
         """In a word."""
-        return {True: "pass", False: "fail", None: "not tried"}[self.passed]
+        return in_a_word(self.passed)
 
     def __str__(self) -> str:
         if self.passed is None:
@@ -118,6 +118,11 @@ def adequacy_of(course: Mapping[str, Any], known: Discrepancy | None, n_programs
     )
 
 
+def in_a_word(passed: bool | None) -> str:
+    """Whether a check passes; None for one that was not tried."""
+    return {True: "pass", False: "fail", None: "not tried"}[passed]
+
+
 def not_tried(name: str, why: str) -> Sign:
     """A sign that could not be looked at."""
     return Sign(name, float("nan"), "", None, why, "")
@@ -165,8 +170,8 @@ def _intervals(known: Discrepancy | None) -> Sign:
     return Sign(
         "intervals",
         found.coverage_80,
-        f"0.8 within {_COVERAGE:g}",
-        abs(found.coverage_80 - 0.8) <= _COVERAGE,
+        f"0.8 within {COVERAGE:g}",
+        abs(found.coverage_80 - 0.8) <= COVERAGE,
         f"Held-out profiles lie in {found.coverage_50:.0%}, {found.coverage_80:.0%} and "
         f"{found.coverage_95:.0%} of their 50, 80 and 95 % intervals.",
         "Look at which groups lie outside (posterior.discrepancy); a group of another kind of cells does so.",

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from pyro_citevae.data.groups import Groups
+from pyro_citevae.data.groups import Groups, grouped
 from pyro_citevae.data.pseudobulk import level
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
@@ -126,8 +126,7 @@ class Discrepancy:
             None where it cannot be learnt: fewer than three groups have cells on both sides, or there are too
             many groups and genes to be held.
         """
-        n_groups = len(np.unique(np.stack([data.condition[data.row_cell], data.row_step]), axis=1).T)
-        if data.schema.image or n_groups * data.schema.n_genes > _MOST_VALUES:
+        if data.schema.image or len(grouped(data)[0]) * data.schema.n_genes > _MOST_VALUES:
             return None
         seen, unseen = Groups.of(data, ~held_out), Groups.of(data, held_out)
         both = (seen.n > 1) & (unseen.n > 1)

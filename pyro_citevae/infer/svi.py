@@ -282,7 +282,8 @@ def _loaders(data: Trajectories, settings: FitSettings, together: World) -> Load
         batches = Balanced(data.condition[training], size, generator)
     else:
         batches = uniform(len(training), size, generator)
-    measured = unseen[: (settings.max_epochs and len(unseen)) or _MOST_MEASURED]
+    # with passes given the bound of all of them may end the fit
+    measured = unseen if settings.max_epochs is not None else unseen[:_MOST_MEASURED]
     in_turn: Sampler[list[int]] = in_order(len(measured), size)
     if n > 1:
         batches, in_turn = Share(batches, together.rank, n), Share(in_turn, together.rank, n)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,7 +192,7 @@ def test_held_out_and_seen_cells_weigh_by_their_number() -> None:
     np.testing.assert_allclose(1 / variance[0] + 1 / variance[1], 1 / variance[2], rtol=0.1)
 
 
-def test_groups_of_a_file_are_those_of_memory(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_groups_of_a_file_are_those_of_memory(tmp_path: Path) -> None:
     from screens import as_anndata
 
     as_anndata(simulated()).write_h5ad(tmp_path / "screen.h5ad")

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pyro_citevae.analysis.criticism.randomised_pit import randomised_pit
+from pyro_citevae.analysis.criticism.randomised_pit import randomised_pit, transformed
 from pyro_citevae.analysis.criticism.replication import measured, replicates
 from pyro_citevae.analysis.scoring.coverage import coverage
 from pyro_citevae.analysis.scoring.measurement import Measurement, measure, measured_effects
 from pyro_citevae.data.groups import Groups
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.infer.bounds import negative_bound
-from pyro_citevae.infer.diagnosis import Diagnosis, Sign, not_tried
+from pyro_citevae.infer.diagnosis import COVERAGE, Diagnosis, Sign, not_tried
 from pyro_citevae.infer.ensemble import Ensemble
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.seeding import seeded
@@ -26,7 +26,6 @@ from pyro_citevae.infer.seeding import seeded
 __all__ = ["diagnose"]
 
 # limits; chosen on the development screens of experiments/calibration
-_COVERAGE = 0.12
 _PIT = 0.08
 _MOVED = 2.0
 _ACTIVE = 0.01  # variance of a program's posterior means over cells
@@ -123,8 +122,8 @@ def _measured_effects(
     return Sign(
         "measured effects",
         share,
-        f"0.8 within {_COVERAGE:g} and two standard errors",
-        abs(share - 0.8) <= _COVERAGE + 2 * error,
+        f"0.8 within {COVERAGE:g} and two standard errors",
+        abs(share - 0.8) <= COVERAGE + 2 * error,
         f"80 % intervals hold {share:.0%} of the effects in the test cells ({len(found)} groups, standard "
         f"error {error:.2f}).",
         "Believe these forecasts less than they say; compare with the rules that evaluate prints.",
@@ -186,16 +185,9 @@ def _emission(posterior: Posterior, train: Trajectories, seed: int) -> Sign:
     first = whole.copy()
     first.data = np.random.default_rng(seed).binomial(whole.data.astype(int), 0.5).astype(np.float32)
     first.eliminate_zeros()
-    second = (whole - first).toarray()
     half = replace(cells, values=first, library=cells.library / 2)
-    below, draws = np.zeros(second.shape), 0
-    rng = np.random.default_rng(seed)
-    for block in replicates(posterior, half, draws=_DRAWS, cells="cells", seed=seed):
-        drawn, true = block.x.cpu().numpy(), second[block.rows]
-        ties = rng.random(true.shape)
-        below[block.rows] += (drawn < true).sum(0) + ties * (drawn == true).sum(0)
-        draws = max(draws, block.draws.stop)
-    u = below / draws
+    made = replicates(posterior, half, draws=_DRAWS, cells="cells", seed=seed)
+    u = transformed(made, whole - first, _DRAWS, seed)
     inside = float(((u >= 0.1) & (u <= 0.9)).mean())
     return Sign(
         name,
@@ -253,8 +245,8 @@ def _guide(posterior: Posterior, train: Trajectories, seed: int) -> Sign:
     guide = posterior.guide
     if not hasattr(guide.globals, "widen") or posterior.model.enumerated:
         return not_tried("guide", "It is not known how to widen this guide of the mechanism.")
-    wider = copy.deepcopy(guide)
-    wider.globals.widen(2.0)  # type: ignore[attr-defined]
+    wider: Any = copy.deepcopy(guide)
+    wider.globals.widen(2.0)
     gains = list(_gains(posterior, wider, train.thinned(_CELLS), train.n_cells, seed))
     gain = float(np.mean(gains))
     error = float(np.std(gains, ddof=1) / np.sqrt(len(gains)))
@@ -310,9 +302,7 @@ def _unread(cells: Trajectories) -> Iterable[tuple[str, np.ndarray]]:
     """Columns of labels that were not read as perturbation, time, dose or batch, with each row's level."""
     columns = cells.reading.columns if cells.reading else None
     read = {value for value in asdict(columns).values() if isinstance(value, str)} if columns else set()
-    obs = cells.obs
-    for name in () if obs is None else obs.columns:
-        values = obs[name]  # type: ignore[index]
+    for name, values in () if cells.obs is None else cells.obs.items():
         if name in read or not (isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object):
             continue
         level = values.astype(str).to_numpy()

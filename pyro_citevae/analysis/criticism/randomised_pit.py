@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 import xarray as xr
+from jaxtyping import Float
 
-from pyro_citevae.analysis.criticism.replication import MOST_VALUES, ReplicatedCells, replicates
+from pyro_citevae.analysis.criticism.replication import (
+    MOST_VALUES,
+    Replicate,
+    ReplicatedCells,
+    replicates,
+)
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.infer.idata import observed_groups
 from pyro_citevae.infer.predictive import Predictive
 
-__all__ = ["randomised_pit"]
+__all__ = ["randomised_pit", "transformed"]
 
 
 def randomised_pit(
@@ -52,19 +61,34 @@ def randomised_pit(
     Source: C. Czado, T. Gneiting, L. Held, Predictive Model Assessment for Count Data (2009).
     """
     data = data.thinned(most_cells)
-    below = np.zeros((data.n_observations, data.schema.n_genes), dtype=np.int64)
-    equal = np.zeros_like(below)
     made = replicates(posterior, data, draws=draws, cells=replicate, seed=seed, most_values=most_values)
-    for block in made:
-        drawn, true = block.x.cpu().numpy(), data.values[block.rows].toarray()
-        below[block.rows] += (drawn < true).sum(0)
-        equal[block.rows] += (drawn == true).sum(0)
-    v = np.random.default_rng(seed).random(below.shape)
+    u = transformed(made, data.values, draws * len(posterior.members), seed)
     known = observed_groups(data)["constant_data"][["perturbation", "observed_time"]]
     return xr.DataArray(
-        (below + v * (1 + equal)) / (1 + draws * len(posterior.members)),
+        u,
         {**known.coords, **known.data_vars, "gene": list(data.schema.genes)},
         ("cell", "gene"),
         name="pit",
         attrs={"replicate": replicate, "draws": draws},
     )
+
+
+def transformed(
+    blocks: Iterable[Replicate], values: Any, n_draws: int, seed: int
+) -> Float[np.ndarray, "observation gene"]:
+    """``u = (#{x_rep < x} + v (1 + #{x_rep = x})) / (1 + n_draws)`` of each value, with v uniform.
+
+    Args:
+        blocks: Replicated values.
+        values: The observed ones: rows of a sparse matrix, in memory or on disk.
+        n_draws: Replicates of each value, all members of an ensemble together.
+        seed: Seed of v.
+    """
+    below = np.zeros(values.shape, dtype=np.int64)
+    equal = np.zeros_like(below)
+    for block in blocks:
+        drawn, true = block.x.cpu().numpy(), values[block.rows].toarray()
+        below[block.rows] += (drawn < true).sum(0)
+        equal[block.rows] += (drawn == true).sum(0)
+    v = np.random.default_rng(seed).random(below.shape)
+    return np.asarray((below + v * (1 + equal)) / (1 + n_draws))

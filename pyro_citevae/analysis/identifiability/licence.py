@@ -16,6 +16,7 @@ from pyro_citevae.analysis.identifiability.finding import Finding
 from pyro_citevae.analysis.identifiability.posterior_points import Points
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError, ModelError
+from pyro_citevae.infer.diagnosis import in_a_word
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.seeding import seeded
 
@@ -80,7 +81,7 @@ class Check:
     @property
     def verdict(self) -> str:
         """Whether it passes, in a word."""
-        return {True: "pass", False: "fail", None: "not tried"}[self.passed]
+        return in_a_word(self.passed)
 
     def __str__(self) -> str:
         if self.passed is None:
