@@ -21,8 +21,6 @@ from pyro_citevae.whole_files import aside
 
 __all__ = ["Checkpoints", "EachEpoch", "StateFile"]
 
-_NAME = "training.safetensors"
-
 
 @final
 @dataclass(frozen=True)
@@ -32,15 +30,17 @@ class Checkpoints:
     Attributes:
         folder: The folder.
         fit: What the state belongs to, as JSON holds it: model, guide, data, settings.
+        name: Name of the file.
     """
 
     folder: Path
     fit: Mapping[str, Any]
+    name: str = "training.safetensors"
 
     @property
     def file(self) -> Path:
         """The file with the last state."""
-        return self.folder / _NAME
+        return self.folder / self.name
 
     def last(self, resume: bool) -> dict[str, Any] | None:
         """The last state; None if there is none.
@@ -59,7 +59,7 @@ class Checkpoints:
                 f"'{self.folder}' holds a fit that was not finished; go on with it (--resume, resume=True), "
                 "or delete the folder."
             )
-        for half_written in self.folder.glob(f".{_NAME}-*"):
+        for half_written in self.folder.glob(f".{self.name}-*"):
             shutil.rmtree(half_written, ignore_errors=True)
         state = StateFile().load_checkpoint(self.file)
         self._require_same(state["citevae"]["fit"])

@@ -8,27 +8,41 @@ from typing import Any, final
 
 import numpy as np
 
-__all__ = ["Convergence", "steps_of_screen"]
+__all__ = ["Convergence", "last_stretch", "steps_of_screen"]
 
 _LEAST_STEPS = 2000  # at the full step size
 _FALL = 1000  # steps over which it falls
 _LOOKED_AT = 1000  # steps whose bound says whether it still rises
 _LOOK_EVERY = 100
 _NOISE = 3.0  # standard errors that a rise must exceed
-_MOST_STEPS, _MOST_PASSES = 6000, 3
+_MOST_STEPS, _MOST_PASSES = 7000, 3
+_LAST_STRETCH = 1000
 
 
 def steps_of_screen(n_batches: int) -> int:
-    """The most steps that a fit takes by default: 6,000, or three passes over a screen that is larger.
+    """The most steps that a fit takes by default: 7,000, or three passes over a screen that is larger.
 
     Args:
         n_batches: Minibatches in a pass over the cells.
 
     Example:
         >>> steps_of_screen(10), steps_of_screen(10_000)
-        (6000, 30000)
+        (7000, 30000)
     """
     return max(_MOST_STEPS, _MOST_PASSES * n_batches)
+
+
+def last_stretch(most_steps: int) -> int:
+    """Steps of them that a fit takes in the end on all cells, those that it had held back among them.
+
+    Args:
+        most_steps: The most steps of the fit.
+
+    Example:
+        >>> last_stretch(7000), last_stretch(400)
+        (1000, 100)
+    """
+    return min(_LAST_STRETCH, most_steps // 4)
 
 
 @final

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -51,6 +52,63 @@ class Scales:
     size: float
     growth: float
     n_effective: float
+
+    def alpha(
+        self, typical: float, noise: Float[np.ndarray, "group gene"]
+    ) -> Float[np.ndarray, "group gene"]:
+        """Variance of the structural errors.
+
+        Args:
+            typical: Sampling variance of the training cells at a gene of middling noise.
+            noise: Log of a gene's noise, zero at such a gene.
+        """
+        return np.asarray(self.size * typical * np.exp(self.growth * noise))
+
+
+@final
+@dataclass(frozen=True)
+class _Beside:
+    """A program beside its groups.
+
+    Attributes:
+        m: The program's profiles in the groups' own batches, what all groups miss added.
+        population: Its profiles on the population.
+        y: Profiles of the cells.
+        v: Their sampling variances.
+        n: Cells of each group.
+    """
+
+    m: Float[np.ndarray, "group gene"]
+    population: Float[np.ndarray, "group gene"]
+    y: Float[np.ndarray, "group gene"]
+    v: Float[np.ndarray, "group gene"]
+    n: Float[np.ndarray, " group"]
+
+    @classmethod
+    def of(cls, members: Members, data: Trajectories, groups: Groups, seed: int) -> _Beside:
+        own, population = program_levels(members, data, groups, _DRAWS, seed)
+        m = own + _common(groups.level - own, groups)
+        return cls(m, population, groups.level, groups.variance(m, groups), groups.n)
+
+    def noise(self, both: Bool[np.ndarray, " group"]) -> Float[np.ndarray, "group gene"]:
+        """Log of a cell's sampling variance, its mean over some groups subtracted."""
+        found = np.log(self.v * self.n[:, None])
+        return np.asarray(found - found[both].mean())
+
+    def posterior(
+        self, scales: Scales, alpha: Float[np.ndarray, "group gene"], of_fit: Groups
+    ) -> tuple[Float[np.ndarray, "group gene"], Float[np.ndarray, "group gene"]]:
+        """Mean of lambda less m, and standard deviation of lambda.
+
+        Args:
+            scales: The hyperparameters.
+            alpha: Variance of the structural errors.
+            of_fit: The cells that the program was fitted to.
+        """
+        kappa = np.where(of_fit.n > 0, scales.carried, 0.0)[:, None]
+        freed, structural = (self.m - kappa * of_fit.level) / (1 - kappa), alpha / (1 - kappa) ** 2
+        weight = structural / (structural + self.v)  # of the cells
+        return (1 - weight) * freed + weight * self.y - self.m, np.sqrt(weight * self.v)
 
 
 @final
@@ -113,6 +171,7 @@ class Discrepancy:
         data: Trajectories,
         held_out: Bool[np.ndarray, " observation"],
         seed: int = 0,
+        ended: Members | None = None,
     ) -> Discrepancy | None:
         """Learns it from what the program says of groups, and from their cells.
 
@@ -121,6 +180,7 @@ class Discrepancy:
             data: All cells, those that the fit has not seen among them.
             held_out: Observations that the fit has not seen.
             seed: Seed of the program's draws.
+            ended: The program after it has seen all cells; None if it has not.
 
         Returns:
             None where it cannot be learnt: fewer than three groups have cells on both sides, or there are too
@@ -132,58 +192,68 @@ class Discrepancy:
         both = (seen.n > 1) & (unseen.n > 1)
         if both.sum() < _FEWEST_GROUPS:
             return None
-        whole = seen + unseen
-        own, population = program_levels(members, data, whole, _DRAWS, seed)
-        missed = _common(whole.level - own, whole)
-        m = own + missed
-        y, v = whole.level, whole.variance(m, whole)
-        y_a, v_a = seen.level, seen.variance(m, whole)
-        y_b, v_b = unseen.level, unseen.variance(m, whole)
-        noise = np.log(v * whole.n[:, None])
-        noise -= noise[both].mean()
-        scales = _fitted((m - y_b)[both], (y_a - y_b)[both], v_a[both], v_b[both], noise[both])
+        whole, control = seen + unseen, _control_of(seen, data.schema.control)
+        first = _Beside.of(members, data, whole, seed)
+        y_a, v_a = seen.level, seen.variance(first.m, whole)
+        y_b, v_b = unseen.level, unseen.variance(first.m, whole)
+        scales = _fitted(
+            (first.m - y_b)[both], (y_a - y_b)[both], v_a[both], v_b[both], first.noise(both)[both]
+        )
         typical = float(np.exp(np.log(v_a[both]).mean()))
-        alpha = scales.size * typical * np.exp(scales.growth * noise)
-        kappa = np.where(seen.n > 0, scales.carried, 0.0)[:, None]
-        freed, structural = (m - kappa * y_a) / (1 - kappa), alpha / (1 - kappa) ** 2
-        weight = structural / (structural + v)  # of the cells
-        shift = (1 - weight) * freed + weight * y - m
-        sd = np.sqrt(weight * v)
-        control = _control_of(whole, data.schema.control)
-        effect = population + shift
+        alpha = scales.alpha(typical, first.noise(both))
+        expected = alpha + scales.carried**2 * np.where(seen.n > 0, 1.0, 0.0)[:, None] * v_a + v_b
+        says = HeldOut.of(first.m, y_a, y_b, v_a, v_b, expected, control, both)
+        if ended is None:
+            last, of_fit = first, seen
+        else:
+            last, of_fit = _Beside.of(ended, data, whole, seed), whole
+        alpha = scales.alpha(typical, last.noise(both))
+        shift, sd = last.posterior(scales, alpha, of_fit)
+        effect = last.population + shift
         effect = np.where(control[:, None] >= 0, effect - effect[control], effect * np.nan)
         spread = np.sqrt(alpha.mean(0))
         schedules = {one.label(data.schema.control): one for one in data.conditions}
         found = CorrectedGroups(
-            whole, schedules, data.schema.control, control, population, shift, sd, v, effect, spread
+            groups=whole,
+            schedules=schedules,
+            control_label=data.schema.control,
+            control=control,
+            population=last.population,
+            shift=shift,
+            sd=sd,
+            sampled=last.v,
+            effect=effect,
+            spread=spread,
         )
-        left_out = LeftOut.learnt(members, data, found, seed)
-        expected = alpha + kappa**2 * v_a + v_b
-        held_out_says = HeldOut.of(m, y_a, y_b, v_a, v_b, expected, control, both)
         return cls(
             schema=data.schema,
             labels=whole.labels,
             times=whole.times,
             shift=shift,
             sd=sd,
-            profile=m + shift,
+            profile=last.m + shift,
             effect=effect,
             spread=spread,
             scales=scales,
-            left_out=left_out,
-            held_out=held_out_says,
+            left_out=LeftOut.learnt(members if ended is None else ended, data, found, seed),
+            held_out=says,
         )
+
+    @cached_property
+    def _of_label(self) -> dict[str, list[tuple[float, int]]]:
+        """Times and groups of each label, in the order of times."""
+        found: dict[str, list[tuple[float, int]]] = {}
+        for i in np.argsort(self.times, kind="stable").tolist():
+            found.setdefault(self.labels[i], []).append((float(self.times[i]), i))
+        return found
 
     def position(self, label: str, time: float) -> int | None:
         """The group of a label at a time; None if it has no cells."""
-        for i, (one, at) in enumerate(zip(self.labels, self.times, strict=True)):
-            if one == label and np.isclose(at, time):
-                return i
-        return None
+        return next((i for at, i in self._of_label.get(label, ()) if np.isclose(at, time)), None)
 
     def times_of(self, label: str) -> list[float]:
         """The times at which a label has cells, in their order."""
-        return sorted(float(at) for one, at in zip(self.labels, self.times, strict=True) if one == label)
+        return [at for at, _ in self._of_label.get(label, ())]
 
     def on(self, genes: Int[np.ndarray, " kept"] | slice) -> Discrepancy:
         """The same of some genes."""

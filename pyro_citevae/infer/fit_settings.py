@@ -27,8 +27,8 @@ class FitSettings:
     Attributes:
         max_epochs: Passes over the cells; None to go on until the bound has stopped rising
             (:class:`~pyro_citevae.infer.convergence.Convergence`).
-        max_steps: Steps after which a fit ends that has no number of passes; None for 6,000, or three passes
-            where a screen is larger.
+        max_steps: Steps after which a fit ends that has no number of passes; None for 7,000, or three passes
+            where a screen is larger. The last 1,000 of them, or a quarter, see all cells.
         batch_size: Cells in a minibatch; None for a tenth of the cells, but 64 at least and 256 at most.
         learning_rate: Adam's step size, which falls to zero along a cosine at the end, or from the first step
             on where the passes are given.
@@ -40,8 +40,8 @@ class FitSettings:
             ``"renyi"`` of order ``alpha``, both with ``n_particles`` draws of each cell's states.
         alpha: Order of the Renyi bound: 0 is the importance-weighted one, 1 would be the ELBO.
         validation: Share of each group's cells that the fit does not see, for the held-out bound and for the
-            discrepancy between program and cells; of counts on disk, that share of stretches of neighbours,
-            whatever their groups. 0 for none.
+            discrepancy between program and cells, until both are known; of counts on disk, that share of
+            stretches of neighbours, whatever their groups. 0 for none.
         patience: Epochs without a better held-out bound, after the warm-up, before training stops. It counts
             where the passes are given and 50 cells or more are held out.
         sampler: How minibatches are drawn: ``"uniform"``, ``"blocks"``, ``"balanced"``, or ``"auto"``, which

@@ -23,7 +23,7 @@ __all__ = ["CorrectedGroups", "LeftOut"]
 
 _DRAWS = 40  # of the seen tokens that a left-out one is taken to be like
 _MOST_TOKENS = 60
-_FEWEST_TOKENS = 3
+_FEWEST_TOKENS = 5  # of fewer, none is left that a program could forecast one from
 _GRID = np.linspace(0.0, 1.0, 21)
 
 # of the variance of a pair's forecast; chosen on the development screens of experiments/calibration
@@ -79,11 +79,13 @@ class LeftOut:
     A token q without cells is forecast from the other tokens, by the program with ``seen[q]`` off, f_q, and
     by their mean effect, mu_q. Which shares of the two to believe is learnt from the tokens that have cells::
 
-        rho = argmin sum_q |delta_q - rho_0 mu_q - rho_1 f_q|^2 / (|delta_q|^2 + V_q)   rho >= 0, sum rho <= 1
+        rho = argmin mean_q sqrt((|delta_q - rho_0 mu_q - rho_1 f_q|^2 + V_q) / (|delta_q|^2 + V_q))
+        rho >= 0, sum rho <= 1
 
-    where V_q is the sampling variance of the measured effect, so that a token counts by what can be seen of
-    it. The shares are drawn to zero by ``max(0, 1 - (s / gain)^2)``, where the gain over no change has the
-    standard error s over tokens: where most perturbations act on one gene, nothing is left of the forecast.
+    where V_q is the sampling variance of the measured effect: the mean relative error that a measurement
+    would show. Every token counts alike there, so that nothing is left of a forecast where most perturbations
+    act on one gene alone, and no token decides whose effect is large. Of fewer than five tokens nothing is
+    believed.
     What an unseen token misses this by is what a seen one does, in a random direction along it:
     ``delta_u = rho_0 mu + rho_1 f_u +- (delta_q - forecast_q)`` for a random q.
 
@@ -133,7 +135,6 @@ class LeftOut:
             if len(one.tokens) == 1 and any((label, time) in at for time in times.tolist())
         ]
         chosen = np.sort(np.random.default_rng(seed).permutation(len(singles))[:_MOST_TOKENS])
-        # of fewer, none is left that a program could forecast one from
         tokens = tuple(singles[i] for i in chosen) if members[0][0].seen.sum() >= _FEWEST_TOKENS else ()
         delta = np.full((len(tokens), len(times), data.schema.n_genes), np.nan)
         error, forecast, noise = delta.copy(), delta.copy(), delta.copy()
@@ -149,6 +150,7 @@ class LeftOut:
                     noise[q, k] = found.sampled[i] + found.sampled[found.control[i]]
         _leave_out_own_genes(data, found.schedules, tokens, (delta, error, forecast, noise))
         others = _mean_of_others(delta)
+        _leave_out_own_genes(data, found.schedules, tokens, (others,))
         shares = _shares(delta, others, forecast, noise)
         residual = delta - shares[0] * others - shares[1] * forecast
         finite = found.effect[
@@ -257,16 +259,13 @@ def _shares(
         return np.zeros(2)
     known = np.isfinite(delta).reshape(n, -1)
     y, v, *x = (np.where(known, one.reshape(n, -1), 0.0) for one in (delta, noise, others, forecast))
-    size = np.maximum((y**2 + v).sum(1), 1e-12)
     grid = np.array([(a, b) for a in _GRID for b in _GRID if a + b <= 1 + 1e-9])
-    cross = np.stack([(one * y).sum(1) / size for one in x], 1)
-    gram = np.stack([[(one * other).sum(1) / size for other in x] for one in x])
-    # (|y - sum rho x|^2 - |y|^2) / size, for each token and each pair of shares
-    change = -2 * cross @ grid.T + np.einsum("gi,ijq,gj->qg", grid, gram, grid)
-    best = int(change.mean(0).argmin())
-    gain, error = -change[:, best].mean(), change[:, best].std(ddof=1) / np.sqrt(n)
-    kept = max(0.0, 1.0 - (error / gain) ** 2) if gain > 0 else 0.0
-    return np.asarray(kept * grid[best])
+    size = np.maximum((y**2 + v).sum(1), 1e-12)[:, None]
+    cross = np.stack([(one * y).sum(1) for one in x], 1)
+    gram = np.stack([[(one * other).sum(1) for other in x] for one in x])
+    missed = size - 2 * cross @ grid.T + np.einsum("gi,ijq,gj->qg", grid, gram, grid)
+    error = np.sqrt(np.maximum(missed, 0.0) / size).mean(0)
+    return np.asarray(grid[int(error.argmin())])
 
 
 def _pair_scales(found: CorrectedGroups, size: Float[np.ndarray, " gene"]) -> Float[np.ndarray, " part"]:

@@ -5,43 +5,38 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pyro
 import torch
 from torch import nn
-from torch.utils.data import Sampler
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.class_source import reference
 from pyro_citevae.data.batch import Batch
-from pyro_citevae.data.loading import loader
-from pyro_citevae.data.samplers import Balanced, Blocks, Passes, Share, balance, in_order, uniform
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import CiteVAEWarning, DivergenceError, FitError
+from pyro_citevae.infer import minibatches
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.checkpoints import Checkpoints
+from pyro_citevae.infer.convergence import Convergence, last_stretch
 from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.fit_settings import FitSettings, settings_of
 from pyro_citevae.infer.latent_sites import require_matching_sites
 from pyro_citevae.infer.posterior import Posterior
-from pyro_citevae.infer.processes import World, world
+from pyro_citevae.infer.processes import world
 from pyro_citevae.infer.progress import say
 from pyro_citevae.infer.seeding import seeded
-from pyro_citevae.infer.training import EvidenceLowerBound, Loaders, train
+from pyro_citevae.infer.training import EvidenceLowerBound, most_steps, train
 from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["FitSettings", "fit", "optimised", "settings_of"]
-
-_STRETCH = 64  # neighbouring cells that are held out together
-_STEPS_A_ROUND = 100  # between looks at the held-out bound, and records of the history
-_MOST_MEASURED = 1000  # cells of the held-out bound, where it decides nothing
 
 
 def fit(
@@ -138,25 +133,84 @@ def fit(
                 else Checkpoints(Path(checkpoints), _identity(model, guide, data, chosen, called))
             )
             loaders = (
-                _loaders(data, chosen, together) if batches is None else _given(batches, chosen, together)
+                minibatches.loaders(data, chosen, together)
+                if batches is None
+                else minibatches.given(batches, chosen, together)
             )
             fitted = optimised(model, guide, bound, data, chosen, progress, loaders, kept, resume)
+            before, ended = None, fitted
+            steps = _steps_on_all_cells(chosen, loaders)
+            if steps:
+                before = copy.deepcopy((fitted.model, fitted.guide))
+                say(f"the last {steps:,} steps see all cells.", shown=progress)
+                ended = _on_all_cells(fitted, bound, data, chosen, steps, progress, kept, resume)
         finally:
             for parameter in learnt:
                 parameter.requires_grad_(True)
-    _say_if_rising(fitted)
-    learnt_from_unseen = _with_discrepancy(fitted, data, loaders.unseen)
+    _say_if_rising(ended)
+    learnt_from_unseen = _with_discrepancy(ended, before, data, loaders.unseen)
     say(learnt_from_unseen.adequacy.verdict, shown=progress)
     return learnt_from_unseen
 
 
-def _with_discrepancy(fitted: Posterior, data: Trajectories, unseen: np.ndarray) -> Posterior:
-    """The posterior with what the cells say that it has not seen."""
+def _steps_on_all_cells(settings: FitSettings, loaders: minibatches.Loaders) -> int:
+    """Steps that a fit takes when the cells that were held back have said what they know."""
+    if settings.max_epochs is not None or not len(loaders.unseen):
+        return 0
+    return last_stretch(most_steps(settings, loaders))
+
+
+def _on_all_cells(
+    fitted: Posterior,
+    bound: nn.Module,
+    data: Trajectories,
+    settings: FitSettings,
+    steps: int,
+    progress: bool,
+    kept: Checkpoints | None,
+    resume: bool,
+) -> Posterior:
+    """The last stretch of a fit, in which the cells that were held back count too."""
+    fitted.model.train()
+    fitted.guide.train()
+    kept = None if kept is None else replace(kept, name="last_stretch.safetensors")
+    chosen = replace(settings, validation=0.0, kl_start=1.0)
+    with seeded(settings.seed + 1):  # the same draws, whether the fit was interrupted before or not
+        ended = optimised(
+            fitted.model,
+            fitted.guide,
+            bound,
+            data,
+            chosen,
+            progress,
+            checkpoints=kept,
+            resume=resume,
+            course=Convergence(steps, fixed=True),
+        )
+    passed = fitted.history[["epoch", "step"]].iloc[-1]
+    after = ended.history.assign(
+        epoch=ended.history.epoch + passed.epoch, step=ended.history.step + passed.step
+    )
+    history = pd.concat([fitted.history, after], ignore_index=True)
+    course = fitted.record["course"] | {"steps": int(passed.step) + steps}
+    return replace(ended, history=history, record=fitted.record | {"course": course})
+
+
+def _with_discrepancy(
+    ended: Posterior,
+    before: tuple[LatentDynamics, AmortizedGuide] | None,
+    data: Trajectories,
+    unseen: np.ndarray,
+) -> Posterior:
+    """The posterior with what the cells say that the program had not seen before its last stretch."""
     if not len(unseen):
-        return fitted
-    held_out = np.isin(data.row_cell, unseen)
-    found = Discrepancy.learnt(fitted.members, data, held_out, fitted.record["settings"]["seed"])
-    return replace(fitted, discrepancy=found)
+        return ended
+    held_out, seed = np.isin(data.row_cell, unseen), ended.record["settings"]["seed"]
+    if before is None:
+        found = Discrepancy.learnt(ended.members, data, held_out, seed)
+    else:
+        found = Discrepancy.learnt([before], data, held_out, seed, ended=ended.members)
+    return replace(ended, discrepancy=found)
 
 
 def _say_if_rising(fitted: Posterior) -> None:
@@ -178,9 +232,10 @@ def optimised(
     data: Trajectories,
     settings: FitSettings,
     progress: bool,
-    loaders: Loaders | None = None,
+    loaders: minibatches.Loaders | None = None,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
+    course: Convergence | None = None,
 ) -> Posterior:
     """Trains a model and a guide in place, in the precision of the settings; they come out in single.
 
@@ -194,13 +249,16 @@ def optimised(
         loaders: The minibatches; those that the settings say if None.
         checkpoints: Where the state of the training is kept; None to keep none.
         resume: Whether to go on from the last of these states.
+        course: How long the training lasts; None for what the settings say.
 
     Raises:
         DivergenceError: As for :func:`fit`.
     """
     together = world(settings.devices)
-    loaders = _loaders(data, settings, together) if loaders is None else loaders
-    module = EvidenceLowerBound(model, guide, bound, settings, loaders, data.names, together, checkpoints)
+    loaders = minibatches.loaders(data, settings, together) if loaders is None else loaders
+    module = EvidenceLowerBound(
+        model, guide, bound, settings, loaders, data.names, together, checkpoints, course
+    )
     if together.rank:  # weights are equal by now; draws are each process's own
         torch.manual_seed(together.seed(settings.seed))
     try:
@@ -260,102 +318,6 @@ def _identity(
         "data": data.digest,
         "fit's": {name: value for name, value in asdict(settings).items() if name not in machine} | called,
     }
-
-
-def _loaders(data: Trajectories, settings: FitSettings, together: World) -> Loaders:
-    """The minibatches that the settings say, or a process's share of them."""
-    backed = data.stored.in_file
-    kind = ("blocks" if backed else "uniform") if settings.sampler == "auto" else settings.sampler
-    training, unseen = _partition(data, settings, by_place=kind == "blocks")
-    generator = torch.Generator().manual_seed(settings.seed)
-    size, n = settings.minibatch(len(training)), together.size
-    if size % n:
-        raise FitError(
-            f"fit(batch_size={size}) cannot be shared evenly by {n} processes; give a multiple of {n}."
-        )
-    batches: Sampler[list[int]]
-    weight = None
-    if kind == "blocks":
-        batches = Blocks(data.place[training], size, generator, shares=n)
-    elif kind == "balanced":
-        weight = balance(data.condition[training])
-        batches = Balanced(data.condition[training], size, generator)
-    else:
-        batches = uniform(len(training), size, generator)
-    # with passes given the bound of all of them may end the fit
-    measured = unseen if settings.max_epochs is not None else unseen[:_MOST_MEASURED]
-    in_turn: Sampler[list[int]] = in_order(len(measured), size)
-    if n > 1:
-        batches, in_turn = Share(batches, together.rank, n), Share(in_turn, together.rank, n)
-    passes = 1
-    if settings.max_epochs is None:
-        passes = max(1, _STEPS_A_ROUND // max(1, len(cast(Sized, batches))))
-        batches = Passes(batches, passes)
-    pin = settings.accelerator != "cpu" and torch.cuda.is_available()
-    held_out = loader(data, measured, in_turn, pin_memory=pin) if len(measured) else None
-    drawn = loader(data, training, batches, weight=weight, pin_memory=pin)
-    return Loaders(drawn, held_out, generator, unseen, passes)
-
-
-def _given(batches: Iterable[Batch], settings: FitSettings, together: World) -> Loaders:
-    """Minibatches that the caller makes."""
-    if settings.validation > 0:
-        raise FitError(
-            "fit(batches=...) trains on all it is given, so that no cells are left to measure the held-out "
-            "bound; pass validation=0."
-        )
-    if together.size > 1:
-        raise FitError("fit(batches=...) trains in one process; leave batches= out for several.")
-    if not isinstance(batches, Sized) or isinstance(batches, Iterator) or len(batches) == 0:
-        raise FitError(
-            f"fit(batches={type(batches).__name__}) must have a length and give an epoch anew each time it "
-            "is iterated; give a list, a DataLoader, or a class with __len__ and __iter__."
-        )
-    return Loaders(_Epochs(batches))
-
-
-@final
-class _Epochs:
-    """Minibatches that the caller makes; Lightning would take a list of them for several loaders."""
-
-    def __init__(self, batches: Any) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches)
-
-
-def _partition(
-    data: Trajectories, settings: FitSettings, *, by_place: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the training and of the validation cells; by place, whole stretches of the file."""
-    rng = np.random.default_rng(settings.seed)
-    if by_place:
-        n_unseen = int(settings.validation * data.n_cells)
-        stretches = np.array_split(np.argsort(data.place, kind="stable"), max(1, data.n_cells // _STRETCH))
-        order = np.concatenate([stretches[i] for i in rng.permutation(len(stretches))])
-        unseen = order[:n_unseen]
-        return order[n_unseen:], unseen[np.argsort(data.place[unseen], kind="stable")]
-    if settings.validation == 0:
-        return np.arange(data.n_cells), np.zeros(0, dtype=np.int64)
-    # the same share of every group: cells in a random order within their group, counted along all groups
-    last = np.full(data.n_cells, 0)
-    np.maximum.at(last, data.row_cell, data.row_step)
-    order = np.lexsort((rng.random(data.n_cells), last, data.condition))
-    place = np.empty(data.n_cells)
-    place[order] = np.arange(data.n_cells) + rng.random()
-    chosen = np.floor(place * settings.validation) != np.floor((place - 1) * settings.validation)
-    chosen &= ~_alone(data.condition, last)
-    return np.flatnonzero(~chosen), rng.permutation(np.flatnonzero(chosen))
-
-
-def _alone(condition: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Cells that have their group to themselves, which the fit must see to know of it."""
-    _, group, n = np.unique(np.stack([condition, last], 1), axis=0, return_inverse=True, return_counts=True)
-    return np.asarray(n[group.ravel()] < 2)
 
 
 def _require_made(**given: Any) -> None:

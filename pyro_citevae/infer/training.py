@@ -6,15 +6,14 @@ import copy
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, final
+from dataclasses import replace
+from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from jaxtyping import Int
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy
@@ -25,35 +24,16 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.errors import DivergenceError, FitError
 from pyro_citevae.infer.checkpoints import Checkpoints, EachEpoch, StateFile
-from pyro_citevae.infer.convergence import Convergence, steps_of_screen
+from pyro_citevae.infer.convergence import Convergence, last_stretch, steps_of_screen
 from pyro_citevae.infer.divergence import divergence
 from pyro_citevae.infer.fit_settings import FitSettings
+from pyro_citevae.infer.minibatches import Loaders
 from pyro_citevae.infer.processes import World
 from pyro_citevae.program import LatentDynamics
 
-__all__ = ["EvidenceLowerBound", "Loaders", "train"]
+__all__ = ["EvidenceLowerBound", "most_steps", "train"]
 
 _FEWEST_HELD_OUT = 50  # cells whose bound may end a fit
-
-
-@final
-@dataclass(frozen=True)
-class Loaders:
-    """Where minibatches come from.
-
-    Attributes:
-        training: The minibatches of an epoch, anew each time they are iterated.
-        held_out: Minibatches on which the bound is measured; None for none.
-        generator: What the order of the training minibatches is drawn from, if it is ours.
-        unseen: Positions of the cells that the fit does not see.
-        passes: Passes over the cells in what is one epoch for the loader.
-    """
-
-    training: Any
-    held_out: Iterable[Batch] | None = None
-    generator: torch.Generator | None = None
-    unseen: Int[np.ndarray, " held_out"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    passes: int = 1
 
 
 def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
@@ -128,6 +108,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         names: Name of each cell.
         world: The processes that train together.
         checkpoints: Where the state is kept; None to keep none.
+        course: How long the training lasts; None for what the settings say.
     """
 
     def __init__(
@@ -140,6 +121,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         names: np.ndarray,
         world: World,
         checkpoints: Checkpoints | None,
+        course: Convergence | None = None,
     ) -> None:
         super().__init__()
         self.model, self.guide = model, guide
@@ -149,7 +131,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         self.names = names
         self.n_cells = len(names)
         self.n_batches = max(1, len(loaders.training))
-        self.course = _course(settings, self.n_batches, self.n_batches // loaders.passes)
+        self.course = course or _course(settings, loaders)
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {"training": [], "held_out": [], "gradient_norm": []}
         self.good: dict[str, Any] = {}
@@ -181,7 +163,7 @@ class EvidenceLowerBound(lightning.LightningModule):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Ends the training where it is done."""
-        if not self.course.fixed and self.course.is_done(self.global_step):
+        if self.settings.max_epochs is None and self.course.is_done(self.global_step):
             self.trainer.should_stop = True
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -291,11 +273,17 @@ class EvidenceLowerBound(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _course(settings: FitSettings, n_batches: int, in_a_pass: int) -> Convergence:
-    """How long the training lasts."""
+def most_steps(settings: FitSettings, loaders: Loaders) -> int:
+    """The most steps of a fit whose passes are not given."""
+    return settings.max_steps or steps_of_screen(max(1, len(loaders.training)) // loaders.passes)
+
+
+def _course(settings: FitSettings, loaders: Loaders) -> Convergence:
+    """How long the training lasts; where cells are held back, until it sees them too."""
     if settings.max_epochs is not None:
-        return Convergence(settings.max_epochs * n_batches, fixed=True)
-    return Convergence(settings.max_steps or steps_of_screen(in_a_pass))
+        return Convergence(settings.max_epochs * max(1, len(loaders.training)), fixed=True)
+    most = most_steps(settings, loaders)
+    return Convergence(most - last_stretch(most) if len(loaders.unseen) else most)
 
 
 class _Tempered(Messenger):

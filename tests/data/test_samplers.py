@@ -15,7 +15,7 @@ from pyro_citevae.errors import FitError
 from pyro_citevae.guides import MeanField
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.fit_settings import FitSettings
-from pyro_citevae.infer.svi import _partition
+from pyro_citevae.infer.minibatches import _partition
 from pyro_citevae.models import CiteVAE, Switching
 
 

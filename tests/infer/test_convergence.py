@@ -6,14 +6,16 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from screens import simulated
 
 import pyro_citevae as cv
 from pyro_citevae.errors import CiteVAEWarning, FitError
 from pyro_citevae.guides import MeanField
-from pyro_citevae.infer.convergence import Convergence, steps_of_screen
+from pyro_citevae.infer.convergence import Convergence, last_stretch, steps_of_screen
 from pyro_citevae.infer.fit_settings import FitSettings
+from pyro_citevae.infer.training import EvidenceLowerBound
 from pyro_citevae.models import StaticShift
 
 
@@ -109,7 +111,7 @@ def test_a_state_is_a_copy() -> None:
     assert len(state["losses"]) == 10
 
 
-@pytest.mark.parametrize(("n_batches", "steps"), [(1, 6000), (2000, 6000), (2001, 6003), (50_000, 150_000)])
+@pytest.mark.parametrize(("n_batches", "steps"), [(1, 7000), (2333, 7000), (2334, 7002), (50_000, 150_000)])
 def test_a_large_screen_is_gone_through_three_times(n_batches: int, steps: int) -> None:
     assert steps_of_screen(n_batches) == steps
 
@@ -126,7 +128,7 @@ def fitted(**settings: object) -> cv.Posterior:
 
 @pytest.fixture
 def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_citevae.infer.svi._STEPS_A_ROUND", 20)
+    monkeypatch.setattr("pyro_citevae.infer.minibatches._STEPS_A_ROUND", 20)
 
 
 @pytest.mark.filterwarnings("ignore:the bound was still rising")
@@ -168,29 +170,58 @@ def test_warm_up_is_a_share_of_the_shortest_fit(short_rounds: None) -> None:
     np.testing.assert_allclose(history["kl_weight"], 0.2 + 0.8 * np.minimum(1.0, history["step"] / 40))
 
 
+@pytest.mark.parametrize(("most", "steps"), [(7000, 1000), (4000, 1000), (400, 100), (7, 1), (3, 0)])
+def test_the_last_stretch_is_a_quarter_of_a_short_fit(most: int, steps: int) -> None:
+    assert last_stretch(most) == steps
+
+
+@pytest.mark.filterwarnings("ignore:the bound was still rising")
+def test_the_last_stretch_sees_all_cells_and_the_rest_of_the_fit_does_not(
+    short_rounds: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound of minibatches notes which cells it is of."""
+    seen: list[set[int]] = []
+    noted = EvidenceLowerBound.training_step
+
+    def step(module: EvidenceLowerBound, batch: cv.data.Batch, i: int) -> object:
+        seen.append(set(batch.index.tolist()))
+        return noted(module, batch, i)
+
+    monkeypatch.setattr(EvidenceLowerBound, "training_step", step)
+    posterior = fitted(max_steps=80, validation=0.25)
+    assert len(seen) == posterior.record["course"]["steps"] == 80
+    before, after = set().union(*seen[:60]), set().union(*seen[60:])
+    assert len(before) < 0.85 * 60
+    assert len(after) == 60
+
+
 @pytest.mark.filterwarnings("ignore:the bound was still rising")
 @pytest.mark.parametrize("sampler", ["uniform", "balanced"])
+@pytest.mark.parametrize("step", [45, 65], ids=["before the last stretch", "in the last stretch"])
 def test_a_fit_that_was_broken_off_goes_on_to_the_same_end(
-    short_rounds: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+    short_rounds: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, step: int
 ) -> None:
-    """After the second round, amid the fall of the step size."""
-    options = {"max_steps": 50, "sampler": sampler, "validation": 0.25}
+    options = {"max_steps": 80, "sampler": sampler, "validation": 0.25}
     whole = fitted(**options)
     noted, calls = Convergence.note, iter(range(1000))
 
-    def broken_off(course: Convergence, step: int, bound: float) -> None:
-        if next(calls) == 45:
+    def broken_off(course: Convergence, at: int, bound: float) -> None:
+        if next(calls) == step:
             raise KeyboardInterrupt
-        noted(course, step, bound)
+        noted(course, at, bound)
 
     with monkeypatch.context() as patched, pytest.raises((KeyboardInterrupt, SystemExit)):
         patched.setattr(Convergence, "note", broken_off)
         fitted(**options, checkpoints=tmp_path)
     again = fitted(**options, checkpoints=tmp_path, resume=True)
-    assert again.history.equals(whole.history)
+    pd.testing.assert_frame_equal(again.history, whole.history)
+    assert again.history["step"].is_monotonic_increasing
     assert again.record["course"] == whole.record["course"]
     for name, value in whole.model.state_dict().items():
         assert value.equal(again.model.state_dict()[name])
+    assert again.discrepancy is not None
+    assert whole.discrepancy is not None
+    np.testing.assert_array_equal(again.discrepancy.effect, whole.discrepancy.effect)
     ended = fitted(**options, checkpoints=tmp_path, resume=True)
     assert ended.record["course"] == whole.record["course"]
 
