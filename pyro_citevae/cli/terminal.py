@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TimeElapsedColumn
 
-from pyro_citevae.cli.flags import in_flags
 from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
 
 __all__ = ["console", "in_one_line", "progress_bar", "say", "say_error"]
@@ -21,7 +20,13 @@ console = get_console()  # that of every bar, so that they stand below each othe
 
 def say_error(error: CiteVAEError) -> None:
     """Prints a mistake in one sentence."""
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(in_flags(str(error)))}", soft_wrap=True)
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(_in_flags(error))}", soft_wrap=True)
+
+
+def _in_flags(error: object) -> str:
+    from pyro_citevae.cli.flags import in_flags  # which needs the reader of screens
+
+    return in_flags(str(error))
 
 
 def say(text: str) -> None:
@@ -35,7 +40,7 @@ def in_one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, CiteVAEWarning):
             Console(stderr=True).print(
-                f"[bold yellow]warning:[/] {escape(in_flags(str(message)))}", soft_wrap=True
+                f"[bold yellow]warning:[/] {escape(_in_flags(message))}", soft_wrap=True
             )
         else:
             otherwise(message, category, *where, **more)

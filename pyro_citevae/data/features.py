@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy.linalg import eigh
-from sklearn.decomposition import PCA
 
 from pyro_citevae.arguments import Names, names
 from pyro_citevae.data import ontology
@@ -246,6 +245,8 @@ def coexpression(
     x -= pd.DataFrame(x).groupby(group).transform("mean").to_numpy()
     spread = x.std(0)
     x /= np.where(spread > 0, spread, 1.0)
+    from sklearn.decomposition import PCA  # here, since few need it
+
     fitted = PCA(min(rank, *x.shape), random_state=0).fit(x)
     loadings = fitted.components_.T * np.sqrt(fitted.explained_variance_)
     own = loadings[[position[gene] for gene in np.array(distinct)[found]]]

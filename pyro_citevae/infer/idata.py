@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import arviz
 import numpy as np
 import xarray as xr
 from jaxtyping import Float
@@ -123,6 +122,8 @@ def _by_value(group: xr.Dataset) -> xr.Dataset:
 
 def as_arviz(tree: xr.DataTree) -> Any:
     """The tree as the installed ArviZ wants it: ``InferenceData`` before 1.0, the tree itself after."""
+    import arviz  # here, since it takes two seconds
+
     # by version, since ArviZ 1.x keeps a stand-in under the name InferenceData
     if int(arviz.__version__.partition(".")[0]) >= 1:
         return tree

@@ -9,10 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 
 import pyro_citevae
-from pyro_citevae.cli import app
+from pyro_citevae.cli.app import COMMANDS, imported
 from pyro_citevae.cli.flags import in_flags
 from pyro_citevae.data import Columns
 
@@ -39,9 +38,7 @@ def sentences() -> Iterator[tuple[str, str]]:
 
 
 def options() -> set[str]:
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    listed = [*commands.values(), *commands["simulate"].commands.values()]
-    return {flag for command in listed for one in command.params for flag in one.opts}
+    return {flag for path in COMMANDS for one in imported(path).params for flag in one.opts}
 
 
 def test_every_option_that_a_sentence_names_is_there() -> None:
@@ -54,9 +51,8 @@ def test_every_option_that_a_sentence_names_is_there() -> None:
 
 
 def test_every_column_is_an_option_of_the_commands_that_read() -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined]
     for name in ("fit", "inspect"):
-        flags = {flag for one in commands[name].params for flag in one.opts}
+        flags = {flag for one in imported(name).params for flag in one.opts}
         assert {f"--{one.name.replace('_', '-')}" for one in fields(Columns)} <= flags
         assert {"--step", "--n-steps", "--time-unit", "--values"} <= flags
 
