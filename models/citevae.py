@@ -239,21 +239,24 @@ class CiteVAE(LaggedExpression):
         technical: Int[Tensor, " cell"],
     ) -> Mechanism:
         """Adds what exposure and batches change outside the decoder: ``batch_n + r_t (d + c + E_t)``."""
-        r = self.onset.share(mechanism, exposure)
-        table, first = self.deviation.in_steps(mechanism, step)
-        return mechanism.updated(offset=self._offset(table, first, r, exposure != 0, technical))
+        acts = exposure != 0
+        tokens = acts.flatten(0, 1).any(0).nonzero()[:, 0]  # of a screen's many, those of these cells
+        r = self.onset.share(mechanism, exposure).index_select(-1, tokens)
+        table, first = self.deviation.in_steps(mechanism, step, tokens)
+        acts = acts.index_select(-1, tokens)
+        return mechanism.updated(offset=self._offset(table, first, r, acts, technical))
 
     def _offset(
         self,
         table: Float[Tensor, "... row gene"],
         first: Int[Tensor, "slot cell 1"],
-        r: Float[Tensor, "... slot cell token"],
-        acts: Bool[Tensor, "slot cell token"],
+        r: Float[Tensor, "... slot cell acting"],
+        acts: Bool[Tensor, "slot cell acting"],
         technical: Int[Tensor, " cell"],
     ) -> Float[Tensor, "... slot cell gene"]:
         """The batch's effect and those of the tokens that act, as a sum of few rows of one table."""
         batch = technical.expand(first.shape[:-1])[..., None]
-        token = torch.arange(self.schema.n_tokens, device=first.device)
+        token = torch.arange(acts.shape[-1], device=first.device)
         return weighted_rows(
             torch.cat([self.batch_effect.expand(*table.shape[:-2], -1, -1), table], dim=-2),
             torch.cat([batch, self.schema.n_batches + first + token], dim=-1),

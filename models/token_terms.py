@@ -261,11 +261,12 @@ class GroupDeviation(TokenTerm):
         return {"e": pyro.sample("e", law)}
 
     def in_steps(
-        self, mechanism: Mechanism, step: Int[Tensor, "slot cell"]
+        self, mechanism: Mechanism, step: Int[Tensor, "slot cell"], tokens: Int[Tensor, " acting"]
     ) -> tuple[Float[Tensor, "... row gene"], Int[Tensor, "slot cell 1"]]:
         """A table of ``direct + E_t``, a row a step and token, and where each step's rows begin."""
-        table = (mechanism.direct[..., None, :, :] + mechanism.e.cumsum(-3)).flatten(-3, -2)
-        first = mechanism.direct.shape[-2] * (step.clamp(min=1, max=self.late) - 1)
+        direct, e = mechanism.direct.index_select(-2, tokens), mechanism.e.index_select(-2, tokens)
+        table = (direct[..., None, :, :] + e.cumsum(-3)).flatten(-3, -2)
+        first = len(tokens) * (step.clamp(min=1, max=self.late) - 1)
         return table, first[..., None]
 
 
@@ -278,7 +279,7 @@ class NoDeviation(TokenTerm):
         return {}
 
     def in_steps(
-        self, mechanism: Mechanism, step: Int[Tensor, "slot cell"]
+        self, mechanism: Mechanism, step: Int[Tensor, "slot cell"], tokens: Int[Tensor, " acting"]
     ) -> tuple[Float[Tensor, "... row gene"], Int[Tensor, "slot cell 1"]]:
         """``direct`` itself, the same in every step."""
-        return mechanism.direct, torch.zeros_like(step)[..., None]
+        return mechanism.direct.index_select(-2, tokens), torch.zeros_like(step)[..., None]

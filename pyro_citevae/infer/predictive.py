@@ -182,7 +182,8 @@ class Predictive(ABC):
             A row for each schedule, time and cell. ``X`` is a draw of integer counts, of cell i with draw
             i of the mechanism: rows together are draws of the posterior predictive, to be used as cells
             are. The layers ``mean``, ``sd``, ``q05`` and ``q95`` summarise all draws of a row (counts at the
-            cell's own library size); for the mean of many cells take ``mean``. Where the fit held cells
+            cell's own library size), of negative binomials without the noise of drawing counts; for the mean
+            of many cells take ``mean``. Where the fit held cells
             back, the cells' laws are moved so that their profiles have the effects of :meth:`effect`;
             ``obs`` has ``perturbation``, ``time`` and ``source_cell``.
 

@@ -69,6 +69,15 @@ class CountLaw(TorchDistribution):
         shape = torch.broadcast_shapes(self.batch_shape, by.shape)
         return type(self)(**given, validate_args=False).expand(shape)
 
+    def at(self, index: Any) -> CountLaw:
+        """The law of some of the values.
+
+        Args:
+            index: What picks them from an array of the values.
+        """
+        given = {name: value.expand(self.batch_shape)[index] for name, value in self._given.items()}
+        return type(self)(**given, validate_args=False)
+
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Any:
         """Makes the rightmost axes those of one event."""
         if reinterpreted_batch_ndims == 1:
@@ -168,7 +177,12 @@ class NegativeBinomial(CountLaw):
     def variance(self) -> Float[Tensor, ...]:
         """``mu + mu^2 / theta``."""
         mu = self.mean
-        return mu + mu.square() * torch.exp(-self.log_inverse_dispersion)
+        return mu + mu.square() * self.dispersion
+
+    @property
+    def dispersion(self) -> Float[Tensor, ...]:
+        """``1 / theta``, as it was given: it broadcasts, and need not be of full shape."""
+        return torch.exp(-self._given["log_inverse_dispersion"])
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Float[Tensor, ...]:  # noqa: B008
         """Draws counts as a gamma mixture of Poissons."""
@@ -292,6 +306,11 @@ class Poisson(CountLaw):
     def variance(self) -> Float[Tensor, ...]:
         """``mu``."""
         return self.mean
+
+    @property
+    def dispersion(self) -> Float[Tensor, ...]:
+        """Zero, since the variance is the mean."""
+        return self.log_mean.new_zeros(())
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Float[Tensor, ...]:  # noqa: B008
         """Draws counts."""

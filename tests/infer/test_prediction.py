@@ -13,13 +13,15 @@ import pytest
 import torch
 from rich.console import Console
 from rich.progress import Progress
+from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyro_citevae as cv
 from pyro_citevae.data.anndata_io import layer_names
 from pyro_citevae.guides import BackwardSmoother
-from pyro_citevae.infer import progress
+from pyro_citevae.infer import counterfactuals, progress
 from pyro_citevae.infer.counterfactuals import Counterfactuals
+from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.models import CiteVAE
 
 DRAWS, GENES = 16, 300
@@ -41,12 +43,12 @@ class LargestTensor(TorchDispatchMode):
 
 
 def untrained(
-    n_cells: int = 300, n_genes: int = GENES, seed: int = 0
+    n_cells: int = 300, n_genes: int = GENES, seed: int = 0, emission: str | None = None
 ) -> tuple[cv.Posterior, cv.Trajectories]:
     """A posterior as its guide starts, which predicts at the cost of a fitted one, and control cells."""
     data = cv.simulate(n_cells=n_cells, n_genes=n_genes, n_perturbations=2, n_steps=2, library=60.0).data
     torch.manual_seed(seed)
-    model = CiteVAE(data.schema, n_programs=3, n_invariant=2, hidden=4)
+    model = CiteVAE(data.schema, n_programs=3, n_invariant=2, hidden=4, emission=emission)
     guide = BackwardSmoother(model, hidden=4)
     record = {"data": data.digest, "split": None}
     return cv.Posterior(model.eval(), guide.eval(), pd.DataFrame(), record), data.controls()
@@ -106,28 +108,69 @@ def test_an_array_of_the_results_size_is_kept_and_no_other(
     assert layers < peak < layers + 2 * dense
 
 
-@pytest.mark.parametrize("n_members", [1, 2])
-def test_summaries_are_those_of_all_draws_held_together(controls: cv.Trajectories, n_members: int) -> None:
-    members = tuple(untrained(seed=seed)[0].members[0] for seed in range(n_members))
+def rolled(controls: cv.Trajectories, n_members: int, emission: str) -> tuple[Counterfactuals, list[Any]]:
+    """A roll-out of 30 draws, and each member's law of the values of the cells."""
+    members = tuple(untrained(seed=seed, emission=emission)[0].members[0] for seed in range(n_members))
     roll = Counterfactuals(members, [cv.do("gene_0")], [1.0, 2.0], 30, 5)
-    few = controls.thinned(7)
-    made = roll.cells(few)
-    drawn, means = [], []
+    laws = []
     for chain, (model, _) in enumerate(members):
-        (abduction,) = roll.abductions(chain, few)
-        walked, x = roll.run(model, abduction, roll.schedules[0], mean=False)
-        drawn.append(x.double())
-        means.append(walked.emission.mean.mean(0))
-    x = torch.cat(drawn)
+        (abduction,) = roll.abductions(chain, controls)
+        laws.append(roll.run(model, abduction, roll.schedules[0], mean=True)[0].emission.base_dist)
+    return roll, laws
+
+
+@pytest.mark.parametrize("n_members", [1, 2])
+@pytest.mark.parametrize("emission", ["negative_binomial", "poisson"])
+def test_summaries_are_those_of_the_mixture_over_all_draws(
+    controls: cv.Trajectories, n_members: int, emission: str
+) -> None:
+    """Mean and spread exactly; quantiles where the mixture has 5 and 95 %, within what 30 draws leave."""
+    few = controls.thinned(7)
+    roll, laws = rolled(few, n_members, emission)
+    made = roll.cells(few)
+    mu = torch.cat([law.mean for law in laws]).detach().double()
+    variance = torch.cat([law.variance for law in laws]).detach().double()
+    sd = (variance.mean(0) + mu.var(0, correction=0)).sqrt()
+    np.testing.assert_allclose(made.layers["mean"], mu.mean(0).reshape(14, GENES), rtol=1e-5)
+    np.testing.assert_allclose(made.layers["sd"], sd.reshape(14, GENES), rtol=1e-4)
+    theta = (mu.square() / (variance - mu).clamp(min=1e-9)).numpy()
+    for name, p in (("q05", 0.05), ("q95", 0.95)):
+        q = made.layers[name].reshape(2, 7, GENES)
+        below, reached = (
+            stats.nbinom.cdf(q + shift, theta, theta / (theta + mu.numpy())).mean(0) for shift in (-1, 0)
+        )
+        assert ((below <= p + 0.02) & (reached >= p - 0.02)).mean() > 0.99
+        assert np.array_equal(q, np.round(q))
+
+
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_a_cell_is_drawn_with_its_own_draw(
+    controls: cv.Trajectories, n_members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cell i has draw i, members by turns: where counts stand at their mean it is seen exactly."""
+    few = controls.thinned(7)
+    roll, laws = rolled(few, n_members, "negative_binomial")
+    monkeypatch.setattr(cv.counts.NegativeBinomial, "sample", lambda law: law.mean)
+    own = [laws[i % n_members].mean[i // n_members, :, i] for i in range(7)]
+    assert np.array_equal(roll.cells(few).draw.toarray(), torch.stack(own, dim=1).reshape(14, GENES).numpy())
+
+
+@pytest.mark.parametrize("n_members", [1, 2])
+def test_of_another_law_every_draw_is_summarised(controls: cv.Trajectories, n_members: int) -> None:
+    """A zero-inflated law has no such quantiles: its draws are those of the same seed, held together."""
+    few = controls.thinned(7)
+    roll, laws = rolled(few, n_members, "zero_inflated")
+    made = roll.cells(few)
+    with seeded(roll.seed + counterfactuals._COUNTS_APART):
+        drawn = [law.sample().double() for law in laws]
+    x = torch.cat(drawn).detach()
     wanted = {
-        "mean": torch.stack(means).mean(0),
+        "mean": torch.stack([law.mean.mean(0).detach() for law in laws]).mean(0),
         "sd": x.std(0, correction=0),
         "q05": x.quantile(0.05, dim=0),
         "q95": x.quantile(0.95, dim=0),
     }
-    own = [
-        drawn[i % n_members][i // n_members, :, i] for i in range(7)
-    ]  # cell i has draw i, members by turns
+    own = [drawn[i % n_members][i // n_members, :, i] for i in range(7)]
     assert np.array_equal(made.draw.toarray(), torch.stack(own, dim=1).reshape(14, GENES).numpy())
     for name, value in wanted.items():
         np.testing.assert_allclose(made.layers[name], value.reshape(14, GENES).numpy(), rtol=1e-5, atol=1e-5)
