@@ -69,7 +69,7 @@ class ExpressionDynamics(LatentDynamics):
 
     def initial(self, mechanism: Mechanism) -> Distribution:
         """Standard normal: the same state before every perturbation."""
-        return dist.Normal(self.batch_effect.new_zeros(self.n_programs), 1.0).to_event(1)
+        return dist.Normal(self._like.new_zeros(self.n_programs), 1.0).to_event(1)
 
     def observation(
         self,

@@ -73,7 +73,7 @@ class LaggedExpression(ExpressionDynamics):
     @property
     def zero(self) -> Float[Tensor, ""]:
         """Zero, where the model's parameters are."""
-        return self.batch_effect.new_zeros(())
+        return self._like.new_zeros(())
 
     def lag_weights(self, *lead: int) -> Float[Tensor, "... lag program program"]:
         """Samples W, with further axes to the left if any are named."""

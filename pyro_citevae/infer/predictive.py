@@ -285,8 +285,9 @@ class Predictive(ABC):
         effect        ``|E delta|``: where most is expected to change
         ============  ====================================================================================
 
-        The perturbed genes themselves are left out of all three, and the noise of the measurement is that of
-        ``n_cells`` predicted control cells.
+        The draws are those of :meth:`effect`, so that what was measured already is known as well as its cells
+        tell. The perturbed genes themselves are left out of all three, and the noise of the measurement is
+        that of ``n_cells`` predicted control cells.
 
         Args:
             candidates: Schedules, or names such as ``"A+B"``; tokens without training cells among them.
@@ -309,7 +310,8 @@ class Predictive(ABC):
         model = self.members[0][0]
         asked = (count(draws, "rank(draws=...)"), whole(seed, "rank(seed=...)"))
         roll = Counterfactuals(self.members, [*wanted, do()], times_of(time, self.schema), *asked, progress)
-        return rank(roll, by, n_cells, directions, model.has_features.numpy(force=True))
+        delta = undecided(corrected_effects(roll, self.discrepancies, None), roll, None, self.confounded)
+        return rank(roll, delta, by, n_cells, directions, model.has_features.numpy(force=True))
 
     def programs(
         self,

@@ -138,17 +138,21 @@ def expected_information(
 
 
 def rank(
-    roll: Counterfactuals, by: str, n_cells: int, directions: int, informed: Bool[np.ndarray, " token"]
+    roll: Counterfactuals,
+    delta: Float[np.ndarray, "chain draw perturbation time gene"],
+    by: str,
+    n_cells: int,
+    directions: int,
+    informed: Bool[np.ndarray, " token"],
 ) -> Ranking:
-    """Ranks the schedules of a roll-out; see :meth:`Predictive.rank`."""
+    """Ranks the schedules of a roll-out, but for the last, by their effects; see :meth:`Predictive.rank`."""
     if by not in _CRITERIA:
         raise DataError(f"rank(by={by!r}) is not a criterion; name one of {', '.join(_CRITERIA)}.")
     n_cells, directions = whole(n_cells, "rank(n_cells=...)"), count(directions, "rank(directions=...)")
     if n_cells < 1:
         raise DataError(f"rank(n_cells={n_cells}) measures no cell; give a positive number.")
     wanted, schema = list(roll.schedules[:-1]), roll.schema
-    rolled = roll.pseudobulk(None)
-    effects = Effect.of(np.moveaxis(rolled[:-1] - rolled[-1:], 0, 2), wanted, roll.times, schema, do())
+    effects = Effect.of(delta, wanted, roll.times, schema, do())
     noise = np.sqrt(_measurement_variance(roll) / n_cells)
     seen = roll.members[0][0].seen.numpy(force=True)
     rows = []

@@ -269,6 +269,15 @@ def test_a_time_at_which_controls_alone_were_measured_has_forecasts(data: cv.Tra
     assert np.isfinite(found).all()
 
 
+def test_a_ranking_is_by_the_effects_that_the_posterior_gives(posterior: cv.Posterior) -> None:
+    """A perturbation that was measured is known as well as its cells tell, and ranks behind a new one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CiteVAEWarning)
+        found = posterior.rank([MEASURED, NEW, PAIR], by="spread", draws=50)
+    np.testing.assert_allclose(found.effects, effect(posterior, [MEASURED, NEW, PAIR]), atol=1e-10)
+    assert found.table["candidate"].tolist()[-1] == MEASURED
+
+
 def test_effects_follow_the_seed(posterior: cv.Posterior) -> None:
     one, same, other = (effect(posterior, [NEW, PAIR], seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
