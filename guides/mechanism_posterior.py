@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any, Literal, final, get_args
 
 import pyro
@@ -23,13 +26,14 @@ from pyro.infer.autoguide.utils import deep_setattr
 from pyro.nn import PyroModule, PyroParam
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import biject_to
+from torch.distributions import biject_to, transform_to
 
 from pyro_citevae.errors import HookError, ModelError
 from pyro_citevae.hooks import Hooks, plate_refused
 from pyro_citevae.nn.flow import InverseAutoregressiveFlow
 from pyro_citevae.nn.networks import joined
 from pyro_citevae.nn.normal_array import NormalArray
+from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.program import Distribution, LatentDynamics
 
 Family = Literal["normal", "low_rank", "full_rank", "flow"]
@@ -116,6 +120,21 @@ class MechanismPosterior(PyroModule):
             if self.joint is not None:
                 self.joint.scale = self.joint.scale * factor
 
+    @contextmanager
+    def using(self, rows: RowsInUse | None, sites: Sequence[str]) -> Iterator[None]:
+        """Draws some sites in the rows of some tokens alone, where they are independent.
+
+        Args:
+            rows: The tokens; None for all.
+            sites: The sites, of real values, with axes (..., token, value).
+        """
+        part = self.independent
+        part.in_use, part.local_sites = rows, sites
+        try:
+            yield
+        finally:
+            part.in_use, part.local_sites = None, ()
+
     def flat(self, drawn: dict[str, Tensor]) -> Float[Tensor, "... flat"]:
         """The drawn values of the sites of at most 100 values, one beside the other."""
         rows = [drawn[name].reshape(*_lead(drawn[name], self.event_dims[name]), -1) for name in self.small]
@@ -154,6 +173,9 @@ def _lead(value: Tensor, event_dim: int) -> torch.Size:
 class _Independent(AutoNormal):
     """Independent normals of the unconstrained values; each site is drawn as itself, with none beside it."""
 
+    in_use: RowsInUse | None = None
+    local_sites: Sequence[str] = ()
+
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draws every site."""
         trace: Any = self.prototype_trace
@@ -161,12 +183,21 @@ class _Independent(AutoNormal):
         return {name: pyro.sample(name, self._law(name, site["fn"].support)) for name, site in sites}
 
     def _law(self, name: str, support: Any) -> Distribution:
+        if self.in_use is not None and name in self.local_sites:
+            return self._of_rows(name, self.in_use)
         loc, scale = self._get_loc_and_scale(name)
         law = NormalArray(loc, scale, loc.shape)
         transform: Any = biject_to(support)
         if transform(loc) is loc:  # the identity
             return law
         return dist.TransformedDistribution(law, [transform.with_cache()])
+
+    def _of_rows(self, name: str, rows: RowsInUse) -> Distribution:
+        """The law of some tokens' rows (..., token, value), of real values; of the others nothing is read."""
+        loc, raw = attrgetter(name)(self.locs), attrgetter(f"{name}_unconstrained")(self.scales)
+        loc, raw = (one.index_select(-2, rows.tokens) for one in (loc, raw))
+        scale = transform_to(self.scale_constraint)(raw)
+        return NormalArray(loc, scale, loc.shape, weight=rows.weight)
 
 
 @final

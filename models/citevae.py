@@ -188,6 +188,7 @@ class CiteVAE(LaggedExpression):
         self.rows = self._token_rows(features, moved)
         axes = {site: names for term in self.terms for site, names in term.dims.items()}
         self.dims = {**axes, **self.rows.axes(axes)}
+        self.local_sites = ("e",) if group else ()
 
     @property
     def terms(self) -> tuple[TokenTerm, ...]:
@@ -240,7 +241,9 @@ class CiteVAE(LaggedExpression):
     ) -> Mechanism:
         """Adds what exposure and batches change outside the decoder: ``batch_n + r_t (d + c + E_t)``."""
         acts = exposure != 0
-        tokens = acts.flatten(0, 1).any(0).nonzero()[:, 0]  # of a screen's many, those of these cells
+        # of a screen's many tokens, those of these cells
+        rows = self.in_use
+        tokens = acts.flatten(0, 1).any(0).nonzero()[:, 0] if rows is None else rows.tokens
         r = self.onset.share(mechanism, exposure).index_select(-1, tokens)
         table, first = self.deviation.in_steps(mechanism, step, tokens)
         acts = acts.index_select(-1, tokens)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Parameter
 
+from pyro_citevae.nn.normal_array import NormalArray
 from pyro_citevae.nn.priors import from_seen, gate, normal
 from pyro_citevae.program import Mechanism, positive
 
@@ -255,16 +256,23 @@ class GroupDeviation(TokenTerm):
         return torch.where(seen[:, None], s_e, typical)
 
     def sites(self, values: Values) -> Values:
-        """Samples e."""
-        schema = self.model.schema
-        law = normal(self.model.zero, self.scale, self.late, schema.n_tokens, schema.n_genes)
+        """Samples e; in a minibatch of a large screen, of the tokens that act in it."""
+        model = self.model
+        if model.in_use is None:
+            law = normal(model.zero, self.scale, self.late, model.schema.n_tokens, model.schema.n_genes)
+        else:
+            tokens, weight = model.in_use.tokens, model.in_use.weight
+            shape = (self.late, len(tokens), model.schema.n_genes)
+            law = NormalArray(model.zero, self.scale.index_select(0, tokens), shape, weight=weight)
         return {"e": pyro.sample("e", law)}
 
     def in_steps(
         self, mechanism: Mechanism, step: Int[Tensor, "slot cell"], tokens: Int[Tensor, " acting"]
     ) -> tuple[Float[Tensor, "... row gene"], Int[Tensor, "slot cell 1"]]:
         """A table of ``direct + E_t``, a row a step and token, and where each step's rows begin."""
-        direct, e = mechanism.direct.index_select(-2, tokens), mechanism.e.index_select(-2, tokens)
+        direct, e = mechanism.direct.index_select(-2, tokens), mechanism.e
+        if self.model.in_use is None:
+            e = e.index_select(-2, tokens)
         table = (direct[..., None, :, :] + e.cumsum(-3)).flatten(-3, -2)
         first = len(tokens) * (step.clamp(min=1, max=self.late) - 1)
         return table, first[..., None]

@@ -27,6 +27,7 @@ from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
 from pyro_citevae.hooks import Distribution, Hooks, Mechanism, plate_refused
 from pyro_citevae.nn.default_dtype import default_dtype
+from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.nn.sparse_counts import SparseCounts
 from pyro_citevae.renamed import warn_of_name
 
@@ -163,11 +164,16 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         coords: Names along the axes of one's own.
         seen: Which tokens have training cells; :func:`~pyro_citevae.fit` notes it.
         enumerated: Whether cells have discrete sites that inference sums over (``TraceEnum_ELBO``).
+        local_sites: Sites of axes (..., token, value) whose rows of a token meet the data in its cells alone:
+            in training on a large screen they are drawn for the tokens of a minibatch, ``in_use.tokens``.
+        in_use: Those tokens, and what their rows count; None where all rows are drawn.
     """
 
     settings: dict[str, Any]
     enumerated: ClassVar[bool] = False
     dims: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    local_sites: Sequence[str] = ()
+    in_use: RowsInUse | None = None
     coords: Mapping[str, Sequence[Any]] = MappingProxyType({})
     seen: Tensor
 

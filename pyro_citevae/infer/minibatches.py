@@ -37,6 +37,7 @@ class Loaders:
         generator: What the order of the training minibatches is drawn from, if it is ours.
         unseen: Positions of the cells that the fit does not see.
         passes: Passes over the cells in what is one epoch for the loader.
+        ours: Whether minibatches are drawn here, by the settings.
     """
 
     training: Any
@@ -44,6 +45,7 @@ class Loaders:
     generator: torch.Generator | None = None
     unseen: Int[np.ndarray, " held_out"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     passes: int = 1
+    ours: bool = True
 
 
 def loaders(data: Trajectories, settings: FitSettings, together: World) -> Loaders:
@@ -95,7 +97,7 @@ def given(batches: Iterable[Batch], settings: FitSettings, together: World) -> L
             f"fit(batches={type(batches).__name__}) must have a length and give an epoch anew each time it "
             "is iterated; give a list, a DataLoader, or a class with __len__ and __iter__."
         )
-    return Loaders(_Epochs(batches))
+    return Loaders(_Epochs(batches), ours=False)
 
 
 @final

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyro
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.class_source import reference
@@ -37,6 +37,8 @@ from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["FitSettings", "fit", "optimised", "settings_of"]
+
+_MANY_OWN_VALUES = 5_000_000  # of tokens' own rows, from which on a minibatch has to do with some of them
 
 
 def fit(
@@ -256,8 +258,9 @@ def optimised(
     """
     together = world(settings.devices)
     loaders = minibatches.loaders(data, settings, together) if loaders is None else loaders
+    share = _shares(model, guide, data, loaders)
     module = EvidenceLowerBound(
-        model, guide, bound, settings, loaders, data.names, together, checkpoints, course
+        model, guide, bound, settings, loaders, data.names, together, checkpoints, course, share
     )
     if together.rank:  # weights are equal by now; draws are each process's own
         torch.manual_seed(together.seed(settings.seed))
@@ -269,6 +272,22 @@ def optimised(
         error.last_good = _posterior(module, data)
         raise
     return _posterior(module, data)
+
+
+def _shares(
+    model: LatentDynamics, guide: AmortizedGuide, data: Trajectories, loaders: minibatches.Loaders
+) -> Tensor | None:
+    """Share of the training cells that each token acts in, where its own rows are too many to take always."""
+    schema = data.schema
+    own = len(model.local_sites) * schema.n_tokens * schema.n_genes * (schema.n_steps + 1)
+    if own < _MANY_OWN_VALUES or not hasattr(guide.globals, "using") or not loaders.ours:
+        return None
+    acts = np.zeros((len(data.conditions), schema.n_tokens), dtype=np.float32)
+    for c, condition in enumerate(data.conditions):
+        acts[c, [schema.token_index[token] for token in condition.tokens]] = 1.0
+    trained = np.delete(data.condition, loaders.unseen)
+    n = np.bincount(trained, minlength=len(acts)).astype(np.float32)
+    return torch.from_numpy(n @ acts / n.sum())
 
 
 def _in_single_precision(*parts: nn.Module) -> None:

@@ -29,6 +29,7 @@ from pyro_citevae.infer.divergence import divergence
 from pyro_citevae.infer.fit_settings import FitSettings
 from pyro_citevae.infer.minibatches import Loaders
 from pyro_citevae.infer.processes import World
+from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["EvidenceLowerBound", "most_steps", "train"]
@@ -109,7 +110,11 @@ class EvidenceLowerBound(lightning.LightningModule):
         world: The processes that train together.
         checkpoints: Where the state is kept; None to keep none.
         course: How long the training lasts; None for what the settings say.
+        share: Share of the training cells that each token acts in, to take the terms of its own rows in
+            minibatches with such cells; None to take all of them always.
     """
+
+    share: Tensor | None
 
     def __init__(
         self,
@@ -122,6 +127,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         world: World,
         checkpoints: Checkpoints | None,
         course: Convergence | None = None,
+        share: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model, self.guide = model, guide
@@ -129,6 +135,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         self.settings = settings
         self.loaders, self.world, self.checkpoints = loaders, world, checkpoints
         self.names = names
+        self.register_buffer("share", share, persistent=False)
         self.n_cells = len(names)
         self.n_batches = max(1, len(loaders.training))
         self.course = course or _course(settings, loaders)
@@ -152,7 +159,7 @@ class EvidenceLowerBound(lightning.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         """One estimate of the negative bound."""
         self.batch = batch
-        with _Tempered(self.kl_weight):
+        with _Tempered(self.kl_weight), self._rows_in_use(batch):
             loss = self._loss(batch)
         bound = -loss.item()
         self.sums["training"].append(bound)
@@ -165,6 +172,21 @@ class EvidenceLowerBound(lightning.LightningModule):
         """Ends the training where it is done."""
         if self.settings.max_epochs is None and self.course.is_done(self.global_step):
             self.trainer.should_stop = True
+
+    @contextmanager
+    def _rows_in_use(self, batch: Batch) -> Iterator[None]:
+        """Takes the rows of the tokens that act in a minibatch for all of them."""
+        if self.share is None:
+            yield
+            return
+        guide: Any = self.guide.globals
+        rows = RowsInUse.of(batch.u, self.share, batch.weight)
+        self.model.in_use = rows
+        try:
+            with guide.using(rows, self.model.local_sites):
+                yield
+        finally:
+            self.model.in_use = None
 
     def _loss(self, batch: Batch) -> Tensor:
         state = torch.get_rng_state()

@@ -28,6 +28,7 @@ class NormalArray(dist.Independent):
         scale: Standard deviation, likewise.
         shape: Shape of the array: the law's event shape.
         batch_shape: Shape of a batch of arrays that share mean and scale.
+        weight: What the log-density of each entry counts, which broadcasts to the array; None for one each.
 
     Example:
         >>> import torch
@@ -42,20 +43,27 @@ class NormalArray(dist.Independent):
         scale: Float[Tensor, ...] | float,
         shape: Sequence[int],
         batch_shape: Sequence[int] = (),
+        weight: Float[Tensor, ...] | None = None,
     ) -> None:
+        self.weight = weight
         self.shared: Any = dist.Normal(loc, scale)
         whole = torch.broadcast_shapes(self.shared.batch_shape, (*batch_shape, *shape))
         super().__init__(self.shared.expand(whole), len(shape))
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> NormalArray:
         """As many of these arrays; none of their entries is copied."""
-        return NormalArray(self.shared.loc, self.shared.scale, self.event_shape, batch_shape)
+        return NormalArray(self.shared.loc, self.shared.scale, self.event_shape, batch_shape, self.weight)
 
     def log_prob(self, value: Float[Tensor, ...]) -> Float[Tensor, ...]:
         """The log-density of whole arrays."""
         if self._validate_args:
             self._validate_sample(value)
         loc, scale, n = self.shared.loc, self.shared.scale, self.reinterpreted_batch_ndims
+        if self.weight is not None:
+            each = self.weight * (((value - loc) / scale).square() / -2 - scale.log())
+            counted = self.weight.expand(self.event_shape).sum()
+            weighed: Tensor = sum_rightmost(each, n) - counted * math.log(2 * math.pi) / 2
+            return weighed.expand(torch.broadcast_shapes(weighed.shape, self.batch_shape))
         log_scale = scale.log().expand(torch.broadcast_shapes(scale.shape, self.event_shape))
         quadratic = sum_rightmost(((value - loc) / scale).square(), n)
         constant = self.event_shape.numel() * math.log(2 * math.pi) / 2

@@ -1,0 +1,172 @@
+"""Rows of the tokens that act in a minibatch: on average over minibatches they are all rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pyro import poutine
+from screens import simulated
+
+import pyro_citevae as cv
+from pyro_citevae.guides import BackwardSmoother
+from pyro_citevae.infer import svi
+from pyro_citevae.infer.training import EvidenceLowerBound
+from pyro_citevae.models import CiteVAE
+from pyro_citevae.nn.normal_array import NormalArray
+from pyro_citevae.nn.rows_in_use import RowsInUse
+
+SIZE = 30
+
+
+@pytest.fixture(scope="module")
+def data() -> cv.Trajectories:
+    return simulated(n_cells=240, n_genes=6, n_perturbations=5, combinations=("gene_0+gene_1",))
+
+
+def made(data: cv.Trajectories) -> tuple[CiteVAE, BackwardSmoother]:
+    torch.manual_seed(0)
+    model = CiteVAE(data.schema, n_programs=2, n_invariant=1, hidden=8)
+    guide = BackwardSmoother(model, hidden=8)
+    guide.attach(model)
+    with torch.no_grad():
+        for parameter in (*guide.globals.independent.locs.parameters(), model.s_e_unconstrained):
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model, guide
+
+
+def minibatches(data: cv.Trajectories) -> list[cv.data.Batch]:
+    """All cells, each in one of eight."""
+    order = np.random.default_rng(0).permutation(data.n_cells)
+    return [data.batch(part) for part in np.split(order, data.n_cells // SIZE)]
+
+
+def share(data: cv.Trajectories) -> torch.Tensor:
+    return (data.batch().u != 0).any(0).float().mean(0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_each_token_counts_once_on_average_over_minibatches(data: cv.Trajectories, weighted: bool) -> None:
+    total = torch.zeros(data.schema.n_tokens)
+    weights = torch.ones(data.n_cells) if not weighted else torch.rand(data.n_cells) + 0.5
+    acts = (data.batch().u != 0).any(0).float()
+    of_cells = (weights[:, None] * acts).sum(0) / data.n_cells
+    parts = minibatches(data)
+    for batch in parts:
+        rows = RowsInUse.of(batch.u, of_cells, weights[batch.index] if weighted else None)
+        total[rows.tokens] += rows.weight[:, 0]
+    torch.testing.assert_close(total / len(parts), torch.ones(data.schema.n_tokens))
+
+
+def test_the_weighed_log_density_is_the_sum_of_weighed_entries() -> None:
+    value, scale = torch.randn(4, 3, 2), torch.rand(3, 1) + 0.5
+    weight = torch.tensor([[0.5], [2.0], [1.0]])
+    law = NormalArray(torch.zeros(()), scale, (4, 3, 2), weight=weight)
+    wanted = (weight * torch.distributions.Normal(0.0, scale).log_prob(value)).sum()
+    torch.testing.assert_close(law.log_prob(value), wanted)
+    alone = NormalArray(torch.zeros(()), scale, (4, 3, 2), weight=torch.ones(3, 1))
+    torch.testing.assert_close(
+        alone.log_prob(value), NormalArray(torch.zeros(()), scale, (4, 3, 2)).log_prob(value)
+    )
+    assert law.expand((5,)).log_prob(value).shape == (5,)
+
+
+def terms(
+    model: CiteVAE, guide: BackwardSmoother, batch: cv.data.Batch, rows: RowsInUse | None
+) -> torch.Tensor:
+    """``log p(e) - log q(e)`` where e stands at its mean."""
+    model.in_use = rows
+    with guide.globals.using(rows, model.local_sites), poutine.trace() as drawn:
+        guide.globals()
+    law: Any = drawn.trace.nodes["e"]["fn"]
+    e = law.shared.loc.expand(law.event_shape)
+    with poutine.trace() as tracer, poutine.condition(data={"e": e}):
+        model.mechanism()
+    model.in_use = None
+    return tracer.trace.nodes["e"]["fn"].log_prob(e) - law.log_prob(e)
+
+
+def test_the_mean_over_minibatches_is_the_term_of_all_rows(data: cv.Trajectories) -> None:
+    """And so is its gradient, of every parameter that it has one of."""
+    model, guide = made(data)
+    parameters = [*guide.globals.parameters(), *model.parameters()]
+
+    def of(loss: torch.Tensor) -> list[torch.Tensor]:
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return [torch.zeros(()) if one is None else one for one in found]
+
+    parts = minibatches(data)
+    some = sum(terms(model, guide, one, RowsInUse.of(one.u, share(data))) for one in parts) / len(parts)
+    every = terms(model, guide, data.batch(), None)
+    torch.testing.assert_close(some, every, rtol=1e-5, atol=1e-3)
+    for one, other in zip(of(some), of(every), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_values_are_predicted_from_these_rows_as_from_all(data: cv.Trajectories) -> None:
+    """The law of the observed counts is the same, whichever rows are at hand."""
+    model, _ = made(data)
+    batch = minibatches(data)[0]
+    rows = RowsInUse.of(batch.u, share(data))
+    e = torch.randn(model.deviation.late, data.schema.n_tokens, data.schema.n_genes)
+    laws = []
+    for used, value in ((None, e), (rows, e[:, rows.tokens])):
+        model.in_use = used
+        torch.manual_seed(1)
+        fixed = {"e": value, "a": torch.zeros(5, 2), "b": torch.zeros(5, 2), "c": torch.ones(5, 1)}
+        fixed |= {"kappa": torch.ones(5), "W": torch.zeros(1, 2, 2), "s": torch.zeros(SIZE, 1)}
+        fixed |= {f"z_{t}": torch.zeros(SIZE, 2) for t in range(batch.n_steps + 1)}
+        with poutine.condition(data=fixed):
+            laws.append(model(batch.unobserved()).emission.mean)
+        model.in_use = None
+    torch.testing.assert_close(*laws)
+
+
+def fitted(data: cv.Trajectories, **options: Any) -> cv.Posterior:
+    model = CiteVAE(data.schema, n_programs=2, n_invariant=1, hidden=8)
+    guide = BackwardSmoother(model, hidden=8)
+    settings: dict[str, Any] = {"max_epochs": 20, "batch_size": SIZE, "validation": 0.0, "progress": False}
+    return cv.fit(model, guide, data, **settings | options)
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "balanced"])
+def test_a_fit_by_rows_ends_where_one_by_all_of_them_does(
+    data: cv.Trajectories, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    """Two seeds differ by more."""
+    whole, other = (fitted(data, sampler=sampler, seed=seed) for seed in (0, 1))
+    monkeypatch.setattr(svi, "_MANY_OWN_VALUES", 0)
+    asked = []
+    noted = EvidenceLowerBound._rows_in_use
+    monkeypatch.setattr(
+        EvidenceLowerBound, "_rows_in_use", lambda self, batch: asked.append(self.share) or noted(self, batch)
+    )
+    some = fitted(data, sampler=sampler)
+    assert asked and all(one is not None for one in asked)
+    bounds = [one.bound(data, seed=0) for one in (whole, other, some)]
+    spread = max(abs(bounds[0] - bounds[1]), 0.01 * abs(bounds[0]))
+    assert abs(bounds[2] - bounds[0]) < 2 * spread
+    assert some.model.in_use is None
+    assert some.model.state_dict().keys() == whole.model.state_dict().keys()
+    sizes = some.effect("gene_0", draws=20).sizes
+    assert sizes == whole.effect("gene_0", draws=20).sizes
+
+
+def test_a_small_screen_takes_all_rows_and_given_minibatches_do_too(
+    data: cv.Trajectories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    made_before = EvidenceLowerBound.__init__
+    monkeypatch.setattr(
+        EvidenceLowerBound,
+        "__init__",
+        lambda self, *given: made_before(self, *given) or found.append(self.share),
+    )
+    fitted(data, max_epochs=1)
+    monkeypatch.setattr(svi, "_MANY_OWN_VALUES", 0)
+    fitted(data, max_epochs=1, batches=minibatches(data))
+    fitted(data, max_epochs=1)
+    assert [one is None for one in found] == [True, True, False]
+    torch.testing.assert_close(found[2], share(data))
