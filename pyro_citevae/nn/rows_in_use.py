@@ -49,6 +49,7 @@ class RowsInUse:
             weight: What each cell counts; None for one each.
 
         Example:
+            >>> import torch
             >>> u = torch.zeros(2, 4, 3)
             >>> u[1, 0, 2] = u[1, 1, 0] = u[1, 2, 0] = 1.0
             >>> rows = RowsInUse.of(u, torch.tensor([0.25, 0.25, 0.5]))

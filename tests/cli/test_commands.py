@@ -19,11 +19,11 @@ import torch
 import xarray as xr
 from anndata import AnnData
 from screens import as_anndata, simulated
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from pyro_citevae import datasets, do, load, registry
 from pyro_citevae.cli import app, main
+from pyro_citevae.cli.app import imported
 from pyro_citevae.data.anndata_io import layer_names
 from pyro_citevae.errors import CiteVAEWarning, DataError, DivergenceError, FitError, RunError
 
@@ -113,7 +113,7 @@ def citevae(line: str, **places: Path) -> str:
 
 def options_of(command: str) -> set[str]:
     """The options that a command takes."""
-    found = get_command(app).commands[command]  # type: ignore[attr-defined]
+    found = imported(command)
     return {flag for one in found.params for flag in one.opts}
 
 
