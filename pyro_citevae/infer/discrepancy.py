@@ -64,6 +64,14 @@ class Scales:
         """
         return np.asarray(self.size * typical * np.exp(self.growth * noise))
 
+    def kappa(self, of_fit: Groups) -> Float[np.ndarray, "group 1"]:
+        """Share of its training cells' noise that a program carries; nothing where a group has none.
+
+        Args:
+            of_fit: The cells that the program was fitted to.
+        """
+        return np.where(of_fit.n > 0, self.carried, 0.0)[:, None]
+
 
 @final
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class _Beside:
             alpha: Variance of the structural errors.
             of_fit: The cells that the program was fitted to.
         """
-        kappa = np.where(of_fit.n > 0, scales.carried, 0.0)[:, None]
+        kappa = scales.kappa(of_fit)
         freed, structural = (self.m - kappa * of_fit.level) / (1 - kappa), alpha / (1 - kappa) ** 2
         weight = structural / (structural + self.v)  # of the cells
         return (1 - weight) * freed + weight * self.y - self.m, np.sqrt(weight * self.v)
@@ -196,18 +204,16 @@ class Discrepancy:
         first = _Beside.of(members, data, whole, seed)
         y_a, v_a = seen.level, seen.variance(first.m, whole)
         y_b, v_b = unseen.level, unseen.variance(first.m, whole)
-        scales = _fitted(
-            (first.m - y_b)[both], (y_a - y_b)[both], v_a[both], v_b[both], first.noise(both)[both]
-        )
+        noise = first.noise(both)
+        scales = _fitted((first.m - y_b)[both], (y_a - y_b)[both], v_a[both], v_b[both], noise[both])
         typical = float(np.exp(np.log(v_a[both]).mean()))
-        alpha = scales.alpha(typical, first.noise(both))
-        expected = alpha + scales.carried**2 * np.where(seen.n > 0, 1.0, 0.0)[:, None] * v_a + v_b
+        alpha = scales.alpha(typical, noise)
+        expected = alpha + scales.kappa(seen) ** 2 * v_a + v_b
         says = HeldOut.of(first.m, y_a, y_b, v_a, v_b, expected, control, both)
-        if ended is None:
-            last, of_fit = first, seen
-        else:
+        last, of_fit = first, seen
+        if ended is not None:
             last, of_fit = _Beside.of(ended, data, whole, seed), whole
-        alpha = scales.alpha(typical, last.noise(both))
+            alpha = scales.alpha(typical, last.noise(both))
         shift, sd = last.posterior(scales, alpha, of_fit)
         effect = last.population + shift
         effect = np.where(control[:, None] >= 0, effect - effect[control], effect * np.nan)
@@ -235,7 +241,7 @@ class Discrepancy:
             effect=effect,
             spread=spread,
             scales=scales,
-            left_out=LeftOut.learnt(members if ended is None else ended, data, found, seed),
+            left_out=LeftOut.learnt(ended or members, data, found, seed),
             held_out=says,
         )
 

@@ -23,7 +23,8 @@ __all__ = ["CorrectedGroups", "LeftOut"]
 
 _DRAWS = 40  # of the seen tokens that a left-out one is taken to be like
 _MOST_TOKENS = 60
-_FEWEST_TOKENS = 5  # of fewer, none is left that a program could forecast one from
+_FEWEST_TOKENS = 3  # of fewer, none is left that a program could forecast one from
+_FEWEST_OF_SHARES = 5
 _GRID = np.linspace(0.0, 1.0, 21)
 
 # of the variance of a pair's forecast; chosen on the development screens of experiments/calibration
@@ -255,7 +256,7 @@ def _shares(
 ) -> Float[np.ndarray, " forecast"]:
     """The shares of the two forecasts that leaving tokens out supports."""
     n = len(delta)
-    if n < _FEWEST_TOKENS:
+    if n < _FEWEST_OF_SHARES:
         return np.zeros(2)
     known = np.isfinite(delta).reshape(n, -1)
     y, v, *x = (np.where(known, one.reshape(n, -1), 0.0) for one in (delta, noise, others, forecast))

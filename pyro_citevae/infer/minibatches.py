@@ -47,6 +47,11 @@ class Loaders:
     passes: int = 1
     ours: bool = True
 
+    @property
+    def n_batches(self) -> int:
+        """Minibatches in an epoch."""
+        return max(1, len(self.training))
+
 
 def loaders(data: Trajectories, settings: FitSettings, together: World) -> Loaders:
     """The minibatches that the settings say, or a process's share of them."""

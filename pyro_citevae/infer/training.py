@@ -137,7 +137,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         self.names = names
         self.register_buffer("share", share, persistent=False)
         self.n_cells = len(names)
-        self.n_batches = max(1, len(loaders.training))
+        self.n_batches = loaders.n_batches
         self.course = course or _course(settings, loaders)
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {"training": [], "held_out": [], "gradient_norm": []}
@@ -297,13 +297,13 @@ class EvidenceLowerBound(lightning.LightningModule):
 
 def most_steps(settings: FitSettings, loaders: Loaders) -> int:
     """The most steps of a fit whose passes are not given."""
-    return settings.max_steps or steps_of_screen(max(1, len(loaders.training)) // loaders.passes)
+    return settings.max_steps or steps_of_screen(loaders.n_batches // loaders.passes)
 
 
 def _course(settings: FitSettings, loaders: Loaders) -> Convergence:
     """How long the training lasts; where cells are held back, until it sees them too."""
     if settings.max_epochs is not None:
-        return Convergence(settings.max_epochs * max(1, len(loaders.training)), fixed=True)
+        return Convergence(settings.max_epochs * loaders.n_batches, fixed=True)
     most = most_steps(settings, loaders)
     return Convergence(most - last_stretch(most) if len(loaders.unseen) else most)
 
