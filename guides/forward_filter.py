@@ -50,9 +50,9 @@ class ForwardFilter(AmortizedGuide):
         super().__init__(model, posterior, hidden=hidden, correction=correction, correlated=correlated)
         schema = model.schema
         if self.correction:
-            self.recurrence = BackwardRecurrence(hidden + schema.n_tokens + 1, self.correction)
+            self.recurrence = BackwardRecurrence(hidden + self.dose_code.n_out + 1, self.correction)
         n_past = model.n_lags * model.n_programs
-        n_seen = self.n_summary + self.correction + model.n_invariant + schema.n_tokens + 2
+        n_seen = self.n_summary + self.correction + model.n_invariant + self.dose_code.n_out + 2
         self.head = SteppedPerceptron(n_past + n_seen, self.n_outputs, schema.n_steps + 1, self.correction)
 
     def states(
@@ -65,7 +65,8 @@ class ForwardFilter(AmortizedGuide):
         """Draws each step given the steps before it."""
         n_slots, cells = len(batch.step), torch.arange(batch.n_cells, device=summary.device)
         encoded = summary.unflatten(1, (n_slots, self.hidden)).transpose(0, 1)
-        recurrent = self._recurrent(batch, encoded)
+        doses = self.dose_code(batch.u)
+        recurrent = self._recurrent(batch, encoded, doses)
         earlier = [summary.new_zeros(batch.n_cells, self.model.n_programs)] * self.model.n_lags
         head = self.head  # each look-up tells Pyro of every parameter again
         for t in range(batch.n_steps + 1):
@@ -73,13 +74,16 @@ class ForwardFilter(AmortizedGuide):
             slots = torch.where(ahead[..., None], encoded, 0.0).transpose(0, 1).flatten(1)
             nearest = torch.where(ahead, torch.arange(n_slots, device=cells.device)[:, None], n_slots).amin(0)
             seen = joined(
-                *earlier, slots, recurrent[nearest, cells], s, batch.u[max(t, 1)], self.clock(batch, t)
+                *earlier, slots, recurrent[nearest, cells], s, doses[max(t, 1)], self.clock(batch, t)
             )
             z = self.state(t, normal(head(seen, t), self.model.n_programs), batch)
             earlier = [z, *earlier][: self.model.n_lags]
 
     def _recurrent(
-        self, batch: Batch, encoded: Float[Tensor, "slot cell hidden"]
+        self,
+        batch: Batch,
+        encoded: Float[Tensor, "slot cell hidden"],
+        doses: Float[Tensor, "step cell _"],
     ) -> Float[Tensor, "slot+1 cell recurrent"]:
         """The recurrent state after each slot and those behind it; the last row has seen nothing."""
         if not self.correction:
@@ -87,6 +91,6 @@ class ForwardFilter(AmortizedGuide):
         cells = torch.arange(batch.n_cells, device=encoded.device)
         time = (batch.step / self.model.schema.n_steps)[..., None].to(encoded.dtype)
         states: Tensor = self.recurrence(
-            torch.cat([encoded, batch.u[batch.step, cells], time], dim=-1), batch.observed
+            torch.cat([encoded, doses[batch.step, cells], time], dim=-1), batch.observed
         )
         return states

@@ -87,7 +87,7 @@ class KalmanSmoother(AmortizedGuide):
         super().__init__(model, posterior, hidden=hidden, correction=correction)
         self.iterations = iterations
         schema = model.schema
-        n_seen = self.n_summary + model.n_invariant + schema.n_tokens + 2
+        n_seen = self.n_summary + model.n_invariant + self.dose_code.n_out + 2
         self.reference = SteppedPerceptron(n_seen, model.n_programs, schema.n_steps + 1, self.correction)
 
     def states(
@@ -100,7 +100,8 @@ class KalmanSmoother(AmortizedGuide):
         """Newton steps from the reference; then draws the last step, and each earlier one given the later."""
         mechanism = self.model.mechanism_at(drawn)
         steps = range(batch.n_steps + 1)
-        inputs = [joined(summary, s, batch.u[max(t, 1)], self.clock(batch, t)) for t in steps]
+        doses = self.dose_code(batch.u)
+        inputs = [joined(summary, s, doses[max(t, 1)], self.clock(batch, t)) for t in steps]
         shape = (*self._lead(drawn, s), batch.n_cells, self.model.n_programs)
         y = torch.stack([self.reference(seen, t).expand(shape) for t, seen in enumerate(inputs)])
         for left in reversed(range(self.iterations)):

@@ -38,7 +38,7 @@ class MeanField(AmortizedGuide):
         mechanism: Family = "normal",
     ) -> None:
         super().__init__(model, MechanismPosterior(model, mechanism), hidden=hidden, correction=correction)
-        n_in = self.n_summary + model.n_invariant + model.schema.n_tokens + 2
+        n_in = self.n_summary + model.n_invariant + self.dose_code.n_out + 2
         self.head = SteppedPerceptron(n_in, self.n_outputs, model.schema.n_steps + 1, self.correction)
 
     def states(
@@ -51,5 +51,5 @@ class MeanField(AmortizedGuide):
         """Draws each step from its own head."""
         head = self.head  # each look-up tells Pyro of every parameter again
         for t in range(batch.n_steps + 1):
-            seen = joined(summary, s, batch.u[max(t, 1)], self.clock(batch, t))
+            seen = joined(summary, s, self.dose_code(batch.u[max(t, 1)]), self.clock(batch, t))
             self.state(t, normal(head(seen, t), self.model.n_programs), batch)

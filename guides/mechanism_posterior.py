@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from operator import attrgetter
 from typing import Any, Literal, final, get_args
 
@@ -34,6 +34,7 @@ from pyro_citevae.nn.flow import InverseAutoregressiveFlow
 from pyro_citevae.nn.networks import joined
 from pyro_citevae.nn.normal_array import NormalArray
 from pyro_citevae.nn.rows_in_use import RowsInUse
+from pyro_citevae.nn.taken_rows import TakenRows
 from pyro_citevae.program import Distribution, LatentDynamics
 
 Family = Literal["normal", "low_rank", "full_rank", "flow"]
@@ -84,10 +85,13 @@ class MechanismPosterior(PyroModule):
         mechanism = InitMessenger(init_to_median)(Hooks(model).mechanism)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)  # equal constructions start equal
-            trace: Any = poutine.block(poutine.trace(mechanism).get_trace)()
+            with _one_row(model):
+                trace: Any = poutine.block(poutine.trace(mechanism).get_trace)()
             _require_continuous(model, trace)
             sites = dict(trace.iter_stochastic_nodes())
-            sizes = {name: site["value"].numel() for name, site in sites.items()}
+            local = [name for name in model.local_sites if name in sites]
+            n_rows = {name: model.schema.n_tokens if name in local else 1 for name in sites}
+            sizes = {name: n_rows[name] * site["value"].numel() for name, site in sites.items()}
             self.event_dims = {name: site["fn"].event_dim for name, site in sites.items()}
             self.small = [name for name in sites if sizes[name] <= _MOST_FLAT]
             self.n_flat = sum(sizes[name] for name in self.small)
@@ -96,14 +100,13 @@ class MechanismPosterior(PyroModule):
                 poutine.block(mechanism, hide=joint), init_loc_fn=init_to_median, init_scale=_SCALE
             )
             self.joint = _JOINT[family](poutine.block(mechanism, expose=joint)) if joint else None
-            for part in (self.independent, self.joint):
-                if part is not None:
-                    part._setup_prototype()  # not at the first draw: an optimiser or a copy may come before
-                    # the laws in a trace are views of parameters, which training and loading write to
-                    own: Any = copy.deepcopy(part.prototype_trace)
-                    for _, site in own.iter_stochastic_nodes():
-                        _cut_off(site["fn"])
-                    part.prototype_trace = own
+            tables = [] if {*local} & {*joint} else local
+            with _one_row(model) if tables else nullcontext():
+                _set_up(self.independent)
+            for name in tables:
+                self.independent.grow(name, model.schema.n_tokens)
+            if self.joint is not None:
+                _set_up(self.joint)
 
     def forward(self) -> dict[str, Tensor]:
         """Draws every global site; under plates to the left, each value is (..., 1, 1) + its event shape."""
@@ -121,24 +124,49 @@ class MechanismPosterior(PyroModule):
                 self.joint.scale = self.joint.scale * factor
 
     @contextmanager
-    def using(self, rows: RowsInUse | None, sites: Sequence[str]) -> Iterator[None]:
+    def using(
+        self, rows: RowsInUse | None, sites: Sequence[str], taken: TakenRows | None = None
+    ) -> Iterator[None]:
         """Draws some sites in the rows of some tokens alone, where they are independent.
 
         Args:
             rows: The tokens; None for all.
             sites: The sites, of real values, with axes (..., token, value).
+            taken: Where their parameters are taken out as leaves; None for gradients of whole tables.
         """
         part = self.independent
-        part.in_use, part.local_sites = rows, sites
+        part.in_use, part.local_sites, part.taken = rows, sites, taken
         try:
             yield
         finally:
-            part.in_use, part.local_sites = None, ()
+            part.in_use, part.local_sites, part.taken = None, (), None
 
     def flat(self, drawn: dict[str, Tensor]) -> Float[Tensor, "... flat"]:
         """The drawn values of the sites of at most 100 values, one beside the other."""
         rows = [drawn[name].reshape(*_lead(drawn[name], self.event_dims[name]), -1) for name in self.small]
         return joined(*rows, next(iter(drawn.values())).new_zeros(0))
+
+
+@contextmanager
+def _one_row(model: LatentDynamics) -> Iterator[None]:
+    """Lets the local sites have the row of one token, since nothing that is asked differs between tokens."""
+    first = torch.zeros(1, dtype=torch.int64, device=model.device)
+    place = torch.zeros(model.schema.n_tokens, dtype=torch.int64, device=model.device)
+    model.in_use = RowsInUse(first, place, torch.ones(1, 1, device=model.device))
+    try:
+        yield
+    finally:
+        model.in_use = None
+
+
+def _set_up(part: Any) -> None:
+    """Makes a part's parameters, not at the first draw: an optimiser or a copy may come before."""
+    part._setup_prototype()
+    # the laws in a trace are views of parameters, which training and loading write to
+    own: Any = copy.deepcopy(part.prototype_trace)
+    for _, site in own.iter_stochastic_nodes():
+        _cut_off(site["fn"])
+    part.prototype_trace = own
 
 
 def _require_continuous(model: LatentDynamics, trace: Any) -> None:
@@ -175,12 +203,21 @@ class _Independent(AutoNormal):
 
     in_use: RowsInUse | None = None
     local_sites: Sequence[str] = ()
+    taken: TakenRows | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draws every site."""
         trace: Any = self.prototype_trace
         sites = trace.iter_stochastic_nodes()
         return {name: pyro.sample(name, self._law(name, site["fn"].support)) for name, site in sites}
+
+    def grow(self, name: str, n_rows: int) -> None:
+        """Gives a site so many rows as its first one, along the last axis but one."""
+        event_dim = self._event_dims[name]
+        for part, constraint in ((self.locs, constraints.real), (self.scales, self.scale_constraint)):
+            row = attrgetter(name)(part).detach()
+            whole = row.expand(*row.shape[:-2], n_rows, row.shape[-1]).contiguous()
+            deep_setattr(part, name, PyroParam(whole, constraint, event_dim))
 
     def _law(self, name: str, support: Any) -> Distribution:
         if self.in_use is not None and name in self.local_sites:
@@ -195,7 +232,7 @@ class _Independent(AutoNormal):
     def _of_rows(self, name: str, rows: RowsInUse) -> Distribution:
         """The law of some tokens' rows (..., token, value), of real values; of the others nothing is read."""
         loc, raw = attrgetter(name)(self.locs), attrgetter(f"{name}_unconstrained")(self.scales)
-        loc, raw = (one.index_select(-2, rows.tokens) for one in (loc, raw))
+        loc, raw = (rows.of(one) if self.taken is None else self.taken.of(one, rows) for one in (loc, raw))
         scale = transform_to(self.scale_constraint)(raw)
         return NormalArray(loc, scale, loc.shape, weight=rows.weight)
 

@@ -37,7 +37,7 @@ class Smoother(AmortizedGuide):
         super().__init__(model, mechanism_posterior, **options)
         schema = model.schema
         n_seen = self.n_summary + model.n_invariant
-        n_moving = schema.n_tokens + 2
+        n_moving = self.dose_code.n_out + 2
         self.n_given = n_seen + model.n_lags * model.n_programs + n_moving
         self.last_head = Perceptron(n_seen + n_moving, self.n_outputs, self.correction)
         self.back_head = SteppedPerceptron(
@@ -68,13 +68,13 @@ class Smoother(AmortizedGuide):
     ) -> None:
         """Draws the last observed step, then each earlier one given the later ones."""
         cells = torch.arange(batch.n_cells, device=summary.device)
-        seen = joined(summary, s)
-        last_output = self.last_head(joined(seen, batch.u[batch.last, cells], self.clock(batch, 0)))
+        seen, doses = joined(summary, s), self.dose_code(batch.u)
+        last_output = self.last_head(joined(seen, doses[batch.last, cells], self.clock(batch, 0)))
         no_state = last_output.new_zeros(batch.n_cells, self.model.n_programs)
         later: list[Tensor] = [no_state] * self.model.n_lags
         back_head = self.back_head.held(seen)
         for t in range(batch.n_steps, -1, -1):
-            moving = joined(*later, batch.u[min(t + 1, batch.n_steps)], self.clock(batch, t))
+            moving = joined(*later, doses[min(t + 1, batch.n_steps)], self.clock(batch, t))
             is_last = (batch.last == t)[:, None]
             output = torch.where(is_last, last_output, back_head(moving, t))
             z = self.state(t, self.law(output, seen, moving), batch)

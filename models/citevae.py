@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import one_hot
 
+from pyro_citevae.data.doses import Doses
 from pyro_citevae.data.features import GeneFeatures
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
@@ -31,6 +31,7 @@ from pyro_citevae.models.token_terms import (
 )
 from pyro_citevae.nn.networks import joined
 from pyro_citevae.nn.priors import TokenRows
+from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.nn.weighted_rows import weighted_rows
 from pyro_citevae.program import Distribution, Mechanism
 
@@ -49,7 +50,7 @@ class CiteVAE(LaggedExpression):
         v_pr    ~ N(0, 1)                 w_rk  ~ N(0, 0.3)        what two tokens shift together (pairs)
         q_ijk   ~ N(0, s_q)                                        what a pair shifts by itself (epistasis)
         kappa_p ~ LogNormal(m_kappa, 0.5)                          rate at which a token sets in (onset)
-        e_tpg   ~ N(0, s_p)                                        what a group takes on at one time (group)
+        e_tpg   ~ N(0, s_p)                                        what a group takes on in a step (group)
 
         s_n      ~ N(0, I)                                         invariant state
         z_{n,0}  ~ N(0, I)
@@ -70,7 +71,8 @@ class CiteVAE(LaggedExpression):
     m, a, b           target mask, shift and log-scale change       (token, program)
     c                 change of the token's own transcript (log)    (token, 1)
     d                 direct change of single genes (log)           (token, gene)
-    e                 deviation that a group takes on (log)         (step, token, gene)
+    e                 deviation that a group takes on (log)         (step, token, gene); of a snapshot,
+                                                                    (change, token, gene)
     kappa             rate at which a token sets in, a step         (token,)
     v, w              pair loadings of a token, shift by a factor   (token, rank), (rank, program)
     q                 shift of a pair i < j by itself               (pair, program)
@@ -134,7 +136,7 @@ class CiteVAE(LaggedExpression):
         4
     """
 
-    own: Tensor
+    own_gene: Tensor
     batch_moves_rest = False
 
     def __init__(
@@ -171,8 +173,7 @@ class CiteVAE(LaggedExpression):
             emission=emission,
             decay=decay,
         )
-        own = torch.from_numpy(schema.own_gene)
-        self.register_buffer("own", one_hot(own.clamp(min=0), schema.n_genes) * (own >= 0)[:, None])
+        self.register_buffer("own_gene", torch.from_numpy(schema.own_gene), persistent=False)
         self.memory = Memory(self) if time else Absent(self)
         self.deviation = GroupDeviation(self) if group else NoDeviation(self)
         self.shift = Shift(self, shift_scale, masked=mask)
@@ -188,7 +189,9 @@ class CiteVAE(LaggedExpression):
         self.rows = self._token_rows(features, moved)
         axes = {site: names for term in self.terms for site, names in term.dims.items()}
         self.dims = {**axes, **self.rows.axes(axes)}
-        self.local_sites = ("e",) if group else ()
+        if any("change" in names for names in self.dims.values()):
+            self.coords = {"change": ("by the observation", "later")}
+        self.local_sites = ("d",) * direct + ("e",) * group
 
     @property
     def terms(self) -> tuple[TokenTerm, ...]:
@@ -208,11 +211,8 @@ class CiteVAE(LaggedExpression):
         )
 
     def mechanism(self) -> Mechanism:
-        """Samples the sites of every term; adds ``direct = d + c``, what a token changes of single genes."""
-        P, G = self.schema.n_tokens, self.schema.n_genes
-        mechanism = Mechanism(**sampled(self.terms), exposure=self.zero.expand(P))
-        direct = self.direct(mechanism) + self.own_transcript(mechanism)
-        return mechanism.updated(direct=direct.expand(*direct.shape[:-2], P, G))
+        """Samples the sites of every term."""
+        return Mechanism(**sampled(self.terms), exposure=0.0)
 
     def regime(self, mechanism: Mechanism, t: int, u: Float[Tensor, "cell token"]) -> Mechanism:
         """Sums up the exposure to each token, this step's dose included."""
@@ -240,31 +240,27 @@ class CiteVAE(LaggedExpression):
         technical: Int[Tensor, " cell"],
     ) -> Mechanism:
         """Adds what exposure and batches change outside the decoder: ``batch_n + r_t (d + c + E_t)``."""
-        acts = exposure != 0
-        # of a screen's many tokens, those of these cells
-        rows = self.in_use
-        tokens = acts.flatten(0, 1).any(0).nonzero()[:, 0] if rows is None else rows.tokens
-        r = self.onset.share(mechanism, exposure).index_select(-1, tokens)
-        table, first = self.deviation.in_steps(mechanism, step, tokens)
-        acts = acts.index_select(-1, tokens)
-        return mechanism.updated(offset=self._offset(table, first, r, acts, technical))
+        given = Doses.of(exposure)
+        rows = self.in_use or RowsInUse.acting(given.token, given.amount)
+        direct = self.direct(mechanism, rows) + self.own_transcript(mechanism, rows)  # d + c
+        direct = direct.expand(*direct.shape[:-2], len(rows.tokens), self.schema.n_genes)
+        table, first = self.deviation.in_steps(direct, mechanism, step, rows)  # d + c + E_t
+        r = Doses.of(self.onset.share(mechanism, given))
+        return mechanism.updated(offset=self._offset(table, first + rows.place[r.token], r.amount, technical))
 
     def _offset(
         self,
         table: Float[Tensor, "... row gene"],
-        first: Int[Tensor, "slot cell 1"],
-        r: Float[Tensor, "... slot cell acting"],
-        acts: Bool[Tensor, "slot cell acting"],
+        index: Int[Tensor, "slot cell given"],
+        r: Float[Tensor, "... slot cell given"],
         technical: Int[Tensor, " cell"],
     ) -> Float[Tensor, "... slot cell gene"]:
         """The batch's effect and those of the tokens that act, as a sum of few rows of one table."""
-        batch = technical.expand(first.shape[:-1])[..., None]
-        token = torch.arange(acts.shape[-1], device=first.device)
+        batch = technical.expand(index.shape[:-1])[..., None]
         return weighted_rows(
             torch.cat([self.batch_effect.expand(*table.shape[:-2], -1, -1), table], dim=-2),
-            torch.cat([batch, self.schema.n_batches + first + token], dim=-1),
+            torch.cat([batch, self.schema.n_batches + index], dim=-1),
             joined(torch.ones_like(batch, dtype=r.dtype), r),
-            torch.cat([torch.ones_like(batch, dtype=torch.bool), acts], dim=-1),
         )
 
     @property
@@ -276,6 +272,11 @@ class CiteVAE(LaggedExpression):
         """Rows that features move, by kriging from the seen ones."""
         informed = (term for term in self.terms if isinstance(term, Rows) and term.symbol in self.rows.m_rho)
         return {term.symbol: term.unseen(values, donor) for term in informed}
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Leaves out a table of which gene is whose, which runs held before it followed from the schema."""
+        state_dict.pop(f"{prefix}own", None)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _token_rows(
         self, features: GeneFeatures | Sequence[str] | None, informed: Sequence[str]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from pyro_citevae.models.token_terms import Dose, TokenTerm, Values
+from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.program import Mechanism
 
 
@@ -38,8 +39,9 @@ class Rows(TokenTerm):
         """Length of a row."""
 
     def sites(self, values: Values) -> Values:
-        """Samples the rows."""
-        law = self.model.rows(self.symbol, *self.population, self.width, self.model.seen)
+        """Samples the rows; of a local site, those of the tokens that act in the minibatch."""
+        used = self.model.in_use if self.symbol in self.model.local_sites else None
+        law = self.model.rows(self.symbol, *self.population, self.width, self.model.seen, used)
         return {self.symbol: pyro.sample(self.symbol, law)}
 
     def unseen(
@@ -141,9 +143,9 @@ class Direct(Rows):
         """The genes."""
         return int(self.model.schema.n_genes)
 
-    def __call__(self, mechanism: Mechanism) -> Float[Tensor, "... token gene"]:
-        """The change of each gene."""
-        return mechanism.d
+    def __call__(self, mechanism: Mechanism, rows: RowsInUse) -> Float[Tensor, "... used gene"]:
+        """The change of each gene by the tokens in use."""
+        return rows.of_local(mechanism.d)
 
 
 @final
@@ -167,6 +169,9 @@ class OwnTranscript(Rows):
         """One, so that c lines up with d under a plate of draws."""
         return 1
 
-    def __call__(self, mechanism: Mechanism) -> Float[Tensor, "... token gene"]:
-        """The change of each gene: of the own one alone."""
-        return mechanism.c * self.model.own
+    def __call__(self, mechanism: Mechanism, rows: RowsInUse) -> Float[Tensor, "... used gene"]:
+        """The change of each gene by the tokens in use: of the own one alone."""
+        own = self.model.own_gene.index_select(0, rows.tokens)
+        genes = torch.arange(self.model.schema.n_genes, device=own.device)
+        changed: Tensor = rows.of(mechanism.c) * (genes == own[:, None])
+        return changed

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import pyro
 import pyro.distributions as dist
@@ -19,10 +19,12 @@ from torch.nn import Parameter
 
 from pyro_citevae.nn.normal_array import NormalArray
 from pyro_citevae.nn.priors import from_seen, gate, normal
+from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.program import Mechanism, positive
 
 Values: TypeAlias = dict[str, Tensor]
 Dose: TypeAlias = Float[Tensor, "... cell token"]
+Table: TypeAlias = Float[Tensor, "... row gene"]
 
 
 def sampled(terms: Iterable[TokenTerm]) -> Values:
@@ -46,7 +48,7 @@ class TokenTerm(ABC):
         dims: Names of the axes of the term's sites.
     """
 
-    dims: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    dims: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -205,7 +207,7 @@ class Onset(TokenTerm):
 
     def share(self, mechanism: Mechanism, exposure: Dose) -> Dose:
         """r, which share of each token has set in."""
-        return 1 - torch.exp(-mechanism.kappa * exposure)
+        return -torch.expm1(-mechanism.kappa * exposure)
 
     def dose(self, mechanism: Mechanism, u: Dose) -> Dose:
         """h, the dose that acts."""
@@ -239,43 +241,47 @@ class GroupDeviation(TokenTerm):
 
     It lets a group drift from the model: the scale s_p of its changes is learnt from the observed times, and
     what it does at a time without data is drawn, which widens the interval.
-    """
 
-    dims = MappingProxyType({"e": ("step", "token", "gene")})
+    The T steps of a snapshot are never seen apart. There ``e_1 ~ N(0, s_p sqrt(T))`` is what a group took on
+    by the observation, with the law of the sum over T steps, and e_2 what it takes on after.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
-        model.s_e = positive(torch.full((model.schema.n_tokens, 1), 0.05))
-        self.late = model.schema.n_steps + 1  # what a later step takes on is one more
+        schema = model.schema
+        model.s_e = positive(torch.full((schema.n_tokens, 1), 0.05))
+        snapshot = schema.design == "snapshot"
+        self.dims = {"e": ("change" if snapshot else "step", "token", "gene")}
+        self.stride = schema.n_steps if snapshot else 1  # steps of a change
+        self.late = schema.n_steps // self.stride + 1  # what a later step takes on is one more
+        roots = torch.tensor([self.stride**0.5] * (self.late - 1) + [1.0])
+        model.register_buffer("e_root_steps", roots[:, None, None], persistent=False)
 
     @property
-    def scale(self) -> Float[Tensor, "token 1"]:
-        """S of each token; for one without cells, that of a middling token."""
+    def scale(self) -> Float[Tensor, "step token 1"]:
+        """Scale of each token's changes; for one without cells, that of a middling token."""
         s_e, seen = self.model.s_e, self.model.seen
-        typical = s_e[seen].log().mean().exp().detach()
-        return torch.where(seen[:, None], s_e, typical)
+        log, n_seen = s_e.detach().log(), seen.sum().clamp(min=1)
+        typical = (torch.where(seen[:, None], log, 0.0).sum() / n_seen).exp()
+        s_p = torch.where(seen[:, None], s_e, typical)
+        return s_p * self.model.e_root_steps
 
     def sites(self, values: Values) -> Values:
         """Samples e; in a minibatch of a large screen, of the tokens that act in it."""
-        model = self.model
-        if model.in_use is None:
-            law = normal(model.zero, self.scale, self.late, model.schema.n_tokens, model.schema.n_genes)
-        else:
-            tokens, weight = model.in_use.tokens, model.in_use.weight
-            shape = (self.late, len(tokens), model.schema.n_genes)
-            law = NormalArray(model.zero, self.scale.index_select(0, tokens), shape, weight=weight)
+        model, rows, scale = self.model, self.model.in_use, self.scale
+        n_tokens, weight = model.schema.n_tokens, None
+        if rows is not None and rows.weight is not None:
+            n_tokens, weight, scale = len(rows.tokens), rows.weight, rows.of(scale)
+        law = NormalArray(0.0, scale, (self.late, n_tokens, model.schema.n_genes), weight=weight)
         return {"e": pyro.sample("e", law)}
 
     def in_steps(
-        self, mechanism: Mechanism, step: Int[Tensor, "slot cell"], tokens: Int[Tensor, " acting"]
-    ) -> tuple[Float[Tensor, "... row gene"], Int[Tensor, "slot cell 1"]]:
+        self, direct: Table, mechanism: Mechanism, step: Int[Tensor, "slot cell"], rows: RowsInUse
+    ) -> tuple[Table, Int[Tensor, "slot cell 1"]]:
         """A table of ``direct + E_t``, a row a step and token, and where each step's rows begin."""
-        direct, e = mechanism.direct.index_select(-2, tokens), mechanism.e
-        if self.model.in_use is None:
-            e = e.index_select(-2, tokens)
-        table = (direct[..., None, :, :] + e.cumsum(-3)).flatten(-3, -2)
-        first = len(tokens) * (step.clamp(min=1, max=self.late) - 1)
-        return table, first[..., None]
+        changed = rows.of_local(mechanism.e).cumsum(-3) + direct[..., None, :, :]
+        change = ((step.clamp(min=1) - 1) // self.stride).clamp(max=self.late - 1)
+        return changed.flatten(-3, -2), len(rows.tokens) * change[..., None]
 
 
 @final
@@ -287,7 +293,7 @@ class NoDeviation(TokenTerm):
         return {}
 
     def in_steps(
-        self, mechanism: Mechanism, step: Int[Tensor, "slot cell"], tokens: Int[Tensor, " acting"]
-    ) -> tuple[Float[Tensor, "... row gene"], Int[Tensor, "slot cell 1"]]:
+        self, direct: Table, mechanism: Mechanism, step: Int[Tensor, "slot cell"], rows: RowsInUse
+    ) -> tuple[Table, Int[Tensor, "slot cell 1"]]:
         """``direct`` itself, the same in every step."""
-        return mechanism.direct.index_select(-2, tokens), torch.zeros_like(step)[..., None]
+        return direct, torch.zeros_like(step)[..., None]

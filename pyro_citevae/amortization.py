@@ -18,7 +18,7 @@ from pyro_citevae import sites
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.observations import Observations
 from pyro_citevae.nn.default_dtype import default_dtype
-from pyro_citevae.nn.networks import ImageEncoder, Perceptron, joined
+from pyro_citevae.nn.networks import DoseCode, ImageEncoder, Perceptron, joined
 from pyro_citevae.program import Distribution, LatentDynamics, Recorded
 
 __all__ = ["AmortizedGuide", "GlobalGuide", "loc_scale", "normal", "normal_size"]
@@ -64,6 +64,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     Attributes:
         settings: The arguments that the guide was made with, for the run's record.
         globals: The guide of the global sites.
+        dose_code: What the networks see of doses.
     """
 
     settings: dict[str, Any]
@@ -90,13 +91,14 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             if schema.image
             else Perceptron(schema.n_genes + schema.n_batches, hidden, self.correction)
         )
+        self.dose_code = DoseCode(schema.n_tokens)
         self.n_summary = hidden * schema.n_slots
         self.conditional = conditional and bool(mechanism_posterior.event_dims)
         if self.conditional:
             n_foreseen = schema.n_steps * model.n_programs
             self.foresees = not model.enumerated
             if self.foresees:
-                n_seen = self.n_summary + schema.n_tokens
+                n_seen = self.n_summary + self.dose_code.n_out
                 self.reference_head = Perceptron(n_seen, n_foreseen, self.correction)
             self.n_summary += n_foreseen * self.foresees + mechanism_posterior.n_flat
         if model.n_invariant:
@@ -161,7 +163,8 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             x = _measured(batch).log1p_of(self.model.schema.total / batch.library)
         else:
             x = self.observations(batch)
-        technical = torch.nn.functional.one_hot(batch.technical, self.model.schema.n_batches).to(x.dtype)
+        batches = torch.arange(self.model.schema.n_batches, device=x.device)
+        technical = (batch.technical[:, None] == batches).to(x.dtype)  # one_hot would ask the device
         encoded = self.encoder(torch.cat([x, technical.expand(*x.shape[:-1], -1)], dim=-1))
         encoded = torch.where(batch.observed[..., None], encoded, 0.0)
         return encoded.transpose(0, 1).flatten(1)
@@ -173,7 +176,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         means = [summary.new_zeros(batch.n_cells, 0)]
         if self.foresees:
             mechanism, K, L = self.model.mechanism_at(drawn), self.model.n_programs, self.model.n_lags
-            reference = self.reference_head(joined(summary, batch.u[-1]))
+            reference = self.reference_head(joined(summary, self.dose_code(batch.u[-1])))
             states = reference.unflatten(-1, (-1, K)).unbind(-2)
             for t in range(1, len(states) + 1):
                 dose = batch.u[min(t, batch.n_steps)]

@@ -231,7 +231,13 @@ def test_a_hook_cannot_see_counts() -> None:
 def test_only_the_perturbed_gene_has_an_own_transcript_term() -> None:
     data = screen("time course")
     model = CiteVAE(data.schema, n_programs=2, hidden=4, direct=False, group=False)
-    change = model.mechanism().direct
+    batch = replace(
+        data.batch(np.zeros(3, dtype=int)),
+        u=torch.eye(3)[None].expand(2, -1, -1),
+        step=torch.ones(1, 3).long(),
+    )
+    doses = batch.exposure * 1e6  # so much that a token's effect has set in
+    change = model.observation(model.mechanism(), doses, batch.step, batch.technical).offset[0]
     assert change.shape == (3, 7)
     assert (change != 0).nonzero().tolist() == [[0, 0], [1, 1], [2, 2]]
 

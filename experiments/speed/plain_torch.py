@@ -47,7 +47,8 @@ class PlainStep(nn.Module):
             setattr(self, name, copy.deepcopy(getattr(model, name)))
         self.log_theta = copy.deepcopy(model.likelihood.log_theta)
         self.log_sigma = nn.Parameter(model.sigma.detach().log())
-        self.register_buffer("own", model.own)
+        own = model.own_gene[:, None] == torch.arange(model.schema.n_genes)
+        self.register_buffer("own", own.float(), persistent=False)
         for name in ("encoder", "invariant_head", "last_head", "back_head"):
             setattr(self, name, copy.deepcopy(getattr(guide, name)))
         q = guide.globals.independent
@@ -128,14 +129,13 @@ class PlainStep(nn.Module):
         walked = torch.stack(z)
         observed = walked.gather(0, batch.step[..., None].expand(*batch.step.shape, walked.shape[-1]))
         logits = self.decoder(torch.cat([observed, s.expand(*observed.shape[:-1], -1)], dim=-1))
-        response = batch.exposure.clamp(max=1.0)
-        tokens = len(self.batch_effect) + torch.arange(response.shape[-1]).expand_as(response)
+        response, token = batch.exposure.amount.clamp(max=1.0), batch.exposure.token
+        tokens = (len(self.batch_effect) + token).expand(response.shape)
         technical = batch.technical.expand(batch.step.shape)[..., None]
         logits = logits + weighted_rows(
             torch.cat([self.batch_effect, c * self.own]),
             torch.cat([technical, tokens], dim=-1),
             torch.cat([torch.ones_like(response[..., :1]), response], dim=-1),
-            torch.cat([torch.ones_like(technical, dtype=torch.bool), batch.exposure != 0], dim=-1),
         )
         log_mean = batch.library.log()[..., None] + logits.log_softmax(-1)
         law = cv.counts.NegativeBinomial(log_mean, self.log_theta, validate_args=False)

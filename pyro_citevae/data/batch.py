@@ -23,7 +23,8 @@ class Batch:
     Attributes:
         size: Number N of cells in the data set that the minibatch stands for.
         index: Position of each cell in the data set.
-        u: Dose of every token in the step that ends at t; row 0 is zero.
+        u: Dose of every token in the step that ends at t; row 0 is zero. Of data, they are
+            :class:`~pyro_citevae.data.doses.Doses`.
         step: Latent step of each observation slot.
         observed: Which slots hold an observation.
         library: Library size of each slot (any positive number where nothing is observed).

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pandas as pd
 
 from pyro_citevae.data.columns import Columns
-from pyro_citevae.data.doses import DOSES, varies_within_labels
+from pyro_citevae.data.dose_columns import DOSES, varies_within_labels
 from pyro_citevae.data.gene_names import gene_names
 from pyro_citevae.data.label_doubts import joined_by, like_controls, like_no_call
 from pyro_citevae.data.labels import Labels, controls_in, missing, texts

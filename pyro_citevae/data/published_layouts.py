@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from pyro_citevae.data.columns import Columns
-from pyro_citevae.data.doses import amounts, varies_within_labels
+from pyro_citevae.data.dose_columns import amounts, varies_within_labels
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.labels import Labels, missing, texts
 from pyro_citevae.errors import DataError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pyro_citevae.data.columns import Columns
-from pyro_citevae.data.doses import DOSES, varies_within_labels
+from pyro_citevae.data.dose_columns import DOSES, varies_within_labels
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.label_doubts import near_control
 from pyro_citevae.data.labels import Labels

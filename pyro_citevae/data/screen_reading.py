@@ -19,7 +19,7 @@ from pyro_citevae.data import values as matrices
 from pyro_citevae.data.assembly import Screen
 from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.confounding import doubts_of_design
-from pyro_citevae.data.doses import dose_ranges, dose_unit
+from pyro_citevae.data.dose_columns import dose_ranges, dose_unit
 from pyro_citevae.data.gene_names import doubts_of_genes, gene_names, require_unique
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.label_doubts import doubts_of_labels

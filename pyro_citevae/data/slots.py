@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Int
 
 from pyro_citevae.data.batch import Batch
+from pyro_citevae.data.doses import Doses
 from pyro_citevae.data.stored_rows import StoredRows
 
 if TYPE_CHECKING:
@@ -38,15 +38,15 @@ class Slots:
             slot = np.searchsorted(steps, data.row_step)
         self._rows = np.full((data.n_cells, schema.n_slots), -1, dtype=np.int64)
         self._rows[data.row_cell, slot] = np.arange(data.n_observations)
-        self._doses = np.stack([schema.doses(one, self.last) for one in data.conditions])
+        self._doses = Doses.each(schema.doses(one, self.last) for one in data.conditions)
 
     def rows(self, cells: Int[np.ndarray, " cell"]) -> Int[np.ndarray, "slot cell"]:
         """Row of each cell's observation in each slot, or -1."""
         return self._rows[cells].T
 
-    def doses(self, cells: Int[np.ndarray, " cell"]) -> Float[Tensor, "step cell token"]:
+    def doses(self, cells: Int[np.ndarray, " cell"]) -> Doses:
         """Dose of every token in each step, from step 0 to the last observed one."""
-        return torch.from_numpy(self._doses[self.data.condition[cells]].swapaxes(0, 1).copy())
+        return self._doses.cells(torch.from_numpy(self.data.condition[cells]))
 
     def batch(
         self, cells: Int[np.ndarray, " cell"], rows: Int[np.ndarray, "slot cell"], values: StoredRows

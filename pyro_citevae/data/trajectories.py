@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
-from torch import Tensor
 
 from pyro_citevae.arguments import Names, Number, Numbers, names, number, numbers
 from pyro_citevae.data import screen_reading
 from pyro_citevae.data.assembly import Screen, assembled
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.columns import Columns, takes_columns
+from pyro_citevae.data.doses import Doses
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.reading import Reading
 from pyro_citevae.data.schema import Schema
@@ -372,7 +372,7 @@ class Trajectories:
         for first in range(0, self.n_cells, size):
             yield self.batch(np.arange(first, min(first + size, self.n_cells)))
 
-    def doses(self, cells: Int[np.ndarray, " cell"]) -> Float[Tensor, "step cell token"]:
+    def doses(self, cells: Int[np.ndarray, " cell"]) -> Doses:
         """Dose of every token in each step, of the cells at these positions; no value is read."""
         return self._slots.doses(cells)
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import pyro
 import torch
 from jaxtyping import Float
+from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import is_validation_enabled, prune_subsample_sites
+from pyro.util import check_model_guide_match
 from torch import Tensor, nn
 
 from pyro_citevae.amortization import AmortizedGuide
@@ -38,17 +44,63 @@ def negative_bound(
     Raises:
         FitError: The model sums over discrete sites, for which only the ELBO is defined.
     """
+    if objective == "elbo" and model.enumerated:
+        return _Weighted(_Summed(_of_pyro(TraceEnum_ELBO, model, guide, particles)))
     if objective == "elbo":
-        kind = TraceEnum_ELBO if model.enumerated else Trace_ELBO
-        elbo = kind(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=2)
-        made: nn.Module = elbo(model, guide)
-        return _Weighted(_Summed(made) if model.enumerated else made)
+        return _Weighted(_Elbo(model, guide, particles))
     if model.enumerated:
         raise FitError(
             f"objective='{objective}' is not defined for {type(model).__name__}, whose discrete sites are "
             "summed over; use objective='elbo'."
         )
     return RenyiBound(model, guide, alpha=0.0 if objective == "iwae" else alpha, draws=particles)
+
+
+def _of_pyro(kind: type, model: LatentDynamics, guide: AmortizedGuide, particles: int) -> nn.Module:
+    elbo = kind(num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=2)
+    made: nn.Module = elbo(model, guide)
+    return made
+
+
+class _Elbo(nn.Module):
+    """``log p(x, z) - log q(z)`` at draws of the guide, as one tensor.
+
+    Pyro's own reads every site's term from the device, which waits for the host that often. Where a guide
+    draws a site without a gradient through the draw, Pyro's own is taken, which has an estimator for it.
+
+    Args:
+        model: The generative program.
+        guide: Its guide.
+        particles: Number of draws.
+    """
+
+    def __init__(self, model: LatentDynamics, guide: AmortizedGuide, particles: int) -> None:
+        super().__init__()
+        self.model, self.guide, self.particles = model, guide, particles
+        self.general: nn.Module | None = None
+
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        """The negative bound of the data set that the minibatch stands for."""
+        if self.general is None:
+            q = prune_subsample_sites(poutine.trace(self._drawn(self.guide)).get_trace(batch))
+            if all(cast(Any, site["fn"]).has_rsample for _, site in q.iter_stochastic_nodes()):
+                p = poutine.trace(poutine.replay(self._drawn(self.model), trace=q)).get_trace(batch)
+                return self._negative(prune_subsample_sites(p), q)
+            self.general = _of_pyro(Trace_ELBO, self.model, self.guide, self.particles)
+        loss: Tensor = self.general(batch)
+        return loss
+
+    def _drawn(self, program: Callable[[Batch], Any]) -> Callable[[Batch], Any]:
+        """The program under a plate of draws, if there are several."""
+        if self.particles == 1:
+            return program
+        return pyro.plate("draw", self.particles, dim=-3)(program)
+
+    def _negative(self, p: Trace, q: Trace) -> Float[Tensor, ""]:
+        if is_validation_enabled():
+            check_model_guide_match(p, q, 3 if self.particles > 1 else 2)
+        gap = cast(Tensor, q.log_prob_sum()) - cast(Tensor, p.log_prob_sum())
+        return gap / self.particles
 
 
 class _Weighted(nn.Module):

@@ -20,6 +20,7 @@ from pyro_citevae import sites
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.arguments import whole
 from pyro_citevae.data.batch import Batch
+from pyro_citevae.data.doses import Doses
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.pseudobulk import profile
 from pyro_citevae.data.schema import Schema
@@ -168,12 +169,12 @@ class Counterfactuals:
         schema = self.schema
         steps = torch.tensor([schema.step_of(time) for time in self.times])
         n, own = abduction.cells.n_cells, abduction.cells.technical
-        u = torch.from_numpy(schema.doses(schedule, int(steps.max())))
+        u = Doses.each([schema.doses(schedule, int(steps.max()))])
         cells = replace(
             abduction.cells.unobserved(),
             size=n,
             index=torch.arange(n),
-            u=u[:, None].expand(-1, n, -1),
+            u=u.cells(torch.zeros(n, dtype=torch.int64)),
             step=steps[:, None].expand(-1, n),
             observed=torch.zeros(len(steps), n, dtype=torch.bool),
             library=abduction.cells.library[-1:].expand(len(steps), n),

@@ -282,12 +282,12 @@ def _shares(
     own = len(model.local_sites) * schema.n_tokens * schema.n_genes * (schema.n_steps + 1)
     if own < _MANY_OWN_VALUES or not hasattr(guide.globals, "using") or not loaders.ours:
         return None
-    acts = np.zeros((len(data.conditions), schema.n_tokens), dtype=np.float32)
-    for c, condition in enumerate(data.conditions):
-        acts[c, [schema.token_index[token] for token in condition.tokens]] = 1.0
     trained = np.delete(data.condition, loaders.unseen)
-    n = np.bincount(trained, minlength=len(acts)).astype(np.float32)
-    return torch.from_numpy(n @ acts / n.sum())
+    cells = np.bincount(trained, minlength=len(data.conditions))
+    share = np.zeros(schema.n_tokens, dtype=np.float32)
+    for n, condition in zip(cells, data.conditions, strict=True):
+        share[[schema.token_index[token] for token in condition.tokens]] += n / len(trained)
+    return torch.from_numpy(share)
 
 
 def _in_single_precision(*parts: nn.Module) -> None:

@@ -7,9 +7,9 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.batch import Batch
+from pyro_citevae.data.doses import Doses
 from pyro_citevae.errors import DivergenceError, FitError
 from pyro_citevae.infer.checkpoints import Checkpoints, EachEpoch, StateFile
 from pyro_citevae.infer.convergence import Convergence, last_stretch, steps_of_screen
@@ -29,7 +30,9 @@ from pyro_citevae.infer.divergence import divergence
 from pyro_citevae.infer.fit_settings import FitSettings
 from pyro_citevae.infer.minibatches import Loaders
 from pyro_citevae.infer.processes import World
+from pyro_citevae.infer.row_adam import moves_rows
 from pyro_citevae.nn.rows_in_use import RowsInUse
+from pyro_citevae.nn.taken_rows import TakenRows
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["EvidenceLowerBound", "most_steps", "train"]
@@ -143,6 +146,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         self.sums: dict[str, list[float]] = {"training": [], "held_out": [], "gradient_norm": []}
         self.good: dict[str, Any] = {}
         self.batch: Batch | None = None
+        self.taken = TakenRows()
 
     @property
     def warm_up(self) -> float:
@@ -175,15 +179,18 @@ class EvidenceLowerBound(lightning.LightningModule):
 
     @contextmanager
     def _rows_in_use(self, batch: Batch) -> Iterator[None]:
-        """Takes the rows of the tokens that act in a minibatch for all of them."""
+        """Takes the rows of the tokens that act in a minibatch for all of them, where they are too many."""
         if self.share is None:
-            yield
-            return
-        guide: Any = self.guide.globals
-        rows = RowsInUse.of(batch.u, self.share, batch.weight)
-        self.model.in_use = rows
+            self.model.in_use = RowsInUse.every(self.model.schema.n_tokens, batch.step.device)
+            drawn = nullcontext()
+        else:
+            given, guide = Doses.of(batch.u), cast(Any, self.guide.globals)
+            rows = RowsInUse.of_minibatch(given.token, given.amount, self.share, batch.weight)
+            # processes average the gradients of parameters, and know of no other leaves
+            taken = self.taken if self.world.size == 1 and torch.is_grad_enabled() else None
+            self.model.in_use, drawn = rows, guide.using(rows, self.model.local_sites, taken)
         try:
-            with guide.using(rows, self.model.local_sites):
+            with drawn:
                 yield
         finally:
             self.model.in_use = None
@@ -214,12 +221,13 @@ class EvidenceLowerBound(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Notes the norm of the gradient and clips by it: Lightning would take it a second time."""
-        total = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        learnt = [*self.parameters(), *(leaf for _, _, leaf in self.taken.parts)]
+        total = torch.nn.utils.get_total_norm([one.grad for one in learnt if one.grad is not None])
         norm = float(total)
         if not math.isfinite(norm) and self.batch is not None:
             raise self._diverged(f"gradient became {norm}", self.batch)
         self.sums["gradient_norm"].append(norm)
-        torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.settings.gradient_clip, total)
+        torch.nn.utils.clip_grads_with_norm_(learnt, self.settings.gradient_clip, total)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """The untempered bound on held-out cells, on the scale of the training bound."""
@@ -290,7 +298,8 @@ class EvidenceLowerBound(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam with a step size that falls to zero in the end."""
         learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.Adam(learnt, lr=self.settings.learning_rate, fused=True)
+        adam = torch.optim.Adam(learnt, lr=self.settings.learning_rate, fused=True)
+        optimizer = moves_rows(adam, self.taken)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.course.factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

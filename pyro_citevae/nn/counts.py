@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import softplus
 
+from pyro_citevae.nn.fixed_shapes import shapes_are_fixed
 from pyro_citevae.nn.sparse_counts import stored
 
 __all__ = ["CountLaw", "NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
@@ -424,6 +425,10 @@ def _gradient_in_theta(
             made[rows] = _bracket(log_ratio[rows]) * weight[rows]
         return made.mul_(log_theta.exp())
     made = torch.zeros_like(log_theta)
+    if shapes_are_fixed():
+        for rows in _blocks(log_ratio):
+            made += _weighed(_bracket(log_ratio[rows]), weight[rows].double()).to(made.dtype)
+        return made * log_theta.exp()
     large = log_theta[0].ge(_LOG_LARGE).nonzero()[:, 0]
     precise = torch.zeros_like(large, dtype=torch.float64)
     for rows in _blocks(log_ratio):
@@ -460,7 +465,8 @@ def _differentiable_gradient(ctx: Any, gradient: Tensor) -> list[Tensor | None]:
 
 def _blocks(values: _Rows) -> Iterator[slice]:
     """Rows at a time, so that on a CPU a block stays in the cache from one operation to the next."""
-    n = max(1, _BLOCK // max(1, values.shape[1])) if values.device.type == "cpu" else max(1, len(values))
+    whole = values.device.type != "cpu" or shapes_are_fixed()
+    n = max(1, len(values) if whole else _BLOCK // max(1, values.shape[1]))
     return (slice(first, first + n) for first in range(0, len(values), n))
 
 
@@ -486,15 +492,23 @@ def _at_counts(
     log_ratio = softplus(log_mean - log_theta, threshold=_LINEAR)
     value = x * log_mean - (x + theta) * log_ratio
     # log-gammas are the costly part, and what they add is nothing at x = 1, the most common count
-    many = x.ne(1).nonzero().squeeze(-1)
-    above, large = x.index_select(0, many), log_theta.index_select(0, many)
-    value.index_add_(0, many, _log_rising(above, large) - torch.lgamma(above + 1))
+    many = None if shapes_are_fixed() else x.ne(1).nonzero().squeeze(-1)
+    above, large = (
+        (x, log_theta) if many is None else (x.index_select(0, many), log_theta.index_select(0, many))
+    )
+    value = _plus(value, many, _log_rising(above, large) - torch.lgamma(above + 1))
     if not learning:
         return (value,)
     pulled = (x + theta) * -torch.expm1(-log_ratio)
-    by_theta = pulled - theta * log_ratio
-    by_theta.index_add_(0, many, _rising_slope(above, large))
+    by_theta = _plus(pulled - theta * log_ratio, many, _rising_slope(above, large))
     return value, x - pulled, by_theta
+
+
+def _plus(
+    value: Float[Tensor, " stored"], place: Int[Tensor, " some"] | None, added: Float[Tensor, " some"]
+) -> Float[Tensor, " stored"]:
+    """The values with something added at some places; everywhere if None."""
+    return value + added if place is None else value.index_add_(0, place, added)
 
 
 def _log_negative_binomial(

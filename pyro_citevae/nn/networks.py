@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import cast, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ from torch.nn.functional import linear
 __all__ = [
     "BackwardRecurrence",
     "Decoder",
+    "DoseCode",
     "ImageDecoder",
     "ImageEncoder",
     "Perceptron",
@@ -28,6 +29,8 @@ __all__ = [
 _SMALLEST = 2  # side at which convolutions stop halving an image
 _FOLDED = 8  # side from which neighbouring pixels are folded into channels first
 _CHANNELS = (32, 64, 64, 128)  # of the layers, from the image on; the last for all that follow
+_MOST_COLUMNS = 256  # of doses, one a token, that a network sees as they are
+_CODE = 32  # numbers that stand for a token beyond
 _GROUPS = 8  # of channels that are standardised together
 
 
@@ -119,6 +122,34 @@ class SteppedPerceptron(nn.Module):
             return straight(rest, t) + h
 
         return corrected
+
+
+@final
+class DoseCode(nn.Module):
+    """What a network sees of doses: a column a token or, where a screen has many, ``u C`` of 32 columns.
+
+    A row of C is a token's code, learnt from a random start. A network's maps then cost what their cells do:
+    each would have a row of weights a token otherwise.
+
+    Args:
+        n_tokens: Number of tokens.
+
+    Attributes:
+        n_out: Number of columns.
+
+    Example:
+        >>> DoseCode(20).n_out, DoseCode(10_000).n_out
+        (20, 32)
+    """
+
+    def __init__(self, n_tokens: int) -> None:
+        super().__init__()
+        self.n_out = n_tokens if n_tokens <= _MOST_COLUMNS else _CODE
+        self.code = None if n_tokens <= _MOST_COLUMNS else nn.Embedding(n_tokens, _CODE)
+
+    def forward(self, u: Float[Tensor, "... cell token"]) -> Float[Tensor, "... cell _"]:
+        """Encodes the doses."""
+        return u if self.code is None else u @ self.code.weight
 
 
 class BackwardRecurrence(nn.Module):

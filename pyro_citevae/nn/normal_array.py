@@ -24,7 +24,8 @@ class NormalArray(dist.Independent):
     group takes on there are as many as genes, tokens and steps together.
 
     Args:
-        loc: Mean, which broadcasts to the array; axes to its left are a batch of arrays.
+        loc: Mean, which broadcasts to the array; axes to its left are a batch of arrays. The number 0 says
+            that nothing need be taken off.
         scale: Standard deviation, likewise.
         shape: Shape of the array: the law's event shape.
         batch_shape: Shape of a batch of arrays that share mean and scale.
@@ -39,33 +40,70 @@ class NormalArray(dist.Independent):
 
     def __init__(
         self,
-        loc: Float[Tensor, ...],
+        loc: Float[Tensor, ...] | float,
         scale: Float[Tensor, ...] | float,
         shape: Sequence[int],
         batch_shape: Sequence[int] = (),
         weight: Float[Tensor, ...] | None = None,
     ) -> None:
         self.weight = weight
+        self.centred = isinstance(loc, int | float) and loc == 0
+        if self.centred and isinstance(scale, Tensor):
+            loc = scale.new_zeros(())
         self.shared: Any = dist.Normal(loc, scale)
+        self._drawn: tuple[Tensor, Tensor] | None = None
         whole = torch.broadcast_shapes(self.shared.batch_shape, (*batch_shape, *shape))
         super().__init__(self.shared.expand(whole), len(shape))
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> NormalArray:
         """As many of these arrays; none of their entries is copied."""
-        return NormalArray(self.shared.loc, self.shared.scale, self.event_shape, batch_shape, self.weight)
+        loc = 0.0 if self.centred else self.shared.loc
+        return NormalArray(loc, self.shared.scale, self.event_shape, batch_shape, self.weight)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, ...]:
+        """Draws arrays, ``loc + scale eps``, whose eps the log-density of a draw is taken from."""
+        loc, scale = self.shared.loc, self.shared.scale
+        eps = torch.randn(self._extended_shape(torch.Size(sample_shape)), dtype=loc.dtype, device=loc.device)
+        drawn: Tensor = torch.addcmul(loc, eps, scale)
+        self._drawn = (drawn, eps)
+        return drawn
 
     def log_prob(self, value: Float[Tensor, ...]) -> Float[Tensor, ...]:
-        """The log-density of whole arrays."""
+        """The log-density of whole arrays.
+
+        That of the last draw depends on the parameters by the scale alone: ``value - loc`` is ``scale eps``.
+        """
         if self._validate_args:
             self._validate_sample(value)
-        loc, scale, n = self.shared.loc, self.shared.scale, self.reinterpreted_batch_ndims
-        if self.weight is not None:
-            each = self.weight * (((value - loc) / scale).square() / -2 - scale.log())
-            counted = self.weight.expand(self.event_shape).sum()
-            weighed: Tensor = sum_rightmost(each, n) - counted * math.log(2 * math.pi) / 2
-            return weighed.expand(torch.broadcast_shapes(weighed.shape, self.batch_shape))
-        log_scale = scale.log().expand(torch.broadcast_shapes(scale.shape, self.event_shape))
-        quadratic = sum_rightmost(((value - loc) / scale).square(), n)
-        constant = self.event_shape.numel() * math.log(2 * math.pi) / 2
-        found: Tensor = -quadratic / 2 - sum_rightmost(log_scale, n) - constant
+        loc, scale = self.shared.loc, self.shared.scale
+        if self._drawn is not None and value is self._drawn[0] and self._learns_from(value):
+            quadratic = self._summed(self._drawn[1].square())
+        else:
+            squared = (value if self.centred else value - loc).square()
+            if scale.shape[-1:] == (1,):  # which divides a row's sum as it does its entries
+                squared = squared.sum(-1, keepdim=True)
+            quadratic = self._summed(squared / scale.square())
+        event, weight = self.event_shape, self.weight
+        count = event.numel() if weight is None else weight.expand(event).sum()
+        found: Tensor = -quadratic / 2 - self._log_scale() - count * (math.log(2 * math.pi) / 2)
         return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+
+    def _log_scale(self) -> Float[Tensor, ...]:
+        """The sum of the logarithms of the scales, each taken once."""
+        log_scale, event = self.shared.scale.log(), self.event_shape
+        if log_scale.shape[-1:] == (1,):  # a row's, as often as it has entries
+            log_scale, event = log_scale * event[-1], torch.Size([*event[:-1], 1])
+        return self._summed(log_scale.expand(torch.broadcast_shapes(log_scale.shape, event)))
+
+    def _learns_from(self, drawn: Float[Tensor, ...]) -> bool:
+        """Whether a draw's own dependence on mean and scale is there to cancel that of its density."""
+        return drawn.requires_grad or not torch.is_grad_enabled()
+
+    def _summed(self, squared: Float[Tensor, ...]) -> Float[Tensor, ...]:
+        """The sum over the event, by what each entry counts."""
+        weight, n = self.weight, self.reinterpreted_batch_ndims
+        if weight is None:
+            return sum_rightmost(squared, n)
+        if weight.shape[-1:] == (1,) and squared.shape[-1] != 1:
+            squared = squared.sum(-1, keepdim=True)
+        return sum_rightmost(squared * weight, n)

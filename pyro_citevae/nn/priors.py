@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyro_citevae.nn.kriging import kriged
 from pyro_citevae.nn.normal_array import NormalArray
+from pyro_citevae.nn.rows_in_use import RowsInUse
 
 __all__ = ["TokenRows", "from_seen", "gate", "normal"]
 
@@ -53,7 +54,7 @@ def gate(open_share: Float[Tensor, ...], *shape: int) -> Distribution:
         >>> law.event_shape, bool((law.sample() < 1).all())
         (torch.Size([2, 4]), True)
     """
-    law: Any = dist.RelaxedBernoulli(open_share.new_tensor(_TEMPERATURE), probs=open_share)
+    law: Any = dist.RelaxedBernoulli(open_share.new_full((), _TEMPERATURE), probs=open_share)
     return law.expand(torch.broadcast_shapes(law.batch_shape, shape)).to_event(len(shape))
 
 
@@ -124,6 +125,7 @@ class TokenRows(nn.Module):
         scale: float,
         width: int,
         seen: Bool[Tensor, " token"],
+        used: RowsInUse | None = None,
     ) -> Distribution:
         """The law of a site's rows; draws ``tau_SITE``, ``B_SITE`` and ``rho_SITE`` if features inform it.
 
@@ -133,14 +135,18 @@ class TokenRows(nn.Module):
             scale: Scale s of the rows.
             width: Length of a row.
             seen: Which tokens have training cells.
+            used: Tokens whose rows are drawn, with what they count; None for all.
         """
-        mean, own = population.expand(len(seen), width), population.new_full((1, 1), scale)
+        own = population.new_full((1, 1), scale)
+        rows = used or RowsInUse.every(len(seen), seen.device)
+        seen_rows = seen.index_select(0, rows.tokens)
+        mean = population.expand(len(seen_rows), width)
         if site in self.m_rho:
-            mean = mean + self._mean(site, scale, width)
+            mean = mean + self._mean(site, scale, width, rows)
             median = from_seen(self.m_rho[site].expand(len(seen), 1), seen)[:, 0]
             rho = pyro.sample(f"rho_{site}", dist.LogNormal(median, _SPREAD_OF_RHO).to_event(1))
-            own = scale * rho[..., None]
-        return normal(from_seen(mean, seen), own, len(seen), width)
+            own = scale * rows.of(rho[..., None])
+        return NormalArray(from_seen(mean, seen_rows), own, (len(seen_rows), width), weight=rows.weight)
 
     def unseen(
         self,
@@ -186,9 +192,9 @@ class TokenRows(nn.Module):
         """A column of ones for the population, then the features."""
         return torch.cat([self.F.new_ones(len(self.F), 1), self.F], dim=-1)
 
-    def _mean(self, site: str, scale: float, width: int) -> Float[Tensor, "... token width"]:
+    def _mean(self, site: str, scale: float, width: int, rows: RowsInUse) -> Float[Tensor, "... used width"]:
         """``B_0 + F_p B``."""
-        design = self._design
+        design = rows.of(self._design)
         zero = design.new_zeros(design.shape[1])
         tau = pyro.sample(f"tau_{site}", dist.LogNormal(zero, 1.0).to_event(1))
         B = pyro.sample(f"B_{site}", normal(zero[:, None], scale * tau[..., None], len(zero), width))

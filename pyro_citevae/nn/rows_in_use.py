@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from pyro_citevae.nn.fixed_shapes import shapes_are_fixed
 
 __all__ = ["RowsInUse"]
 
@@ -25,38 +28,82 @@ class RowsInUse:
     since ``E w_p = 1`` over minibatches, and ``w_p = 0`` where p does not act.
 
     Attributes:
-        tokens: The tokens, in their order.
-        weight: w_p of each.
+        tokens: The tokens in use.
+        place: Where each of the screen's tokens stands among them; any place for one that is not in use.
+        weight: w_p of each; None where all tokens are in use and their terms count once.
+        padded: Whether tokens of no weight may stand among them.
 
     Source: M. D. Hoffman et al., Stochastic Variational Inference (2013), for terms that are scaled so.
     """
 
-    tokens: Int[Tensor, " acting"]
-    weight: Float[Tensor, "acting 1"]
+    tokens: Int[Tensor, " used"]
+    place: Int[Tensor, " token"]
+    weight: Float[Tensor, "used 1"] | None = None
+    padded: bool = False
 
     @classmethod
-    def of(
+    def every(cls, n_tokens: int, device: torch.device | None = None) -> RowsInUse:
+        """The rows of all tokens."""
+        tokens = torch.arange(n_tokens, device=device)
+        return cls(tokens, tokens)
+
+    @classmethod
+    def acting(cls, token: Int[Tensor, "cell given"], amount: Float[Tensor, "... cell given"]) -> RowsInUse:
+        """The rows of the tokens that act at all.
+
+        Args:
+            token: Tokens of each cell, of which one may act or not.
+            amount: How much of each.
+        """
+        acts = (amount != 0).reshape(-1, *token.shape).any(0)
+        tokens = token[acts].unique() if acts.any() else token.reshape(-1)[:1]
+        place = token.new_zeros(int(token.max()) + 1)
+        place[tokens] = torch.arange(len(tokens), device=token.device)
+        return cls(tokens, place)
+
+    @classmethod
+    def of_minibatch(
         cls,
-        u: Float[Tensor, "step cell token"],
+        token: Int[Tensor, "cell given"],
+        amount: Float[Tensor, "step cell given"],
         share: Float[Tensor, " token"],
         weight: Float[Tensor, " cell"] | None = None,
     ) -> RowsInUse:
         """The rows of a minibatch.
 
+        Where shapes are fixed they are as many as cells of this number may have to do with, those beyond the
+        acting ones at no weight.
+
         Args:
-            u: Doses.
+            token: Tokens of each cell, no token twice but at amount zero.
+            amount: How much of each.
             share: Share of all cells that each token acts in.
             weight: What each cell counts; None for one each.
 
         Example:
             >>> import torch
-            >>> u = torch.zeros(2, 4, 3)
-            >>> u[1, 0, 2] = u[1, 1, 0] = u[1, 2, 0] = 1.0
-            >>> rows = RowsInUse.of(u, torch.tensor([0.25, 0.25, 0.5]))
+            >>> token, amount = torch.tensor([[2], [0], [0], [1]]), torch.tensor([[1.0], [1.0], [1.0], [0.0]])
+            >>> rows = RowsInUse.of_minibatch(token, amount[None], torch.tensor([0.25, 0.25, 0.5, 0.0]))
             >>> rows.tokens.tolist(), rows.weight.ravel().tolist()
             ([0, 2], [2.0, 0.5])
         """
-        acts = (u != 0).any(0).to(u.dtype)
-        here = acts.mean(0) if weight is None else weight.to(u.dtype) @ acts / len(weight)
-        tokens = here.nonzero()[:, 0]
-        return cls(tokens, (here / share.clamp(min=1e-12)).index_select(0, tokens)[:, None])
+        n_cells, n_tokens = len(token), len(share)
+        acts = (amount != 0).any(0).to(share.dtype)
+        here = share.new_zeros(n_tokens)
+        counted = acts if weight is None else acts * weight.to(share.dtype)[:, None]
+        here = here.index_add(0, token.reshape(-1), counted.reshape(-1)) / n_cells
+        order = here.ne(0).int().argsort(dim=0, descending=True, stable=True)
+        padded = shapes_are_fixed()
+        n = min(n_tokens, token.numel()) if padded else max(1, int(here.ne(0).sum()))
+        tokens = order[:n]
+        place = torch.empty_like(order).scatter(0, order, torch.arange(n_tokens, device=order.device))
+        counted = (here / share.clamp(min=1e-12)).index_select(0, tokens)[:, None]
+        return cls(tokens, place.clamp(max=n - 1), counted, padded)
+
+    def of(self, rows: Float[Tensor, "... token value"]) -> Float[Tensor, "... used value"]:
+        """Of a row for each of the screen's tokens, those of the tokens in use."""
+        return rows.index_select(-2, self.tokens)
+
+    def of_local(self, rows: Float[Tensor, "... row value"]) -> Float[Tensor, "... used value"]:
+        """The same of rows that were drawn for the tokens in use alone, where they have weights."""
+        return self.of(rows) if self.weight is None else rows

@@ -102,8 +102,8 @@ def test_all_families_start_near_the_same_normal(family: str) -> None:
         prior = {name: node["value"][:, 0, 0] for name, node in
                  poutine.trace(model.mechanism).get_trace().iter_stochastic_nodes()}  # fmt: skip
     for name in ("W", "a", "b"):
-        # the median of 15 draws of the prior is within a prior sd of the prior's median
-        assert ((drawn[name].mean(0) - prior[name].median(0).values).abs() < prior[name].std(0)).all()
+        # the median of 15 draws of the prior has a third of its sd, and there are dozens of them
+        assert ((drawn[name].mean(0) - prior[name].median(0).values).abs() < 1.5 * prior[name].std(0)).all()
         assert torch.allclose(
             drawn[name].std(0), torch.tensor(0.05), rtol=0.9 if family == "low_rank" else 0.1
         )

@@ -43,6 +43,10 @@ def minibatches(data: cv.Trajectories) -> list[cv.data.Batch]:
     return [data.batch(part) for part in np.split(order, data.n_cells // SIZE)]
 
 
+def rows_of(batch: cv.data.Batch, share: torch.Tensor, weight: torch.Tensor | None = None) -> RowsInUse:
+    return RowsInUse.of_minibatch(batch.u.token, batch.u.amount, share, weight)
+
+
 def share(data: cv.Trajectories) -> torch.Tensor:
     return (data.batch().u != 0).any(0).float().mean(0)
 
@@ -55,7 +59,7 @@ def test_each_token_counts_once_on_average_over_minibatches(data: cv.Trajectorie
     of_cells = (weights[:, None] * acts).sum(0) / data.n_cells
     parts = minibatches(data)
     for batch in parts:
-        rows = RowsInUse.of(batch.u, of_cells, weights[batch.index] if weighted else None)
+        rows = rows_of(batch, of_cells, weights[batch.index] if weighted else None)
         total[rows.tokens] += rows.weight[:, 0]
     torch.testing.assert_close(total / len(parts), torch.ones(data.schema.n_tokens))
 
@@ -98,7 +102,7 @@ def test_the_mean_over_minibatches_is_the_term_of_all_rows(data: cv.Trajectories
         return [torch.zeros(()) if one is None else one for one in found]
 
     parts = minibatches(data)
-    some = sum(terms(model, guide, one, RowsInUse.of(one.u, share(data))) for one in parts) / len(parts)
+    some = sum(terms(model, guide, one, rows_of(one, share(data))) for one in parts) / len(parts)
     every = terms(model, guide, data.batch(), None)
     torch.testing.assert_close(some, every, rtol=1e-5, atol=1e-3)
     for one, other in zip(of(some), of(every), strict=True):
@@ -109,7 +113,7 @@ def test_values_are_predicted_from_these_rows_as_from_all(data: cv.Trajectories)
     """The law of the observed counts is the same, whichever rows are at hand."""
     model, _ = made(data)
     batch = minibatches(data)[0]
-    rows = RowsInUse.of(batch.u, share(data))
+    rows = rows_of(batch, share(data))
     e = torch.randn(model.deviation.late, data.schema.n_tokens, data.schema.n_genes)
     laws = []
     for used, value in ((None, e), (rows, e[:, rows.tokens])):

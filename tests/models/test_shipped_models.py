@@ -163,7 +163,9 @@ def test_without_time_a_direct_change_is_complete_at_once(exposure: float, share
     given[..., 1] = exposure
     technical = torch.zeros(40, dtype=torch.int64)
     seen = model.observation(mechanism, given, torch.ones(1, 40, dtype=torch.int64), technical)
-    torch.testing.assert_close(seen.offset[0, 0], share * mechanism.direct[1])
+    torch.testing.assert_close(
+        seen.offset[0, 0], share * (mechanism.d[1] + mechanism.c[1] * (torch.arange(7) == 1))
+    )
 
 
 # Every model

@@ -52,7 +52,37 @@ def test_equal_seeds_draw_equal_arrays(shapes: tuple) -> None:
     for one in (law, plain):
         torch.manual_seed(1)
         drawn.append(one.rsample((3,)))
-    assert torch.equal(*drawn)
+    torch.testing.assert_close(*drawn, rtol=1e-15, atol=1e-15)  # one of them rounds once, the other twice
+
+
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_density_of_a_draw_is_that_of_its_value(shapes: tuple, weighted: bool) -> None:
+    """With the gradients that flow through the draw, which a law of another draw takes the long way."""
+    law, _, of = both(*shapes)
+    if weighted and law.event_shape:
+        law.weight = torch.rand((*law.event_shape[-2:-1], 1), dtype=torch.float64)
+    drawn = law.rsample()
+    again = drawn * 1.0
+    found, expected = law.log_prob(drawn), law.log_prob(again)
+    torch.testing.assert_close(found, expected)
+    gradients = [
+        torch.autograd.grad(one.sum() + (drawn**3).sum(), of, retain_graph=True) for one in (found, expected)
+    ]
+    torch.testing.assert_close(*gradients)
+    with torch.no_grad():
+        fixed = law.rsample()
+    (score,) = torch.autograd.grad(law.log_prob(fixed).sum(), of[0])
+    (wanted,) = torch.autograd.grad(law.log_prob(fixed * 1.0).sum(), of[0])
+    assert wanted.abs().sum() > 0
+    torch.testing.assert_close(score, wanted)
+
+
+def test_a_mean_of_zero_is_not_taken_off() -> None:
+    scale, value = torch.tensor([[0.5], [2.0]]), torch.randn(4, 2, 3)
+    law, plain = (NormalArray(loc, scale, (4, 2, 3)) for loc in (0.0, torch.zeros(())))
+    torch.testing.assert_close(law.log_prob(value), plain.log_prob(value))
+    assert law.expand((5,)).log_prob(value).shape == (5,)
 
 
 def test_expanded_it_is_as_many_arrays_and_each_has_its_density() -> None:
