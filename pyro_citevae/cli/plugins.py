@@ -37,9 +37,8 @@ def check(
         table.add_row(row.law, word, row.sentence, escape(row.seen + mend))
     console.print(table)
     report.require()
-    say(
-        f"{sum(row.passed is True for row in report.rows)} laws hold.\nNext: citevae fit DATA.h5ad --{_kind(found)} {name} -o RUN"
-    )
+    held = sum(row.passed is True for row in report.rows)
+    say(f"{held} laws hold.\nNext: citevae fit DATA.h5ad --{_kind(found)} {name} -o RUN")
 
 
 def list_models() -> None:

@@ -237,7 +237,15 @@ class EvidenceLowerBound(lightning.LightningModule):
         self.history.append({"epoch": passes, "step": steps, "kl_weight": self.kl_weight, **row})
         for values in self.sums.values():
             values.clear()
-        self.good = copy.deepcopy(self.state_dict())
+        self._keep()
+
+    def _keep(self) -> None:
+        """Notes the weights to fall back to; over those of before, since tables of rows may be large."""
+        present = self.state_dict()
+        if self.good.keys() != present.keys():
+            self.good = copy.deepcopy(present)
+        for name, value in present.items():
+            self.good[name].copy_(value)
 
     def _over_processes(self, values: list[float]) -> list[float]:
         """Means over all processes, whose shares of a minibatch are equally large."""
@@ -288,7 +296,7 @@ class EvidenceLowerBound(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         """Notes the weights to fall back to, and prepares the step where the screen lies on the device."""
-        self.good = copy.deepcopy(self.state_dict())
+        self._keep()
         if self.screen is not None:
             self.captured = self._prepared(self.screen)
 
