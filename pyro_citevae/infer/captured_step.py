@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.loading import Places
 from pyro_citevae.data.resident_screen import ResidentScreen
+from pyro_citevae.infer.compiled_step import compiled, differentiated
 from pyro_citevae.nn.fixed_shapes import fixed_shapes
 from pyro_citevae.nn.host_reads import FilledNumbers, HostReads
 
@@ -68,7 +69,9 @@ class CapturedStep:
         clip: float,
         record: bool,
     ) -> None:
-        self.screen, self.bound, self.learnt = screen, bound, learnt
+        self.screen, self.learnt = screen, learnt
+        self.differentiate = differentiated(self._bound)
+        self.bound = bound
         self.optimizer, self.clip = optimizer, clip
         self.waiting: list[Places] = []  # minibatches whose losses nobody has read yet
         device = screen.value.device
@@ -122,19 +125,30 @@ class CapturedStep:
 
     def _step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
+        loss = self.differentiate(self.index, self.weight, self.kl_weight)
         with fixed_shapes(), FilledNumbers():
-            loss = self.bound(self.screen(self.index, self.weight), self.kl_weight)
-            loss.backward()
             learnt = self.learnt()
             norm = nn.utils.get_total_norm([one.grad for one in learnt if one.grad is not None])
             nn.utils.clip_grads_with_norm_(learnt, self.clip, norm)
-            loss = loss.detach()
             finite = torch.isfinite(loss) & torch.isfinite(norm)
             self.failed.copy_(torch.maximum(self.failed, 1.0 - finite.to(self.failed.dtype)))
             self.optimizer.found_inf = self.failed  # type: ignore[attr-defined]  # Adam then moves nothing
             self.optimizer.step()
             self.kept.index_copy_(0, self.n_kept, torch.stack([loss, norm]).to(self.kept.dtype)[None])
             self.n_kept.add_(1).clamp_(max=_KEPT)
+
+    def compile(self, module: nn.Module) -> None:
+        """Compiles bound and gradient; raises where there is no compiler.
+
+        Args:
+            module: What has the parameters.
+        """
+        some = np.arange(min(self.screen.size, self.screen.n_cells))
+        index, weight = self.screen.places(some)
+        self.differentiate = compiled(self._bound, module, index, weight, self.kl_weight.clone())
+
+    def _bound(self, index: Tensor, weight: Tensor, kl_weight: Tensor) -> Tensor:
+        return self.bound(self.screen(index, weight), kl_weight)
 
     def _aside(self) -> Any:
         """A stream beside the main one, on which torch wants the steps before a recording."""

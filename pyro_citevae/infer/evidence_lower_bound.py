@@ -21,7 +21,7 @@ from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.doses import Doses
 from pyro_citevae.data.loading import Places
 from pyro_citevae.data.resident_screen import ResidentScreen
-from pyro_citevae.errors import DivergenceError
+from pyro_citevae.errors import DivergenceError, reason
 from pyro_citevae.infer.captured_step import CapturedStep, reads
 from pyro_citevae.infer.checkpoints import Checkpoints
 from pyro_citevae.infer.convergence import Convergence
@@ -301,17 +301,28 @@ class EvidenceLowerBound(lightning.LightningModule):
             self.captured = self._prepared(self.screen)
 
     def _prepared(self, screen: ResidentScreen) -> CapturedStep:
-        """The step on the device; where it cannot be recorded, with a sentence that says where."""
+        """The step on the device: recorded on a GPU, compiled on a CPU, or with a sentence why not."""
         adam = cast(torch.optim.Adam, cast(Any, self.optimizers()).optimizer)
-        some = Places(np.arange(min(screen.size, self.n_cells)))
         made = partial(CapturedStep, screen, self._tempered, self._learnt, adam)
-        tried = made(clip=self.settings.gradient_clip, record=False)
-        batch, whole = tried.batch(some), torch.ones((), device=self.device)
-        found = reads(lambda: self._tempered(batch, whole), self._learnt())
+        step = made(clip=self.settings.gradient_clip, record=False)
+        shown = self.trainer.progress_bar_callback is not None
+        if self.device.type == "cpu":
+            self._compile(step, shown)
+            return step
+        batch = step.batch(Places(np.arange(min(screen.size, self.n_cells))))
+        found = reads(lambda: self._tempered(batch, step.kl_weight), self._learnt())
         self.taken.parts.clear()
         if found:
-            say(f"each step is run by itself, since it {found[0]}.", shown=True)
-        return tried if found else made(clip=self.settings.gradient_clip, record=True)
+            say(f"each step is run by itself, since it {found[0]}.", shown=shown)
+            return step
+        return made(clip=self.settings.gradient_clip, record=True)
+
+    def _compile(self, step: CapturedStep, shown: bool) -> None:
+        say("compiling the step, which takes a minute or two the first time.", shown=shown)
+        try:
+            step.compile(self)
+        except Exception as error:  # whatever the compiler or the lack of one says
+            say(f"each step is run by itself, since it cannot be compiled ({reason(error)}).", shown=shown)
 
     def configure_optimizers(self) -> Any:
         """Adam with a step size that falls to zero in the end."""

@@ -25,6 +25,7 @@ from pyro_citevae.errors import CiteVAEWarning, DivergenceError, FitError
 from pyro_citevae.infer import minibatches
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.checkpoints import Checkpoints
+from pyro_citevae.infer.compiled_step import pays
 from pyro_citevae.infer.convergence import Convergence, last_stretch
 from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.evidence_lower_bound import EvidenceLowerBound
@@ -262,7 +263,10 @@ def optimised(
     together = world(settings.devices)
     loaders = minibatches.loaders(data, settings, together) if loaders is None else loaders
     share = _shares(model, guide, data, loaders)
-    screen = _resident(model, data, settings, loaders, together)
+    course = course or course_of(settings, loaders)
+    screen = _resident(model, data, settings, loaders, together, course.most_steps)
+    if share is not None and settings.accelerator == "cpu":
+        screen = None  # a compiled step has the gradients of whole tables
     module = EvidenceLowerBound(
         model,
         guide,
@@ -272,7 +276,7 @@ def optimised(
         data.names,
         together,
         checkpoints,
-        course or course_of(settings, loaders),
+        course,
         share,
         screen,
     )
@@ -310,14 +314,21 @@ def _resident(
     settings: FitSettings,
     loaders: minibatches.Loaders,
     together: World,
+    n_steps: int,
 ) -> ResidentScreen | None:
-    """The screen to lie on the GPU, where a step there can be recorded and its counts fit."""
-    wanted = settings.capture == "auto" and settings.accelerator != "cpu" and torch.cuda.is_available()
+    """The screen to lie where it is trained, for a step that is recorded (GPU) or compiled (CPU)."""
     # in mixed precision the casts of the weights would be recorded once and for all
     able = together.size == 1 and not model.enumerated and settings.precision != "bf16-mixed"
-    if not (wanted and able and loaders.places is not None and ResidentScreen.holds(data)):
+    if not able or loaders.places is None or not ResidentScreen.holds(data):
         return None
-    screen = ResidentScreen(data, settings.minibatch(data.n_cells - len(loaders.unseen)))
+    size = settings.minibatch(data.n_cells - len(loaders.unseen))
+    if settings.accelerator == "cpu" or not torch.cuda.is_available():
+        long = pays(n_steps, size * data.schema.n_genes)
+        wanted = settings.compile == "always" or (settings.compile == "auto" and long)
+        return ResidentScreen(data, size) if wanted else None
+    screen = ResidentScreen(data, size) if settings.capture == "auto" else None
+    if screen is None:
+        return None
     free, _ = torch.cuda.mem_get_info()
     return screen if screen.bytes_of() < _SHARE_OF_MEMORY * free else None
 
