@@ -77,6 +77,33 @@ def test_a_simulated_screen_is_written_in_chunks_and_read_whole(tmp_path: Path, 
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted([path.name, whole.name])
 
 
+def test_every_perturbation_of_a_simulated_screen_has_a_cell(tmp_path: Path) -> None:
+    """Also where there are more of them than genes, and nearly as many as cells."""
+    from screen_file import write_screen
+
+    file = tmp_path / "many.h5ad"
+    write_screen(file, 60, 20, n_perturbations=40, chunk=7)
+    data = cv.Trajectories.from_anndata(anndata.read_h5ad(file), perturbation="perturbation")
+    assert data.schema.n_tokens == 40
+    assert data.schema.n_genes == 20
+    assert data.seen.all()
+    with pytest.raises(ValueError, match="60 cells are too few for 60 perturbations"):
+        write_screen(tmp_path / "none.h5ad", 60, 20, n_perturbations=60)
+
+
+def test_a_perturbation_changes_few_genes_and_its_own_one() -> None:
+    from screen_file import _TARGETS, _Shares
+
+    shares = _Shares(500, 600, np.random.default_rng(0))
+    one, other, unmeasured = (np.diff(shares.cumulative(c), prepend=0.0) for c in (0, 3, 600))
+    assert one.sum() == pytest.approx(1.0)
+    changed = np.log(other / one)
+    assert changed[2] < -1
+    for law in (other, unmeasured):
+        moved = np.log(law / one) - np.median(np.log(law / one))
+        assert 0 < (np.abs(moved) > 1e-6).sum() <= _TARGETS + 1
+
+
 def test_scripts_of_a_process_answer_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import predict_citevae
     import train_citevae
