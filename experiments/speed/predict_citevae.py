@@ -27,6 +27,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--cells", type=int, default=500)
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--accelerator", default="cpu")
     chosen = parser.parse_args(given)
     data = in_memory(chosen.file)
     with torch.random.fork_rng():
@@ -35,6 +36,7 @@ def main(given: Sequence[str] | None = None) -> None:
         guide = BackwardSmoother(model)
     # as the guide starts: what a prediction costs does not depend on what was learnt
     posterior = cv.Posterior(model.eval(), guide.eval(), pd.DataFrame(), {"data": data.digest, "split": None})
+    posterior.to(chosen.accelerator)
     controls = data.controls().thinned(chosen.cells)
     before = _peak_gib()
     started = time.perf_counter()
@@ -46,6 +48,7 @@ def main(given: Sequence[str] | None = None) -> None:
         "before_gib": before,
         "peak_gib": _peak_gib(),
         "rows": made.n_obs,
+        "layers": layer_names(made),
         "layers_gib": sum(made.layers[name].nbytes for name in layer_names(made)) / 2**30,
     }
     print(json.dumps(found))

@@ -20,8 +20,10 @@ import gpu
 import growth
 import likelihood
 import machine
+import memory_with_perturbations
 import pandas as pd
-import prediction_memory
+import prediction
+import start_up
 import throughput
 import training_from_disk
 import training_step
@@ -35,9 +37,11 @@ ROWS: Mapping[str, Callable[[bool, Path], list[Case]]] = MappingProxyType(
         "step": training_step.cases,
         "throughput": throughput.cases,
         "growth": growth.cases,
+        "perturbations": memory_with_perturbations.cases,
         "disk": training_from_disk.cases,
-        "prediction": prediction_memory.cases,
+        "prediction": prediction.cases,
         "processes": two_processes.cases,
+        "start": start_up.cases,
         "gpu": gpu.cases,
     }
 )

@@ -132,7 +132,7 @@ def test_rows_are_measured_written_and_not_measured_twice(
     assert run.main([*given, "likelihood", "step"]) == 0
     assert run.main([*given, "growth"]) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert [one["row"] for one in results] == ["likelihood", "training step"] + 4 * ["growth"]
+    assert [one["row"] for one in results] == ["likelihood", "training step"] + 6 * ["growth"]
     for one in results:
         assert one["low"] <= one["ratio"] <= one["high"]
         assert one["rounds"] >= 1
@@ -142,7 +142,7 @@ def test_rows_are_measured_written_and_not_measured_twice(
     assert (frame["score"] == "ratio").all()
     assert frame["value"].tolist() == [one["ratio"] for one in results]
     table = (tmp_path / "out/results.md").read_text()
-    assert table.count("| growth |") == 4
+    assert table.count("| growth |") == 6
     assert table.count("load average") == 3
 
     def again(*_: object) -> None:
@@ -172,6 +172,19 @@ def test_the_fast_likelihood_must_be_exact_to_pass() -> None:
     assert skipped.ratio is None
     assert skipped.passed is None
     assert "not measured: no device; buy one" in skipped.line()
+
+
+def test_start_up_and_predictions_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+    import prediction
+    import start_up
+    from case import Result
+
+    for case in [*start_up.cases(True, tmp_path), *prediction.cases(True, tmp_path)]:
+        found = Result.of_case(case, {})
+        assert found.ratio is not None, found.note
+        assert found.ratio > 0
+        assert (found.passed is None) == (found.target == "printed")
+    assert "layers mean, sd, q05, q95" in found.note
 
 
 def test_the_profile_divides_a_step_into_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
