@@ -43,6 +43,7 @@ ROWS: Mapping[str, Callable[[bool, Path], list[Case]]] = MappingProxyType(
         "processes": two_processes.cases,
         "start": start_up.cases,
         "gpu": gpu.cases,
+        "gpu-over-cpu": gpu.over_the_cpu,
     }
 )
 

@@ -53,7 +53,7 @@ def write_screen(
     ``x_n ~ Multinomial(depth_n, p)`` with log-normal depths about ``depth`` and gene shares p, of which each
     perturbation multiplies a few. The default depth, an eighth of the number of genes, leaves about a tenth
     of the values not zero. Labels are in ``obs["perturbation"]``, and in random order; each perturbation has
-    a cell.
+    a cell, where there are more cells than perturbations.
 
     Args:
         path: File to write; it must not exist.
@@ -120,9 +120,7 @@ def _conditions(n_cells: int, n_perturbations: int, rng: np.random.Generator) ->
     """The perturbation of each cell, 0 for none."""
     drawn = np.where(rng.random(n_cells) < 0.5, 0, rng.integers(1, n_perturbations + 1, n_cells))
     every = np.arange(1, n_perturbations + 1)
-    if not np.isin(every, drawn).all():  # some would have no cell
-        if n_cells <= n_perturbations:
-            raise ValueError(f"{n_cells} cells are too few for {n_perturbations} perturbations and controls.")
+    if n_cells > n_perturbations and not np.isin(every, drawn).all():  # some would have no cell
         drawn[rng.choice(n_cells, n_perturbations, replace=False)] = every
     return drawn
 
