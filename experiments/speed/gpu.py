@@ -39,12 +39,14 @@ class Fit(NamedTuple):
         n_genes: Its genes.
         batch_size: Cells of a minibatch.
         further: Epochs by which the longer fit is longer; the shorter one has one.
+        n_perturbations: Perturbations of the screen.
     """
 
     n_cells: int
     n_genes: int
     batch_size: int
     further: int
+    n_perturbations: int = 20
 
     @property
     def steps(self) -> int:
@@ -53,7 +55,7 @@ class Fit(NamedTuple):
 
     def data(self, work: Path) -> cv.Trajectories:
         """The screen."""
-        return in_memory(screen_file(work, self.n_cells, self.n_genes))
+        return in_memory(screen_file(work, self.n_cells, self.n_genes, n_perturbations=self.n_perturbations))
 
 
 def cases(quick: bool, work: Path) -> list[Case]:
@@ -105,7 +107,14 @@ def cases(quick: bool, work: Path) -> list[Case]:
         )
         for fit in (small, large)
     ]
-    return over_peer + over_kernels + waits + captured
+    many = Fit(96, 40, 32, 1, 30) if quick else Fit(20_480, 8000, 4096, 20, 10_000)
+    genome = Case(
+        "GPU",
+        f"{many.n_perturbations:,} perturbations x {many.n_genes:,} genes, batch {many.batch_size:,}",
+        Target("cells a second over those at 20 perturbations"),
+        _on_a_gpu(partial(_over_few, work, many)),
+    )
+    return [*over_peer, *over_kernels, *waits, *captured, genome]
 
 
 def over_the_cpu(quick: bool, work: Path) -> list[Case]:
@@ -218,6 +227,18 @@ def _captured(work: Path, fit: Fit) -> Measured:
         cells_a_second(data, 1, 1 + fit.further, capture=how, **options) for how in ("auto", "never")
     )
     return Measured([auto / never], f"cells a second: auto {auto:,.0f}, never {never:,.0f}")
+
+
+def _over_few(work: Path, fit: Fit) -> Measured:
+    """And how much of the device's memory the larger one takes."""
+    few = fit._replace(n_perturbations=20)
+    speed = {}
+    for one in (few, fit):
+        torch.cuda.reset_peak_memory_stats()
+        speed[one] = cells_a_second(one.data(work), 1, 1 + one.further, **_options(one))
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    note = f"cells a second: {speed[fit]:,.0f}, and {speed[few]:,.0f} at 20; {peak:.2f} GiB on the device"
+    return Measured([speed[fit] / speed[few]], note)
 
 
 def _over_cpu(work: Path, fit: Fit, precision: str, rounds: int) -> Measured:

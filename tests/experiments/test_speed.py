@@ -119,6 +119,8 @@ def test_scripts_of_a_process_answer_in_json(tmp_path: Path, capsys: pytest.Capt
     assert trained["peak_gib"] > 0.1
     train_citevae.main([file, "--steps", "4", "--epochs", "99", "--batch-size", "16", "--hidden", "4"])
     assert json.loads(capsys.readouterr().out)["cells_per_second"] > 0
+    predict_citevae.main([file, "--cells", "5", "--draws", "3", "--perturbations", "1"])
+    assert json.loads(capsys.readouterr().out)["rows"] == 5
     predict_citevae.main([file, "--cells", "5", "--draws", "3"])
     predicted = json.loads(capsys.readouterr().out)
     assert predicted["rows"] == 10
@@ -325,7 +327,7 @@ def test_every_row_runs_at_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixt
 
     assert run.main(["--quick", "-o", str(tmp_path / "out"), "--work", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert len(results) == 38
+    assert len(results) == 41
     for one in results:
         assert one["ratio"] is not None or one["note"].startswith("not measured: ")
     measured = {one["row"] for one in results if one["ratio"] is not None}
