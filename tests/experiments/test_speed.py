@@ -160,6 +160,35 @@ def test_rows_are_measured_written_and_not_measured_twice(
     assert "torch's time over ours" in capsys.readouterr().out
 
 
+def test_rows_of_another_target_go_and_measured_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine without a GPU does not overwrite what one with a GPU has measured."""
+    import machine
+    import run
+    from case import Case, Measured, Result, Target, UnavailableError
+
+    def absent() -> Measured:
+        raise UnavailableError("no device")
+
+    def measured() -> Measured:
+        return Measured([3.0], "there")
+
+    cases = [Case("GPU", "fit", Target("of", "at least", 2.5), measured)]
+    monkeypatch.setattr(run, "ROWS", {"gpu": lambda quick, work: cases})
+    given = ["--rows", "gpu", "-o", str(tmp_path)]
+    old = Result.of_case(Case("GPU", "gone", Target("of"), measured), machine.described())
+    run.write(tmp_path, [old])
+    assert run.main(given) == 0
+    assert list(run.read(tmp_path)) == [("GPU", "fit")]
+    cases[0] = Case("GPU", "fit", Target("of", "at least", 2.5), absent)
+    assert run.main([*given, "--again"]) == 0
+    assert run.read(tmp_path)["GPU", "fit"].ratio == 3.0
+    cases[0] = Case("GPU", "fit", Target("of", "at least", 4.0), absent)
+    run.main(given)
+    assert run.read(tmp_path)["GPU", "fit"].ratio is None
+
+
 def test_the_fast_likelihood_must_be_exact_to_pass() -> None:
     from case import Case, Measured, Result, Target, UnavailableError
 
