@@ -17,7 +17,7 @@ def cases(quick: bool, work: Path) -> list[Case]:
     """5,000 cells x 2,000 genes, networks 128 wide; Decipher, which is a Pyro program too, beside SCVI."""
     sizes = (60, 40) if quick else (5000, 2000)
     epochs, rounds = (2, 1) if quick else (4, 3)
-    wanted = [("SCVI", 128, 3.0), ("SCVI", 256, 3.0), ("SCVI", 1024, 3.0), ("Decipher", 128, None)]
+    wanted = [("SCVI", 128, 0.9), ("SCVI", 256, 1.2), ("SCVI", 1024, 1.5), ("Decipher", 128, None)]
     return [
         Case(
             "throughput",

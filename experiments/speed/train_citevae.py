@@ -41,7 +41,7 @@ def main(given: Sequence[str] | None = None) -> None:
         data = (in_memory if chosen.source == "memory" else from_disk)(chosen.file)
     except UnavailableError as error:
         raise SystemExit(str(error)) from None
-    opened = time.perf_counter() - started
+    opened, before = time.perf_counter() - started, _peak_gib()
     speed = cells_per_second(
         data,
         batch_size=chosen.batch_size,
@@ -54,9 +54,14 @@ def main(given: Sequence[str] | None = None) -> None:
     found = {
         "open_seconds": opened,
         "cells_per_second": speed,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "before_gib": before,
+        "peak_gib": _peak_gib(),
     }
     print(json.dumps(found))
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def cells_per_second(
