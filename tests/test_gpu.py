@@ -24,7 +24,7 @@ from pyro_citevae.conformance.run import Run
 from pyro_citevae.data import Batch, Simulation
 from pyro_citevae.errors import DivergenceError, FitError
 from pyro_citevae.guides import BackwardSmoother
-from pyro_citevae.infer import svi, unmix
+from pyro_citevae.infer import drawn_rows, unmix
 from pyro_citevae.infer.captured_step import CapturedStep
 from pyro_citevae.models import CiteVAE
 from pyro_citevae.nn.counts import CountLaw, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
@@ -357,7 +357,7 @@ def test_every_shipped_model_is_recorded_or_says_why_not(
 @pytest.mark.gpu
 def test_rows_of_large_tables_are_recorded(data: cv.Trajectories, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = fitted(data, accelerator=ACCELERATOR)
-    monkeypatch.setattr(svi, "_MANY_OWN_VALUES", 0)
+    monkeypatch.setattr(drawn_rows, "_MANY_OWN_VALUES", 0)
     some = fitted(data, accelerator=ACCELERATOR)
     assert abs(some.bound(data) - plain.bound(data)) < 0.1 * abs(plain.bound(data))
 

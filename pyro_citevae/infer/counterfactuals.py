@@ -27,18 +27,21 @@ from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.shared_genes import at_panel, positions
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import CiteVAEWarning
+from pyro_citevae.infer.drawn_rows import drawn_rows, has_large_tables
 from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.predicted_cells import PredictedCells
 from pyro_citevae.infer.progress import appearing
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.substitute import Shifted, Substitute
 from pyro_citevae.infer.summaries import summarised
+from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.program import LatentDynamics, Rollout
 
 __all__ = ["MOST_VALUES", "Abduction", "Counterfactuals"]
 
 MOST_VALUES = 20_000_000
 _POPULATION = 256
+_MOST_OWN_VALUES = 200_000_000  # of tokens, over draws, that are held at once
 _CHAINS_APART = 1_000_003  # between the seeds of two members
 _COUNTS_APART = 500_009  # between those of a chunk's states and of its counts
 
@@ -52,12 +55,14 @@ class Abduction:
         cells: The cells, with their library sizes and technical batches.
         n_draws: Number of draws.
         seed: Seed of the transition noise, shared by all schedules.
+        rows: Tokens whose own rows were drawn; None for all.
     """
 
     values: dict[str, Tensor]
     cells: Batch
     n_draws: int
     seed: int
+    rows: RowsInUse | None = None
 
     @classmethod
     def of(
@@ -180,9 +185,11 @@ class Counterfactuals:
             library=abduction.cells.library[-1:].expand(len(steps), n),
             technical=own if batches is None else torch.tensor(batches)[torch.arange(n) % len(batches)],
         ).to(model.device)
+        guide = next(guide for one, guide in self.members if one is model)
         with (
             seeded(abduction.seed),
             torch.no_grad(),
+            drawn_rows(model, guide, abduction.rows),
             Substitute(abduction.values, mean=mean),
             nullcontext() if shift is None else Shifted(shift),
             pyro.plate("draw", self.n_draws, dim=-3),
@@ -196,17 +203,29 @@ class Counterfactuals:
         """A member's abducted cells, in chunks that fit in memory, with the same draws of the mechanism."""
         model, guide = self.members[chain]
         seed = self.seed + chain * _CHAINS_APART
-        with seeded(seed):
+        rows = self._rows(model, guide)
+        with seeded(seed), drawn_rows(model, guide, rows):
             mechanism = global_draws(guide, self.n_draws)
         for part in self._parts(controls):
             own = seed + part.start
             if controls is None:
-                yield Abduction.of_population(self._whole, part, mechanism, self.n_draws, own)
+                made = Abduction.of_population(self._whole, part, mechanism, self.n_draws, own)
+                yield replace(made, rows=rows)
                 continue
             chunk = controls.batch(np.arange(part.start, part.stop)).to(model.device)
-            with seeded(own):
+            with seeded(own), drawn_rows(model, guide, rows):
                 abducted = Abduction.of(guide, chunk, mechanism, self.n_draws, own)
-            yield abducted
+            yield replace(abducted, rows=rows)
+
+    def _rows(self, model: LatentDynamics, guide: AmortizedGuide) -> RowsInUse | None:
+        """The tokens of the schedules, where the own rows of all would be too many to draw."""
+        index = self._whole.token_index
+        tokens = sorted({index[token] for schedule in self.schedules for token in schedule.tokens})
+        seen = model.seen[tokens].all() if tokens else True
+        if not has_large_tables(model, guide) or not seen:  # rows of unseen tokens follow from all others
+            return None
+        chosen = torch.tensor(tokens or [0], device=model.device)
+        return RowsInUse.of_tokens(chosen, self._whole.n_tokens)
 
     def _parts(self, controls: Trajectories | None) -> list[range]:
         """Positions of the cells of each chunk."""
@@ -228,6 +247,10 @@ class Counterfactuals:
 
         With a panel, the counts of its genes alone are summed up and scaled to its total.
         """
+        blocks = self._blocks()
+        if len(blocks) > 1:
+            parts = [replace(self, schedules=one, told=True, batches=lanes) for one, lanes in blocks]
+            return np.concatenate([part.pseudobulk(controls) for part in parts])
         shape = (len(self.members), self.n_draws, len(self.times), self._whole.n_genes)
         sums = np.zeros((len(self.schedules), *shape))
         with self._bar(controls) as advance:
@@ -244,6 +267,17 @@ class Counterfactuals:
             n = self.population if controls is None else controls.n_cells
             return sums / n
         return profile(sums, self.schema.panel_total)
+
+    def _blocks(self) -> list[tuple[Sequence[Schedule], Sequence[Sequence[int]] | None]]:
+        """The schedules by turns, so many that the own rows of their tokens fit in memory."""
+        model, guide = self.members[0]
+        a_token = self.n_draws * self._whole.n_genes * (self._whole.n_steps + 1)
+        size = max(1, _MOST_OWN_VALUES // a_token) if has_large_tables(model, guide) else len(self.schedules)
+        firsts = range(0, len(self.schedules), max(1, size))
+        batches = self.batches
+        return [
+            (self.schedules[i : i + size], None if batches is None else batches[i : i + size]) for i in firsts
+        ]
 
     def programs(
         self, controls: Trajectories | None

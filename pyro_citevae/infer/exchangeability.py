@@ -78,9 +78,10 @@ class Exchangeable(Messenger):
         if name not in self.values:
             return
         dims = self.model.axes(name) or ()
+        of_seen = self.model.in_use is not None and name in self.model.local_sites  # rows of these alone
         if name in self.told:
             self.values[name] = self.told[name]
-        elif "token" in dims:
+        elif "token" in dims and not of_seen:
             self.values[name] = self._exchanged(message["fn"], self.values[name], dims)
         message["value"], message["done"] = self.values[name], True
 

@@ -28,6 +28,7 @@ from pyro_citevae.infer.checkpoints import Checkpoints
 from pyro_citevae.infer.compiled_step import pays
 from pyro_citevae.infer.convergence import Convergence, last_stretch
 from pyro_citevae.infer.discrepancy import Discrepancy
+from pyro_citevae.infer.drawn_rows import has_large_tables
 from pyro_citevae.infer.evidence_lower_bound import EvidenceLowerBound
 from pyro_citevae.infer.fit_settings import FitSettings, settings_of
 from pyro_citevae.infer.latent_sites import require_matching_sites
@@ -42,7 +43,6 @@ from pyro_citevae.program import LatentDynamics
 __all__ = ["FitSettings", "fit", "optimised", "settings_of"]
 
 _SHARE_OF_MEMORY = 0.5  # of a GPU's, that a screen's counts may take
-_MANY_OWN_VALUES = 5_000_000  # of tokens' own rows, from which on a minibatch has to do with some of them
 
 
 def fit(
@@ -297,8 +297,7 @@ def _shares(
 ) -> Tensor | None:
     """Share of the training cells that each token acts in, where its own rows are too many to take always."""
     schema = data.schema
-    own = len(model.local_sites) * schema.n_tokens * schema.n_genes * (schema.n_steps + 1)
-    if own < _MANY_OWN_VALUES or not hasattr(guide.globals, "using") or not loaders.ours:
+    if not (has_large_tables(model, guide) and loaders.ours):
         return None
     trained = np.delete(data.condition, loaders.unseen)
     cells = np.bincount(trained, minlength=len(data.conditions))

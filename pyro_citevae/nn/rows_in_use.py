@@ -48,6 +48,18 @@ class RowsInUse:
         return cls(tokens, tokens)
 
     @classmethod
+    def of_tokens(cls, tokens: Int[Tensor, " used"], n_tokens: int) -> RowsInUse:
+        """The rows of some tokens, each of which counts once.
+
+        Args:
+            tokens: The tokens, no one twice.
+            n_tokens: How many the screen has.
+        """
+        place = tokens.new_zeros(n_tokens)
+        place[tokens] = torch.arange(len(tokens), device=tokens.device)
+        return cls(tokens, place, torch.ones(len(tokens), 1, device=tokens.device))
+
+    @classmethod
     def acting(cls, token: Int[Tensor, "cell given"], amount: Float[Tensor, "... cell given"]) -> RowsInUse:
         """The rows of the tokens that act at all.
 

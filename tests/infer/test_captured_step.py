@@ -23,7 +23,7 @@ from pyro_citevae.data import Batch
 from pyro_citevae.data.resident_screen import ResidentScreen
 from pyro_citevae.errors import DivergenceError
 from pyro_citevae.guides import BackwardSmoother, MeanField
-from pyro_citevae.infer import svi
+from pyro_citevae.infer import drawn_rows, svi
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.captured_step import CapturedStep, reads
 from pyro_citevae.infer.evidence_lower_bound import EvidenceLowerBound
@@ -196,7 +196,7 @@ def test_rows_of_large_tables_are_taken_on_the_device_too(
     data: cv.Trajectories, resident: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = fitted(data)
-    monkeypatch.setattr(svi, "_MANY_OWN_VALUES", 0)
+    monkeypatch.setattr(drawn_rows, "_MANY_OWN_VALUES", 0)
     some = fitted(data)
     bounds = [one.bound(data, seed=0) for one in (plain, some)]
     assert abs(bounds[0] - bounds[1]) < 0.05 * abs(bounds[0])

@@ -11,8 +11,9 @@ from pyro import poutine
 from screens import simulated
 
 import pyro_citevae as cv
+from pyro_citevae.errors import CiteVAEWarning
 from pyro_citevae.guides import BackwardSmoother
-from pyro_citevae.infer import svi
+from pyro_citevae.infer import counterfactuals, drawn_rows
 from pyro_citevae.infer.evidence_lower_bound import EvidenceLowerBound
 from pyro_citevae.models import CiteVAE
 from pyro_citevae.nn.normal_array import NormalArray
@@ -141,7 +142,7 @@ def test_a_fit_by_rows_ends_where_one_by_all_of_them_does(
 ) -> None:
     """Two seeds differ by more."""
     whole, other = (fitted(data, sampler=sampler, seed=seed) for seed in (0, 1))
-    monkeypatch.setattr(svi, "_MANY_OWN_VALUES", 0)
+    monkeypatch.setattr(drawn_rows, "_MANY_OWN_VALUES", 0)
     asked = []
     noted = EvidenceLowerBound._rows_in_use
     monkeypatch.setattr(
@@ -169,8 +170,62 @@ def test_a_small_screen_takes_all_rows_and_given_minibatches_do_too(
         lambda self, *given: made_before(self, *given) or found.append(self.share),
     )
     fitted(data, max_epochs=1)
-    monkeypatch.setattr(svi, "_MANY_OWN_VALUES", 0)
+    monkeypatch.setattr(drawn_rows, "_MANY_OWN_VALUES", 0)
     fitted(data, max_epochs=1, batches=minibatches(data))
     fitted(data, max_epochs=1)
     assert [one is None for one in found] == [True, True, False]
     torch.testing.assert_close(found[2], share(data))
+
+
+@pytest.fixture(scope="module")
+def posterior(data: cv.Trajectories) -> cv.Posterior:
+    return fitted(data)
+
+
+def test_effects_are_predicted_from_the_rows_of_the_schedules(
+    posterior: cv.Posterior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other draws of the same law; those of the sites without rows of their own are the same draws."""
+    schedules = [cv.do("gene_3"), cv.do("gene_0+gene_1")]
+    whole = posterior.effect(schedules, draws=400, seed=1)
+    monkeypatch.setattr(drawn_rows, "_MANY_OWN_VALUES", 0)
+    drawn: list[torch.Size] = []
+    guide = posterior.guide.globals
+    forward = type(guide).forward
+
+    def noted(self: Any) -> dict[str, torch.Tensor]:
+        made: dict[str, torch.Tensor] = forward(self)
+        drawn.append(made["e"].shape)
+        return made
+
+    monkeypatch.setattr(type(guide), "forward", noted)
+    some = posterior.effect(schedules, draws=400, seed=1)
+    assert {shape[-2] for shape in drawn} == {3}
+    error = 4 * np.sqrt((whole.var("draw") + some.var("draw")) / 400)
+    assert (abs(whole.mean("draw") - some.mean("draw")) <= error + 1e-6).all()
+    np.testing.assert_allclose(whole.std("draw"), some.std("draw"), rtol=0.35, atol=0.01)
+
+
+def test_many_schedules_are_predicted_by_turns(
+    posterior: cv.Posterior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawn_rows, "_MANY_OWN_VALUES", 0)
+    schedules = [cv.do(f"gene_{i}") for i in range(4)]
+    together = posterior.effect(schedules, draws=300, seed=1)
+    monkeypatch.setattr(counterfactuals, "_MOST_OWN_VALUES", 1)
+    by_turns = posterior.effect(schedules, draws=300, seed=1)
+    assert together.sizes == by_turns.sizes
+    error = 4 * np.sqrt((together.var("draw") + by_turns.var("draw")) / 300)
+    assert (abs(together.mean("draw") - by_turns.mean("draw")) <= error + 1e-6).all()
+
+
+def test_cells_are_predicted_from_rows_and_an_unseen_token_from_all(
+    data: cv.Trajectories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, _ = data.hold_out(perturbations="gene_4")
+    posterior = fitted(seen)
+    monkeypatch.setattr(drawn_rows, "_MANY_OWN_VALUES", 0)
+    cells = posterior.predict([cv.do("gene_2"), cv.do()], cells=seen.controls(), draws=20)
+    assert np.isfinite(cells.layers["mean"]).all()
+    with pytest.warns(CiteVAEWarning, match="neither training cells nor features"):
+        assert np.isfinite(posterior.effect(cv.do("gene_4"), draws=20)).all()

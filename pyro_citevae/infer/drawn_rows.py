@@ -1,0 +1,37 @@
+"""Large tables of tokens' own values: when they are large, and draws of the rows of some tokens alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyro_citevae.amortization import AmortizedGuide
+from pyro_citevae.nn.rows_in_use import RowsInUse
+from pyro_citevae.program import LatentDynamics
+
+__all__ = ["drawn_rows", "has_large_tables"]
+
+_MANY_OWN_VALUES = 5_000_000  # of tokens' own rows, from which on some of them are drawn
+
+
+def has_large_tables(model: LatentDynamics, guide: AmortizedGuide) -> bool:
+    """Whether tokens have so many values of their own that those of some are drawn, and not of all."""
+    schema = model.schema
+    own = len(model.local_sites) * schema.n_tokens * schema.n_genes * (schema.n_steps + 1)
+    return own >= max(1, _MANY_OWN_VALUES) and hasattr(guide.globals, "using")
+
+
+@contextmanager
+def drawn_rows(model: LatentDynamics, guide: AmortizedGuide, rows: RowsInUse | None) -> Iterator[None]:
+    """Lets the model and its guide draw the rows of some tokens; of all if None."""
+    if rows is None:
+        yield
+        return
+    own: Any = guide.globals
+    model.in_use = rows
+    try:
+        with own.using(rows, model.local_sites):
+            yield
+    finally:
+        model.in_use = None
