@@ -297,6 +297,8 @@ class EvidenceLowerBound(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Notes the weights to fall back to, and prepares the step where the screen lies on the device."""
         self._keep()
+        for group in cast(Any, self.optimizers()).param_groups:  # a state may come from another device
+            group["lr"], group["capturable"] = self._step_size(float(group["lr"])), self._is_recorded
         if self.screen is not None:
             self.captured = self._prepared(self.screen)
 
@@ -324,13 +326,20 @@ class EvidenceLowerBound(lightning.LightningModule):
         except Exception as error:  # whatever the compiler or the lack of one says
             say(f"each step is run by itself, since it cannot be compiled ({reason(error)}).", shown=shown)
 
+    @property
+    def _is_recorded(self) -> bool:
+        """Whether steps are replayed on a GPU."""
+        return self.screen is not None and self.device.type == "cuda"
+
+    def _step_size(self, rate: float) -> float | Tensor:
+        """The step size where the update reads it: a recorded one, on the device."""
+        return torch.tensor(rate, device=self.device) if self._is_recorded else rate
+
     def configure_optimizers(self) -> Any:
         """Adam with a step size that falls to zero in the end."""
         learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        rate, on_gpu = self.settings.learning_rate, self.screen is not None and self.device.type == "cuda"
-        # a recorded update reads the step size from the device
-        size = torch.tensor(rate, device=self.device) if on_gpu else rate
-        adam = torch.optim.Adam(learnt, lr=size, fused=True, capturable=on_gpu)
+        size = self._step_size(self.settings.learning_rate)
+        adam = torch.optim.Adam(learnt, lr=size, fused=True, capturable=self._is_recorded)
         optimizer = moves_rows(adam, self.taken)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.course.factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
