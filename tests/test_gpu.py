@@ -22,9 +22,10 @@ from pyro_citevae.cli import app
 from pyro_citevae.conformance.pair import Case, Pair
 from pyro_citevae.conformance.run import Run
 from pyro_citevae.data import Batch, Simulation
-from pyro_citevae.errors import FitError
+from pyro_citevae.errors import DivergenceError, FitError
 from pyro_citevae.guides import BackwardSmoother
-from pyro_citevae.infer import unmix
+from pyro_citevae.infer import svi, unmix
+from pyro_citevae.infer.captured_step import CapturedStep
 from pyro_citevae.models import CiteVAE
 from pyro_citevae.nn.counts import CountLaw, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
 from pyro_citevae.nn.sparse_counts import SparseCounts
@@ -317,3 +318,70 @@ def test_a_device_that_is_not_there_is_named(data: cv.Trajectories, device: str,
     with pytest.raises(FitError, match=phrase):
         posterior.to(device)
     assert posterior.to("cpu") is posterior
+
+
+# Recorded steps
+
+
+@pytest.mark.gpu
+def test_a_recorded_fit_is_the_fit_of_the_same_steps_run_one_by_one(
+    data: cv.Trajectories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draw by draw: the graph takes the random numbers that the steps would; sums round in another order."""
+    recorded = fitted(data, accelerator=ACCELERATOR)
+    graphs = CapturedStep._recorded
+    monkeypatch.setattr(CapturedStep, "_recorded", lambda self: None)
+    by_step = fitted(data, accelerator=ACCELERATOR)
+    assert graphs is not CapturedStep._recorded
+    columns = ["training", "gradient_norm"]
+    np.testing.assert_allclose(recorded.history[columns], by_step.history[columns], rtol=1e-3)
+    for name, value in by_step.model.state_dict().items():
+        torch.testing.assert_close(recorded.model.state_dict()[name], value, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [one for one in registry.MODELS if one != "ImageSequence"])
+def test_every_shipped_model_is_recorded_or_says_why_not(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = "real" if name == "LinearGaussian" else "counts"
+    screen = cv.simulate(**SIZES, values=values).data
+    recorded: list[bool] = []
+    graphs = CapturedStep._recorded
+    monkeypatch.setattr(CapturedStep, "_recorded", lambda self: recorded.append(True) or graphs(self))
+    model = registry.MODELS[name](screen.schema)
+    cv.fit(model, BackwardSmoother(model), screen, accelerator=ACCELERATOR, **QUICK)
+    assert bool(recorded) == (name not in ("ContinuousTime", "Switching", "LinearGaussian"))
+
+
+@pytest.mark.gpu
+def test_rows_of_large_tables_are_recorded(data: cv.Trajectories, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = fitted(data, accelerator=ACCELERATOR)
+    monkeypatch.setattr(svi, "_MANY_OWN_VALUES", 0)
+    some = fitted(data, accelerator=ACCELERATOR)
+    assert abs(some.bound(data) - plain.bound(data)) < 0.1 * abs(plain.bound(data))
+
+
+@pytest.mark.gpu
+def test_a_recorded_fit_goes_on_from_its_state(data: cv.Trajectories, tmp_path: Path) -> None:
+    whole = fitted(data, accelerator=ACCELERATOR)
+    state = tmp_path / "state"
+
+    def cut_off(self: CapturedStep, *given: object) -> None:
+        if self.n_taken == 9:
+            raise KeyboardInterrupt
+        taken(self, *given)
+
+    taken = CapturedStep.__call__
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(CapturedStep, "__call__", cut_off)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fitted(data, accelerator=ACCELERATOR, checkpoints=state)
+    again = fitted(data, accelerator=ACCELERATOR, checkpoints=state, resume=True)
+    np.testing.assert_allclose(again.history["training"], whole.history["training"], rtol=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_recorded_step_that_is_no_number_is_told(data: cv.Trajectories) -> None:
+    with pytest.raises(DivergenceError, match="lower learning_rate"):
+        fitted(data, accelerator=ACCELERATOR, learning_rate=1e6, gradient_clip=1e12, max_epochs=40)

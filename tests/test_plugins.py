@@ -327,7 +327,7 @@ def test_an_installed_model_and_guide_are_listed_found_and_loaded_by_name(
     assert record["model"]["class"] == "tiny_package:Tiny"
     assert cv.load(run).model.n_programs == 2
     assert command("export", run, "--draws", 2, "-o", tmp_path / "made.nc") == (0, "")
-    assert "22 laws hold" in citevae("check", "Tiny", "--with", "TinyMean")
+    assert "23 laws hold" in citevae("check", "Tiny", "--with", "TinyMean")
 
 
 def test_a_class_that_an_entry_point_renames_is_loaded_too(install: Callable, tmp_path: Path) -> None:

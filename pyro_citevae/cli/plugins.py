@@ -31,12 +31,14 @@ def check(
     table = Table("law", "holds", "what it says", "what was seen")
     table.title = f"{report.subject} with {report.partner}"
     for row in report.rows:
-        word = {True: "yes", False: "[bold red]no[/]", None: "not tried"}[row.passed]
+        broken = "[bold yellow]advice[/]" if row.advice else "[bold red]no[/]"
+        word = {True: "yes", False: broken, None: "not tried"}[row.passed]
         mend = f"\nMend: {row.mend}." if row.passed is False else ""
         table.add_row(row.law, word, row.sentence, escape(row.seen + mend))
     console.print(table)
     report.require()
-    say(f"{len(report.rows)} laws hold.\nNext: citevae fit DATA.h5ad --{_kind(found)} {name} -o RUN")
+    held = sum(row.passed is True for row in report.rows)
+    say(f"{held} laws hold.\nNext: citevae fit DATA.h5ad --{_kind(found)} {name} -o RUN")
 
 
 def list_models() -> None:

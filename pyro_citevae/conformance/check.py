@@ -95,4 +95,5 @@ def _trial(law: Law, pair: Pair) -> Row:
                 False,
                 seen_of(error),
                 (mend_of(error) if law.of_hooks else None) or law.mend,
+                law.advice,
             )

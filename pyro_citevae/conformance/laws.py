@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import pyro
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -20,8 +21,11 @@ from pyro_citevae.data import Batch, Schedule, do
 from pyro_citevae.data.anndata_io import layer_names
 from pyro_citevae.errors import CiteVAEError, ConformanceError, HookError
 from pyro_citevae.infer import Posterior
+from pyro_citevae.infer.bounds import negative_bound
+from pyro_citevae.infer.captured_step import reads
 from pyro_citevae.infer.latent_sites import global_sites, require_matching_sites
 from pyro_citevae.infer.site_axes import site_axes
+from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.program import Rollout
 from pyro_citevae.sites import VALUES, states_to
 
@@ -43,6 +47,7 @@ class Law:
         needs: Laws without which it cannot be tried.
         of_guides: Whether it concerns guides too.
         of_hooks: Whether what a failing hook advises is better than ``mend``.
+        advice: Whether a class may break it.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Law:
     needs: tuple[str, ...] = ("hooks",)
     of_guides: bool = True
     of_hooks: bool = False
+    advice: bool = False
 
 
 def mend_of(error: BaseException | None) -> str | None:
@@ -342,6 +348,20 @@ def _saved(pair: Pair) -> str:
     return "equal draws before and after"
 
 
+def _capturable(case: Case) -> str:
+    bound = negative_bound(case.model, case.guide, "elbo", alpha=0.0, particles=1)
+    learnt = [*case.model.parameters(), *case.guide.parameters()]
+    case.model.in_use = RowsInUse.every(case.data.schema.n_tokens)
+    try:
+        with pyro.validation_enabled(False):
+            found = reads(lambda: bound(case.batch), learnt)
+    finally:
+        case.model.in_use = None
+    if found:
+        raise ConformanceError(f"a step {found[0]}")
+    return "a step asks the device nothing"
+
+
 def _each(trial: Callable[[Case], str]) -> Callable[[Pair], str]:
     """Tries a law in every study design, and says in which one it is broken."""
 
@@ -514,5 +534,13 @@ LAWS: tuple[Law, ...] = (
         "take settings as arguments that JSON can hold, and keep every tensor as a parameter or a buffer",
         _saved,
         needs=("fitted", "control"),
+    ),
+    Law(
+        "capturable",
+        "A training step asks the device nothing, so that a GPU can replay it.",
+        "keep numbers as tensors (no .item(), float() or if on a value), and pick by position, not by a mask",
+        _each(_capturable),
+        needs=("gradients",),
+        advice=True,
     ),
 )

@@ -21,6 +21,7 @@ class Row:
         passed: Whether it holds; None if it could not be tried because an earlier one does not.
         seen: What was seen.
         mend: What to do where it is broken.
+        advice: Whether it may be broken: what it asks for makes a class faster, and not more right.
     """
 
     law: str
@@ -28,6 +29,7 @@ class Row:
     passed: bool | None
     seen: str
     mend: str
+    advice: bool = False
 
 
 @final
@@ -47,8 +49,8 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every law holds."""
-        return all(row.passed for row in self.rows)
+        """Whether every law holds that has to."""
+        return all(row.passed or row.advice for row in self.rows)
 
     def require(self) -> Report:
         """Returns the report if every law holds.
@@ -56,7 +58,7 @@ class Report:
         Raises:
             ConformanceError: A law is broken; the sentence says what was seen of the first and what to mend.
         """
-        broken = [row for row in self.rows if row.passed is False]
+        broken = [row for row in self.rows if row.passed is False and not row.advice]
         if broken:
             first, more = broken[0], len(broken) - 1
             others = f" ({more} more {'laws are' if more > 1 else 'law is'} broken)" if more else ""
@@ -70,7 +72,8 @@ class Report:
         held = sum(row.passed is True for row in self.rows)
         lines = [f"{self.subject} with {self.partner}: {held} of {len(self.rows)} laws hold."]
         for row in self.rows:
-            word = {True: "holds", False: "BROKEN", None: "not tried"}[row.passed]
+            broken = "advice" if row.advice else "BROKEN"
+            word = {True: "holds", False: broken, None: "not tried"}[row.passed]
             lines.append(f"{word:10}{row.law:13}{row.sentence}")
             if not row.passed:
                 lines.append(f"{'':23}seen: {row.seen}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import final
 
@@ -17,7 +17,7 @@ from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.samplers import BUFFER
 from pyro_citevae.data.trajectories import Trajectories
 
-__all__ = ["loader"]
+__all__ = ["Places", "loader", "places"]
 
 
 def loader(
@@ -43,6 +43,50 @@ def loader(
         return DataLoader(ahead, batch_size=None, num_workers=0, pin_memory=pin_memory)
     cells = _Cells(data, chosen, weights)
     return DataLoader(cells, sampler=batches, batch_size=None, num_workers=0, pin_memory=pin_memory)
+
+
+@final
+@dataclass(frozen=True)
+class Places:
+    """Which cells make a minibatch, for a screen that lies on the device.
+
+    Attributes:
+        cells: Their positions.
+        weight: What each counts in the bound; None for one each.
+    """
+
+    cells: Int[np.ndarray, " cell"]
+    weight: Float[np.ndarray, " cell"] | None = None
+
+
+def places(
+    chosen: Int[np.ndarray, " chosen"],
+    batches: Sampler[list[int]],
+    *,
+    weight: Float[np.ndarray, " chosen"] | None = None,
+) -> DataLoader[Places]:
+    """A loader of minibatches by their places alone.
+
+    Args:
+        chosen: Positions of the cells.
+        batches: Minibatches of positions within ``chosen``.
+        weight: What each of them counts in the bound; None for one each.
+    """
+    return DataLoader(_Places(chosen, weight), sampler=batches, batch_size=None, num_workers=0)
+
+
+@final
+class _Places(Dataset[Places]):
+    """Places by their positions."""
+
+    def __init__(self, chosen: Int[np.ndarray, " chosen"], weight: np.ndarray | None) -> None:
+        self.chosen, self.weight = chosen, weight
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: list[int]) -> Places:
+        return Places(self.chosen[index], None if self.weight is None else self.weight[index])
 
 
 @final

@@ -24,12 +24,15 @@ class Slots:
 
     Args:
         data: The cells.
+
+    Attributes:
+        steps: Step that each slot stands for where nothing is observed in it.
+        doses_of_conditions: Doses of a cell under each condition.
     """
 
     def __init__(self, data: Trajectories) -> None:
         self.data, schema = data, data.schema
         self.last = int(data.row_step.max(initial=1))
-        # the step that a slot stands for when nothing is observed in it
         self.steps: Int[np.ndarray, " slot"] = np.zeros(1, dtype=np.int64)
         slot = np.zeros(data.n_observations, dtype=np.int64)
         if schema.design == "sequences":
@@ -38,7 +41,7 @@ class Slots:
             slot = np.searchsorted(steps, data.row_step)
         self._rows = np.full((data.n_cells, schema.n_slots), -1, dtype=np.int64)
         self._rows[data.row_cell, slot] = np.arange(data.n_observations)
-        self._doses = Doses.each(schema.doses(one, self.last) for one in data.conditions)
+        self.doses_of_conditions = Doses.each(schema.doses(one, self.last) for one in data.conditions)
 
     def rows(self, cells: Int[np.ndarray, " cell"]) -> Int[np.ndarray, "slot cell"]:
         """Row of each cell's observation in each slot, or -1."""
@@ -46,7 +49,7 @@ class Slots:
 
     def doses(self, cells: Int[np.ndarray, " cell"]) -> Doses:
         """Dose of every token in each step, from step 0 to the last observed one."""
-        return self._doses.cells(torch.from_numpy(self.data.condition[cells]))
+        return self.doses_of_conditions.cells(torch.from_numpy(self.data.condition[cells]))
 
     def batch(
         self, cells: Int[np.ndarray, " cell"], rows: Int[np.ndarray, "slot cell"], values: StoredRows

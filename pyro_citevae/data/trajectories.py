@@ -347,18 +347,18 @@ class Trajectories:
             values: The values of their observations, slot by slot, if they were read already.
         """
         cells = np.arange(self.n_cells) if index is None else np.asarray(index)
-        rows = self._slots.rows(cells)
-        return self._slots.batch(cells, rows, self.stored[rows[rows >= 0]] if values is None else values)
+        rows = self.slots.rows(cells)
+        return self.slots.batch(cells, rows, self.stored[rows[rows >= 0]] if values is None else values)
 
     def held(self, cells: Int[np.ndarray, " read"]) -> Callable[[Int[np.ndarray, " cell"]], Batch]:
         """Reads the values of some cells together; what is returned makes minibatches of them."""
-        observed = self._slots.rows(cells)
+        observed = self.slots.rows(cells)
         wanted = np.unique(observed[observed >= 0])
         read = self.stored[wanted].in_memory()
 
         def batch(chosen: Int[np.ndarray, " cell"]) -> Batch:
-            rows = self._slots.rows(chosen)
-            return self._slots.batch(chosen, rows, read[np.searchsorted(wanted, rows[rows >= 0])])
+            rows = self.slots.rows(chosen)
+            return self.slots.batch(chosen, rows, read[np.searchsorted(wanted, rows[rows >= 0])])
 
         return batch
 
@@ -374,10 +374,11 @@ class Trajectories:
 
     def doses(self, cells: Int[np.ndarray, " cell"]) -> Doses:
         """Dose of every token in each step, of the cells at these positions; no value is read."""
-        return self._slots.doses(cells)
+        return self.slots.doses(cells)
 
     @cached_property
-    def _slots(self) -> Slots:
+    def slots(self) -> Slots:
+        """Where the observations of each cell stand in a minibatch."""
         return Slots(self)
 
     @cached_property

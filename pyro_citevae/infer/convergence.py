@@ -107,18 +107,25 @@ class Convergence:
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - self.start) / self.length)))
 
+    def asks(self, step: int) -> bool:
+        """Whether the bounds up to this step may decide something, so that they have to be noted by now."""
+        if self.start is not None:
+            return False
+        taken = step + 1
+        return taken >= self.most_steps - self.length or (taken >= _LEAST_STEPS and taken % _LOOK_EVERY == 0)
+
     def note(self, step: int, bound: float) -> None:
         """Takes in the bound of a step, and decides whether the fall begins with the next one."""
         if self.start is not None:
             return
         self.losses.append(bound)
         del self.losses[:-_LOOKED_AT]
-        taken = step + 1
+        taken, asked = step + 1, self.asks(step)
         if taken >= self.most_steps - self.length:
             self.start = taken
             gain, noise = self._gain()
             self.rising = gain if gain > _NOISE * noise else None
-        elif taken >= _LEAST_STEPS and taken % _LOOK_EVERY == 0:
+        elif asked:
             gain, noise = self._gain()
             if gain <= _NOISE * noise:
                 self.start = taken

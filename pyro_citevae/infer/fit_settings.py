@@ -48,6 +48,10 @@ class FitSettings:
             is blocks for counts on disk and uniform otherwise; see :mod:`pyro_citevae.data.samplers`.
         accelerator: ``"cpu"``, ``"gpu"``, or ``"auto"``.
         devices: Devices of this machine, each with a process and a share of every minibatch.
+        capture: ``"auto"`` holds a screen's counts on a GPU where they fit, and records a step there once to
+            replay it; ``"never"`` sends each minibatch, and runs each step by itself.
+        compile: ``"auto"`` compiles a step on a CPU where the fit is long enough to pay for it, ``"always"``
+            in any case, ``"never"`` not. It needs a C++ compiler, and takes a minute or two the first time.
         precision: ``"32-true"`` single, ``"64-true"`` double, or ``"bf16-mixed"``: single, with networks in
             16 bits. The posterior is in single precision after each of them.
         seed: Seed of initial weights, minibatches and draws.
@@ -68,6 +72,8 @@ class FitSettings:
     sampler: Literal["auto", "uniform", "blocks", "balanced"] = "auto"
     accelerator: Literal["cpu", "gpu", "auto"] = "cpu"
     devices: int = 1
+    capture: Literal["auto", "never"] = "auto"
+    compile: Literal["auto", "always", "never"] = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
     seed: int = 0
 

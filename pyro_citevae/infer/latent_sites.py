@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -12,7 +14,9 @@ from torch import Tensor, nn
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.batch import Batch
+from pyro_citevae.data.doses import Doses
 from pyro_citevae.errors import ModelError
+from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["global_sites", "is_latent", "require_matching_sites"]
@@ -39,7 +43,8 @@ def require_matching_sites(model: LatentDynamics, guide: AmortizedGuide, batch: 
         ModelError: A site is drawn by one of the two only; the sentence names it and the way out.
     """
     batch = batch.to(model.device)
-    drawn, guided = _latent_sites(model, batch), _latent_sites(guide, batch)
+    with _few_rows(model, guide, batch):
+        drawn, guided = _latent_sites(model, batch), _latent_sites(guide, batch)
     summed = {name for name, site in drawn.items() if site["infer"].get("enumerate")}
     model_name, guide_name = type(model).__name__, type(guide).__name__
     for name in sorted(drawn.keys() - guided.keys() - (summed if model.enumerated else set())):
@@ -66,6 +71,24 @@ def global_sites(model: LatentDynamics) -> dict[str, Tensor]:
         model.mechanism()
     nodes: dict[str, Any] = tracer.trace.nodes
     return {name: node["value"] for name, node in nodes.items() if is_latent(node)}
+
+
+@contextmanager
+def _few_rows(model: LatentDynamics, guide: AmortizedGuide, batch: Batch) -> Iterator[None]:
+    """Lets sites with rows of their own for each token draw those of the cells' tokens alone."""
+    own: Any = guide.globals
+    if not (model.local_sites and hasattr(own, "using")):
+        yield
+        return
+    given = Doses.of(batch.u)
+    rows = RowsInUse.acting(given.token, given.amount)
+    rows = replace(rows, weight=given.amount.new_ones(len(rows.tokens), 1))
+    model.in_use = rows
+    try:
+        with own.using(rows, model.local_sites):
+            yield
+    finally:
+        model.in_use = None
 
 
 def _latent_sites(program: nn.Module, batch: Batch) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from jaxtyping import Int
 from torch.utils.data import Sampler
 
 from pyro_citevae.data.batch import Batch
-from pyro_citevae.data.loading import loader
+from pyro_citevae.data.loading import loader, places
 from pyro_citevae.data.samplers import Balanced, Blocks, Passes, Share, balance, in_order, uniform
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import FitError
@@ -33,6 +33,7 @@ class Loaders:
 
     Attributes:
         training: The minibatches of an epoch, anew each time they are iterated.
+        places: The same by their cells alone, for a screen that lies on the device; None where there is none.
         held_out: Minibatches on which the bound is measured; None for none.
         generator: What the order of the training minibatches is drawn from, if it is ours.
         unseen: Positions of the cells that the fit does not see.
@@ -41,6 +42,7 @@ class Loaders:
     """
 
     training: Any
+    places: Any = None
     held_out: Iterable[Batch] | None = None
     generator: torch.Generator | None = None
     unseen: Int[np.ndarray, " held_out"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -85,7 +87,8 @@ def loaders(data: Trajectories, settings: FitSettings, together: World) -> Loade
     pin = settings.accelerator != "cpu" and torch.cuda.is_available()
     held_out = loader(data, measured, in_turn, pin_memory=pin) if len(measured) else None
     drawn = loader(data, training, batches, weight=weight, pin_memory=pin)
-    return Loaders(drawn, held_out, generator, unseen, passes)
+    by_place = None if backed or n > 1 else places(training, batches, weight=weight)
+    return Loaders(drawn, by_place, held_out, generator, unseen, passes)
 
 
 def given(batches: Iterable[Batch], settings: FitSettings, together: World) -> Loaders:

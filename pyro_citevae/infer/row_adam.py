@@ -38,7 +38,8 @@ def moves_rows(adam: torch.optim.Adam, taken: TakenRows) -> torch.optim.Adam:
         with torch.no_grad():
             for table, rows, leaf in taken.parts:
                 if leaf.grad is not None:
-                    _move(adam.state[table], table, rows, leaf.grad, groups[id(table)])
+                    failed = getattr(adam, "found_inf", None)
+                    _move(adam.state[table], table, rows, leaf.grad, groups[id(table)], failed)
         taken.parts.clear()
 
     adam.register_step_post_hook(move)
@@ -46,9 +47,14 @@ def moves_rows(adam: torch.optim.Adam, taken: TakenRows) -> torch.optim.Adam:
 
 
 def _move(
-    state: dict[str, Tensor], table: nn.Parameter, rows: RowsInUse, gradient: Tensor, group: dict[str, Any]
+    state: dict[str, Tensor],
+    table: nn.Parameter,
+    rows: RowsInUse,
+    gradient: Tensor,
+    group: dict[str, Any],
+    failed: Tensor | None,
 ) -> None:
-    """One step of the rows of a table, and of their moments."""
+    """One step of the rows of a table, and of their moments; none where it failed."""
     first, second = group["betas"]
     if not state:
         state["step"] = table.new_zeros(table.shape[-2], 1)
@@ -57,6 +63,8 @@ def _move(
     taken = [rows.of(one) for one in tables]
     # rows that make up a minibatch's usual number stay as they are
     stand_in = rows.weight <= 0 if rows.padded and rows.weight is not None else None
+    if failed is not None:
+        stand_in = failed > 0 if stand_in is None else stand_in | (failed > 0)
     before = taken if stand_in is None else [one.clone() for one in taken]
     n, m, v, moved = taken
     n.add_(1)

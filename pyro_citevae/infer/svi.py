@@ -19,25 +19,29 @@ from torch import Tensor, nn
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.class_source import reference
 from pyro_citevae.data.batch import Batch
+from pyro_citevae.data.resident_screen import ResidentScreen
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import CiteVAEWarning, DivergenceError, FitError
 from pyro_citevae.infer import minibatches
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.checkpoints import Checkpoints
+from pyro_citevae.infer.compiled_step import pays
 from pyro_citevae.infer.convergence import Convergence, last_stretch
 from pyro_citevae.infer.discrepancy import Discrepancy
+from pyro_citevae.infer.evidence_lower_bound import EvidenceLowerBound
 from pyro_citevae.infer.fit_settings import FitSettings, settings_of
 from pyro_citevae.infer.latent_sites import require_matching_sites
 from pyro_citevae.infer.posterior import Posterior
-from pyro_citevae.infer.processes import world
+from pyro_citevae.infer.processes import World, world
 from pyro_citevae.infer.progress import say
 from pyro_citevae.infer.seeding import seeded
-from pyro_citevae.infer.training import EvidenceLowerBound, most_steps, train
+from pyro_citevae.infer.training import course_of, most_steps, train
 from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["FitSettings", "fit", "optimised", "settings_of"]
 
+_SHARE_OF_MEMORY = 0.5  # of a GPU's, that a screen's counts may take
 _MANY_OWN_VALUES = 5_000_000  # of tokens' own rows, from which on a minibatch has to do with some of them
 
 
@@ -259,8 +263,22 @@ def optimised(
     together = world(settings.devices)
     loaders = minibatches.loaders(data, settings, together) if loaders is None else loaders
     share = _shares(model, guide, data, loaders)
+    course = course or course_of(settings, loaders)
+    screen = _resident(model, data, settings, loaders, together, course.most_steps)
+    if share is not None and settings.accelerator == "cpu":
+        screen = None  # a compiled step has the gradients of whole tables
     module = EvidenceLowerBound(
-        model, guide, bound, settings, loaders, data.names, together, checkpoints, course, share
+        model,
+        guide,
+        bound,
+        settings,
+        loaders,
+        data.names,
+        together,
+        checkpoints,
+        course,
+        share,
+        screen,
     )
     if together.rank:  # weights are equal by now; draws are each process's own
         torch.manual_seed(together.seed(settings.seed))
@@ -288,6 +306,31 @@ def _shares(
     for n, condition in zip(cells, data.conditions, strict=True):
         share[[schema.token_index[token] for token in condition.tokens]] += n / len(trained)
     return torch.from_numpy(share)
+
+
+def _resident(
+    model: LatentDynamics,
+    data: Trajectories,
+    settings: FitSettings,
+    loaders: minibatches.Loaders,
+    together: World,
+    n_steps: int,
+) -> ResidentScreen | None:
+    """The screen to lie where it is trained, for a step that is recorded (GPU) or compiled (CPU)."""
+    # in mixed precision the casts of the weights would be recorded once and for all
+    able = together.size == 1 and not model.enumerated and settings.precision != "bf16-mixed"
+    if not able or loaders.places is None or not ResidentScreen.holds(data):
+        return None
+    size = settings.minibatch(data.n_cells - len(loaders.unseen))
+    if settings.accelerator == "cpu" or not torch.cuda.is_available():
+        long = pays(n_steps, size * data.schema.n_genes)
+        wanted = settings.compile == "always" or (settings.compile == "auto" and long)
+        return ResidentScreen(data, size) if wanted else None
+    screen = ResidentScreen(data, size) if settings.capture == "auto" else None
+    if screen is None:
+        return None
+    free, _ = torch.cuda.mem_get_info()
+    return screen if screen.bytes_of() < _SHARE_OF_MEMORY * free else None
 
 
 def _in_single_precision(*parts: nn.Module) -> None:

@@ -365,10 +365,7 @@ class _LogNegativeBinomial(torch.autograd.Function):
             picked = _picked(log_theta, index, row)
             mean = log_mean.view(-1).index_select(0, index)
             there, *slopes = _at_counts(x.double(), mean.double(), picked.double(), learning)
-            log_ratio = torch.empty_like(log_mean)
-            for rows in _blocks(log_mean):
-                torch.sub(log_mean[rows], _of(log_theta, rows), out=log_ratio[rows])
-                torch.ops.aten.softplus.out(log_ratio[rows], 1, _LINEAR, out=log_ratio[rows])
+            log_ratio = _log_ratio(log_mean, log_theta)
             # a stored count has its own terms; among these, log p(0) would only cancel again
             log_ratio.view(-1).index_fill_(0, index, 0.0)
             theta, there = log_theta.exp(), there.to(log_mean.dtype)
@@ -392,9 +389,7 @@ class _LogNegativeBinomial(torch.autograd.Function):
         with torch.autocast(log_mean.device.type, enabled=False):
             weight = gradient[:, None] if ctx.summed else gradient
             of_stored = gradient.view(-1).index_select(0, row if ctx.summed else index)
-            share = torch.empty_like(log_mean)
-            for rows in _blocks(log_mean):
-                torch.sub(log_mean[rows], _of(log_theta, rows), out=share[rows]).sigmoid_()
+            share = _share(log_mean, log_theta)
             share.view(-1).index_fill_(0, index, 0.0)
             to_theta = None
             if ctx.needs_input_grad[1]:
@@ -406,6 +401,27 @@ class _LogNegativeBinomial(torch.autograd.Function):
                 to_mean[rows].mul_(-_of(log_theta, rows).exp()).mul_(weight[rows])
             to_mean.view(-1).index_copy_(0, index, (of_stored * by_mean).to(to_mean.dtype))
         return to_mean, to_theta, None, None, None, None
+
+
+def _log_ratio(log_mean: _Rows, log_theta: Float[Tensor, "row_or_one gene"]) -> _Rows:
+    """``log(1 + mu / theta)``."""
+    if shapes_are_fixed():
+        return softplus(log_mean - log_theta, threshold=_LINEAR)
+    made = torch.empty_like(log_mean)
+    for rows in _blocks(log_mean):
+        torch.sub(log_mean[rows], _of(log_theta, rows), out=made[rows])
+        torch.ops.aten.softplus.out(made[rows], 1, _LINEAR, out=made[rows])
+    return made
+
+
+def _share(log_mean: _Rows, log_theta: Float[Tensor, "row_or_one gene"]) -> _Rows:
+    """``mu / (theta + mu)``."""
+    if shapes_are_fixed():
+        return torch.sigmoid(log_mean - log_theta)
+    made = torch.empty_like(log_mean)
+    for rows in _blocks(log_mean):
+        torch.sub(log_mean[rows], _of(log_theta, rows), out=made[rows]).sigmoid_()
+    return made
 
 
 def _gradient_in_theta(

@@ -14,8 +14,8 @@ import pyro_citevae as cv
 from pyro_citevae.errors import CiteVAEWarning, FitError
 from pyro_citevae.guides import MeanField
 from pyro_citevae.infer.convergence import Convergence, last_stretch, steps_of_screen
+from pyro_citevae.infer.evidence_lower_bound import EvidenceLowerBound
 from pyro_citevae.infer.fit_settings import FitSettings
-from pyro_citevae.infer.training import EvidenceLowerBound
 from pyro_citevae.models import StaticShift
 
 

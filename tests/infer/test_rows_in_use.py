@@ -13,7 +13,7 @@ from screens import simulated
 import pyro_citevae as cv
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.infer import svi
-from pyro_citevae.infer.training import EvidenceLowerBound
+from pyro_citevae.infer.evidence_lower_bound import EvidenceLowerBound
 from pyro_citevae.models import CiteVAE
 from pyro_citevae.nn.normal_array import NormalArray
 from pyro_citevae.nn.rows_in_use import RowsInUse
