@@ -22,7 +22,6 @@ from torch.profiler import ProfilerActivity, profile
 from whole_fits import cells_a_second, fitted, seconds_an_epoch
 
 import pyro_citevae as cv
-from pyro_citevae.infer import FitSettings
 
 __all__ = ["cases", "over_the_cpu"]
 
@@ -220,8 +219,6 @@ def _prediction(work: Path, sizes: Sizes, rounds: int) -> Measured:
 
 
 def _captured(work: Path, fit: Fit) -> Measured:
-    if "capture" not in FitSettings.__dataclass_fields__:
-        raise UnavailableError("fit has no capture= in this version")
     data, options = fit.data(work), _options(fit)
     auto, never = (
         cells_a_second(data, 1, 1 + fit.further, capture=how, **options) for how in ("auto", "never")

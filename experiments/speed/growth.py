@@ -129,10 +129,9 @@ def _screen(work: Path, size: Size) -> cv.Trajectories:
 def _ends(data: cv.Trajectories, size: Size, epochs: int, most: int | None = None) -> np.ndarray:
     model = CiteVAE(data.schema, hidden=128)
     guide = BackwardSmoother(model, hidden=128)
+    options = {"batch_size": size.batch_size, "max_epochs": epochs, "compile": "never"}
     with step_ends(most) as ends:
-        cv.fit(
-            model, guide, data, batch_size=size.batch_size, max_epochs=epochs, validation=0.0, progress=False
-        )
+        cv.fit(model, guide, data, validation=0.0, progress=False, **options)
     return np.array(ends)
 
 

@@ -35,6 +35,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--from", dest="source", choices=("memory", "disk"), default="memory")
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--compile", default="never", help="Whether a step on a CPU is compiled.")
     chosen = parser.parse_args(given)
     started = time.perf_counter()
     try:
@@ -50,6 +51,7 @@ def main(given: Sequence[str] | None = None) -> None:
         hidden=chosen.hidden,
         accelerator=chosen.accelerator,
         precision=chosen.precision,
+        compile=chosen.compile,
     )
     found = {
         "open_seconds": opened,

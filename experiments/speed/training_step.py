@@ -43,7 +43,7 @@ def _measured(work: Path, batch_size: int, n_genes: int, epochs: int, rounds: in
     ours, plain = [], []
     for number in range(rounds + 1):  # the first one warms up
         made = [
-            lambda: cv.fit(model, guide, data, validation=0.0, progress=False, **options),
+            lambda: cv.fit(model, guide, data, validation=0.0, compile="never", progress=False, **options),
             lambda: train(PlainStep(model, guide), data, **options),
         ]
         taken = {}
