@@ -279,8 +279,11 @@ class GroupDeviation(TokenTerm):
         self, direct: Table, mechanism: Mechanism, step: Int[Tensor, "slot cell"], rows: RowsInUse
     ) -> tuple[Table, Int[Tensor, "slot cell 1"]]:
         """A table of ``direct + E_t``, a row a step and token, and where each step's rows begin."""
-        changed = rows.of_local(mechanism.e).cumsum(-3) + direct[..., None, :, :]
-        change = ((step.clamp(min=1) - 1) // self.stride).clamp(max=self.late - 1)
+        e = rows.of_local(mechanism.e)
+        if self.model.training and rows.weight is not None:
+            e = e.narrow(-3, 0, self.late - 1)  # no cell that is trained on is seen later
+        changed = (e.cumsum(-3) if e.shape[-3] > 1 else e) + direct[..., None, :, :]
+        change = ((step.clamp(min=1) - 1) // self.stride).clamp(max=e.shape[-3] - 1)
         return changed.flatten(-3, -2), len(rows.tokens) * change[..., None]
 
 

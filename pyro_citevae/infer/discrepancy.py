@@ -172,6 +172,11 @@ class Discrepancy:
     left_out: LeftOut
     held_out: HeldOut
 
+    @staticmethod
+    def is_too_large(data: Trajectories) -> bool:
+        """Whether there are more groups and genes than can be held."""
+        return len(grouped(data)[0]) * data.schema.n_genes > _MOST_VALUES
+
     @classmethod
     def learnt(
         cls,
@@ -194,7 +199,7 @@ class Discrepancy:
             None where it cannot be learnt: fewer than three groups have cells on both sides, or there are too
             many groups and genes to be held.
         """
-        if data.schema.image or len(grouped(data)[0]) * data.schema.n_genes > _MOST_VALUES:
+        if data.schema.image or cls.is_too_large(data):
             return None
         seen, unseen = Groups.of(data, ~held_out), Groups.of(data, held_out)
         both = (seen.n > 1) & (unseen.n > 1)

@@ -216,6 +216,13 @@ def _with_discrepancy(
         found = Discrepancy.learnt(ended.members, data, held_out, seed)
     else:
         found = Discrepancy.learnt([before], data, held_out, seed, ended=ended.members)
+    if found is None and Discrepancy.is_too_large(data):
+        warnings.warn(
+            "the groups and genes are too many to learn how far the program is off: intervals are the "
+            "program's own, too narrow where it errs; fit fewer genes, or score held-out perturbations.",
+            CiteVAEWarning,
+            stacklevel=3,
+        )
     return replace(ended, discrepancy=found)
 
 

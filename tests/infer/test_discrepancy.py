@@ -564,3 +564,10 @@ def test_controls_of_a_time_that_the_fit_has_not_seen_show_their_error_by_the_pr
 def test_a_dose_of_nearly_nothing_misses_nearly_nothing(posterior: cv.Posterior) -> None:
     spread = {one: float(effect(posterior, f"gene_1*{one}").std("draw").max()) for one in (0.001, 0.5)}
     assert spread[0.001] < 0.1 * spread[0.5]
+
+
+def test_a_screen_that_is_too_large_for_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyro_citevae.infer.discrepancy._MOST_VALUES", 10)
+    data = training(made("counts"))
+    with pytest.warns(CiteVAEWarning, match="too many to learn how far the program is off"):
+        assert fitted(data, max_epochs=2).discrepancy is None
