@@ -175,7 +175,7 @@ class Epistasis(TokenTerm):
 
     def __call__(self, mechanism: Mechanism, h: Dose) -> Float[Tensor, "... cell program"]:
         """The shift of the mean."""
-        i, j = torch.triu_indices(h.shape[-1], h.shape[-1], 1)
+        i, j = torch.triu_indices(h.shape[-1], h.shape[-1], 1, device=h.device)
         return (h[..., i] * h[..., j]) @ mechanism.q
 
 

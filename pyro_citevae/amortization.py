@@ -219,7 +219,7 @@ def normal(output: Float[Tensor, "... _"], n: int) -> Distribution:
     if below.shape[-1] == 0:
         return dist.Normal(loc, scale).to_event(1)
     unit = torch.diag_embed(torch.ones_like(loc))
-    unit[..., *torch.tril_indices(n, n, -1)] = below
+    unit[..., *torch.tril_indices(n, n, -1, device=loc.device)] = below
     return dist.MultivariateNormal(loc, scale_tril=scale[..., None] * unit)
 
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.loading import Places
 from pyro_citevae.data.resident_screen import ResidentScreen
+from pyro_citevae.errors import reason
 from pyro_citevae.infer.compiled_step import compiled, differentiated
+from pyro_citevae.infer.progress import say
 from pyro_citevae.nn.fixed_shapes import fixed_shapes
 from pyro_citevae.nn.host_reads import FilledNumbers, HostReads
 
@@ -95,7 +97,7 @@ class CapturedStep:
             held.copy_(given.pin_memory() if held.is_cuda else given, non_blocking=True)
         self.kl_weight.fill_(kl_weight)
         if self.record and self.graph is None and self.n_taken == _WARM_UP:
-            self.graph = self._recorded()
+            self._try_to_record()
         if self.graph is not None:
             self.graph.replay()
         else:
@@ -153,6 +155,14 @@ class CapturedStep:
     def _aside(self) -> Any:
         """A stream beside the main one, on which torch wants the steps before a recording."""
         return _SideStream() if self.record and self.graph is None else nullcontext()
+
+    def _try_to_record(self) -> None:
+        """Records the step; where the device refuses, steps are run by themselves from here on."""
+        try:
+            self.graph = self._recorded()
+        except RuntimeError as error:
+            self.record = False
+            say(f"each step is run by itself, since it cannot be recorded ({reason(error)}).", shown=True)
 
     def _recorded(self) -> Any:
         """The step in a graph."""

@@ -60,6 +60,8 @@ class HostReads(TorchDispatchMode):
         said = dict(_READS).get(name)
         if name in _BY_MASK and any(isinstance(one, Tensor) and one.dtype == torch.bool for one in args[1]):
             said = "picks by a mask, which decides on a shape"
+        if said is None and _is_between_devices(name, args, kwargs or {}):
+            said = "copies between the host and the device"
         if name == "aten::lift_fresh" and not args[0].numel():
             said = None  # Pyro's plates ask an empty tensor where it lies
         if said is not None:
@@ -86,6 +88,18 @@ class FilledNumbers(TorchFunctionMode):
             )
             return torch.full((), args[0], **kwargs)
         return func(*args, **kwargs)
+
+
+def _is_between_devices(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation copies from one kind of device to another, or is handed an index from there."""
+    if name == "aten::_to_copy":
+        to = kwargs.get("device")
+        return to is not None and torch.device(to).type != args[0].device.type
+    if name == "aten::copy_":
+        return bool(args[0].device.type != args[1].device.type)
+    if name in _BY_MASK:
+        return any(isinstance(one, Tensor) and one.device.type != args[0].device.type for one in args[1])
+    return False
 
 
 def _line() -> str:

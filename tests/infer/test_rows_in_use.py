@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -229,3 +230,27 @@ def test_cells_are_predicted_from_rows_and_an_unseen_token_from_all(
     assert np.isfinite(cells.layers["mean"]).all()
     with pytest.warns(CiteVAEWarning, match="neither training cells nor features"):
         assert np.isfinite(posterior.effect(cv.do("gene_4"), draws=20)).all()
+
+
+def test_a_fit_by_rows_goes_on_from_its_state(
+    data: cv.Trajectories, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """To the bit: moments and counts of steps are kept a row."""
+    monkeypatch.setattr(drawn_rows, "_MANY_OWN_VALUES", 0)
+    whole = fitted(data, max_epochs=4)
+    kept = EvidenceLowerBound.on_train_epoch_start
+    epochs = iter(range(10))
+
+    def cut_off(self: EvidenceLowerBound) -> None:
+        if next(epochs) == 2:
+            raise KeyboardInterrupt
+        kept(self)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(EvidenceLowerBound, "on_train_epoch_start", cut_off)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fitted(data, max_epochs=4, checkpoints=tmp_path / "state")
+    again = fitted(data, max_epochs=4, checkpoints=tmp_path / "state", resume=True)
+    for one, other in ((again.model, whole.model), (again.guide, whole.guide)):
+        for name, value in other.state_dict().items():
+            assert torch.equal(one.state_dict()[name], value), name
