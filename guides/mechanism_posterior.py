@@ -123,6 +123,14 @@ class MechanismPosterior(PyroModule):
             if self.joint is not None:
                 self.joint.scale = self.joint.scale * factor
 
+    def n_of_rows(self, sites: Sequence[str]) -> int | None:
+        """How many values some sites have; None where one of them depends on others."""
+        trace: Any = self.independent.prototype_trace
+        own = dict(trace.iter_stochastic_nodes())
+        if not {*sites} <= own.keys():
+            return None
+        return sum(attrgetter(name)(self.independent.locs).numel() for name in sites)
+
     @contextmanager
     def using(
         self, rows: RowsInUse | None, sites: Sequence[str], taken: TakenRows | None = None

@@ -191,7 +191,9 @@ class CiteVAE(LaggedExpression):
         self.dims = {**axes, **self.rows.axes(axes)}
         if any("change" in names for names in self.dims.values()):
             self.coords = {"change": ("by the observation", "later")}
-        self.local_sites = ("d",) * direct + ("e",) * group
+        # rows of a token that meet its cells alone; a mask has values for all tokens
+        own = [term.symbol for term in self.terms if isinstance(term, Rows)] if not mask else ["d"] * direct
+        self.local_sites = (*own, *["e"] * group)
 
     @property
     def terms(self) -> tuple[TokenTerm, ...]:
@@ -226,11 +228,12 @@ class CiteVAE(LaggedExpression):
     ) -> Distribution:
         """A lagged step with decay, shifted and rescaled by the dose that acts."""
         h = self.onset.dose(mechanism, u)
-        shift = self.shift(mechanism, h)  # h (m a) - (sum_p h_p - max_p h_p) mu_a
+        own = self._placed(h)
+        shift = self.shift(mechanism, own)  # h (m a) - (sum_p h_p - max_p h_p) mu_a
         shift = shift + self.pairs(mechanism, h)  # sum_{i < j} h_i h_j sum_r v_ir v_jr w_r
         shift = shift + self.epistasis(mechanism, h)  # sum_{i < j} h_i h_j q_ij
         mean = self.memory(mechanism, history) + shift  # (1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l})
-        return self.step(mean, self.rescaling(mechanism, h))  # sigma exp(h (m b))
+        return self.step(mean, self.rescaling(mechanism, own))  # sigma exp(h (m b))
 
     def observation(
         self,
@@ -247,6 +250,14 @@ class CiteVAE(LaggedExpression):
         table, first = self.deviation.in_steps(direct, mechanism, step, rows)  # d + c + E_t
         r = Doses.of(self.onset.share(mechanism, given))
         return mechanism.updated(offset=self._offset(table, first + rows.place[r.token], r.amount, technical))
+
+    def _placed(self, h: Float[Tensor, "... cell token"]) -> Float[Tensor, "... cell used"]:
+        """The doses by the places of the tokens whose own rows are drawn; as they are where all are."""
+        rows = self.in_use
+        if rows is None or rows.weight is None or "a" not in self.local_sites:
+            return h
+        given = Doses.of(h)
+        return Doses(rows.place[given.token], given.amount, len(rows.tokens))
 
     def _offset(
         self,

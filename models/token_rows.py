@@ -173,5 +173,6 @@ class OwnTranscript(Rows):
         """The change of each gene by the tokens in use: of the own one alone."""
         own = self.model.own_gene.index_select(0, rows.tokens)
         genes = torch.arange(self.model.schema.n_genes, device=own.device)
-        changed: Tensor = rows.of(mechanism.c) * (genes == own[:, None])
+        c = rows.of_local(mechanism.c) if self.symbol in self.model.local_sites else rows.of(mechanism.c)
+        changed: Tensor = c * (genes == own[:, None])
         return changed

@@ -10,16 +10,24 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.program import LatentDynamics
 
-__all__ = ["drawn_rows", "has_large_tables"]
+__all__ = ["drawn_rows", "has_large_tables", "n_own_values"]
 
 _MANY_OWN_VALUES = 5_000_000  # of tokens' own rows, from which on some of them are drawn
 
 
+def n_own_values(model: LatentDynamics, guide: AmortizedGuide) -> int | None:
+    """How many values the tokens' own rows have; None where these cannot be drawn for some tokens alone."""
+    own: Any = guide.globals
+    if not model.local_sites or not hasattr(own, "n_of_rows"):
+        return None
+    n: int | None = own.n_of_rows(model.local_sites)
+    return n
+
+
 def has_large_tables(model: LatentDynamics, guide: AmortizedGuide) -> bool:
     """Whether tokens have so many values of their own that those of some are drawn, and not of all."""
-    schema = model.schema
-    own = len(model.local_sites) * schema.n_tokens * schema.n_genes * (schema.n_steps + 1)
-    return own >= max(1, _MANY_OWN_VALUES) and hasattr(guide.globals, "using")
+    n = n_own_values(model, guide)
+    return n is not None and n >= _MANY_OWN_VALUES
 
 
 @contextmanager

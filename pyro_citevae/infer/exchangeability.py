@@ -61,7 +61,7 @@ class Exchangeable(Messenger):
         super().__init__()
         self.model, self.values = model, dict(draws)
         self.donor = self._donors(len(next(iter(draws.values()))) if draws else 0)
-        self.told = model.unseen(draws, self.donor)
+        self.told = model.unseen(draws, self.donor) if model.in_use is None else {}  # rows of seen tokens
 
     def _donors(self, n_draws: int) -> Int[Tensor, "draw token"]:
         """Whose deviation each token has: its own if it was seen, that of a seen one, or -1 for none."""

@@ -14,7 +14,7 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.doses import Doses
 from pyro_citevae.errors import ModelError
-from pyro_citevae.infer.drawn_rows import drawn_rows
+from pyro_citevae.infer.drawn_rows import drawn_rows, n_own_values
 from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.program import LatentDynamics
 
@@ -74,7 +74,7 @@ def global_sites(model: LatentDynamics) -> dict[str, Tensor]:
 
 def _few_rows(model: LatentDynamics, guide: AmortizedGuide, batch: Batch) -> RowsInUse | None:
     """The rows of the cells' tokens, where tokens have rows of their own."""
-    if not (model.local_sites and hasattr(guide.globals, "using")):
+    if n_own_values(model, guide) is None:
         return None
     given = Doses.of(batch.u)
     acting = RowsInUse.acting(given.token, given.amount)

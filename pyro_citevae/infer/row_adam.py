@@ -32,9 +32,10 @@ def moves_rows(adam: torch.optim.Adam, taken: TakenRows) -> torch.optim.Adam:
     Source: D. P. Kingma and J. Ba, Adam (2015); lazily for rows, as in TensorFlow's LazyAdam, and with a
     count of steps for each row.
     """
-    groups = {id(one): group for group in adam.param_groups for one in group["params"]}
 
     def move(*_: Any) -> None:
+        # anew each time: a state that is taken up brings groups of its own
+        groups = {id(one): group for group in adam.param_groups for one in group["params"]}
         with torch.no_grad():
             for table, rows, leaf in taken.parts:
                 if leaf.grad is not None:
