@@ -89,7 +89,11 @@ class ExpressionDynamics(LatentDynamics):
         library: Float[Tensor, "slot cell"],
     ) -> Distribution:
         """Counts around the library's share of each gene, unless another family was asked for."""
-        logits = self.decoder(joined(z, s))
-        n_rest = logits.shape[-1] - mechanism.offset.shape[-1]
-        offset = pad(mechanism.offset, (0, n_rest)) if n_rest else mechanism.offset
-        return self.likelihood(logits + offset, library)
+        logits, offset = self.decoder(joined(z, s)), mechanism.offset
+        n_rest = logits.shape[-1] - offset.shape[-1]
+        lead = logits.shape[:-1]
+        ours = isinstance(self.decoder, Decoder) and not torch.is_grad_enabled()
+        if ours and torch.broadcast_shapes(lead, offset.shape[:-1]) == lead:
+            logits[..., : offset.shape[-1]] += offset  # a prediction has many, and making one costs a pass
+            return self.likelihood(logits, library)
+        return self.likelihood(logits + (pad(offset, (0, n_rest)) if n_rest else offset), library)

@@ -97,7 +97,7 @@ class Emission(nn.Module):
                 law = dist.Normal(self._genes(logits), self.log_scale.exp())
             else:
                 log_shares = self._genes(torch.log_softmax(logits, dim=-1))
-                law = self._counts(library.log()[..., None] + log_shares)
+                law = self._counts(_plus(log_shares, library.log()[..., None]))
         return law.to_event(1)
 
     def _genes(self, values: Float[Tensor, "... gene_and_rest"]) -> Float[Tensor, "... gene"]:
@@ -111,3 +111,9 @@ class Emission(nn.Module):
         if self.family == "zero_inflated":
             return ZeroInflatedNegativeBinomial(log_mean, self.log_theta, self.gate_logits)
         return NegativeBinomial(log_mean, self.log_theta)
+
+
+def _plus(values: Float[Tensor, ...], added: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    """The sum; in place where nothing learns from it, since making a tensor costs a pass over it."""
+    in_place = not values.requires_grad and torch.broadcast_shapes(values.shape, added.shape) == values.shape
+    return values.add_(added) if in_place and not added.requires_grad else values + added
