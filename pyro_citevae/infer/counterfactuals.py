@@ -39,7 +39,7 @@ from pyro_citevae.program import LatentDynamics, Rollout
 
 __all__ = ["MOST_VALUES", "Abduction", "Counterfactuals"]
 
-MOST_VALUES = 20_000_000
+MOST_VALUES = 8_000_000  # tensors of 32 MB, whose memory the allocator keeps for the next one
 _POPULATION = 256
 _MOST_OWN_VALUES = 200_000_000  # of tokens, over draws, that are held at once
 _CHAINS_APART = 1_000_003  # between the seeds of two members
