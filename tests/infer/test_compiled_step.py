@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,12 @@ def data() -> cv.Trajectories:
     return simulated(n_cells=60, n_genes=12, n_perturbations=4)
 
 
+needs_a_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="there is no C++ compiler"
+)
+
+
+@needs_a_compiler
 @pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_loss_and_gradients_are_those_of_the_plain_step(data: cv.Trajectories, small: bool) -> None:
     """With the same draws, the random numbers after it too; sums round in another order."""
@@ -62,6 +69,7 @@ def test_loss_and_gradients_are_those_of_the_plain_step(data: cv.Trajectories, s
                     torch.testing.assert_close(one, other, rtol=1e-3, atol=error)
 
 
+@needs_a_compiler
 def test_a_fit_by_it_is_the_fit_by_plain_steps(
     data: cv.Trajectories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
