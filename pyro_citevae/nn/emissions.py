@@ -114,6 +114,8 @@ class Emission(nn.Module):
 
 
 def _plus(values: Float[Tensor, ...], added: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    """The sum; in place where nothing learns from it, since making a tensor costs a pass over it."""
-    in_place = not values.requires_grad and torch.broadcast_shapes(values.shape, added.shape) == values.shape
-    return values.add_(added) if in_place and not added.requires_grad else values + added
+    """The sum; in place where nothing is learnt, since making a tensor costs a pass over it."""
+    in_place = (
+        not torch.is_grad_enabled() and torch.broadcast_shapes(values.shape, added.shape) == values.shape
+    )
+    return values.add_(added) if in_place else values + added
