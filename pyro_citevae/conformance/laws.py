@@ -23,6 +23,7 @@ from pyro_citevae.errors import CiteVAEError, ConformanceError, HookError
 from pyro_citevae.infer import Posterior
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.captured_step import reads
+from pyro_citevae.infer.drawn_rows import drawn_rows
 from pyro_citevae.infer.latent_sites import global_sites, require_matching_sites
 from pyro_citevae.infer.site_axes import site_axes
 from pyro_citevae.nn.rows_in_use import RowsInUse
@@ -351,12 +352,9 @@ def _saved(pair: Pair) -> str:
 def _capturable(case: Case) -> str:
     bound = negative_bound(case.model, case.guide, "elbo", alpha=0.0, particles=1)
     learnt = [*case.model.parameters(), *case.guide.parameters()]
-    case.model.in_use = RowsInUse.every(case.data.schema.n_tokens)
-    try:
-        with pyro.validation_enabled(False):
-            found = reads(lambda: bound(case.batch), learnt)
-    finally:
-        case.model.in_use = None
+    every = RowsInUse.every(case.data.schema.n_tokens)
+    with drawn_rows(case.model, case.guide, every), pyro.validation_enabled(False):
+        found = reads(lambda: bound(case.batch), learnt)
     if found:
         raise ConformanceError(f"a step {found[0]}")
     return "a step asks the device nothing"

@@ -174,7 +174,7 @@ class Doses(Tensor):
                 f"doses are not written to by {name}; write to u.clone(), which is dense."
             )
         rule = _RULES.get(name.strip("_"))
-        found = NotImplemented if rule is None else rule(*args, **kwargs)
+        found = NotImplemented if rule is None or kwargs.keys() - _OPTIONS else rule(*args, **kwargs)
         if found is not NotImplemented:
             return found
         dense_args, dense_kwargs = tree_map(_as_dense, (tuple(args), dict(kwargs)))
@@ -194,6 +194,7 @@ class Doses(Tensor):
 _OF_ITSELF = frozenset(
     {"dim", "size", "numel", "is_floating_point", "is_complex", "__len__", "get_device", "__hash__"}
 )
+_OPTIONS = frozenset({"dim", "keepdim", "min", "max", "alpha"})  # that the rules know
 _WRITES = frozenset({"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"})
 _FACTS = frozenset(
     vars(torch._C.TensorBase)[name]
@@ -237,8 +238,8 @@ def _product(u: Any, matrix: Any) -> Any:
     return (u.amount[..., None] * rows).sum(-2)
 
 
-def _sum(u: Doses, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    return u.amount.sum(-1, keepdim=keepdim) if _over_tokens(u, dim) and not kwargs else NotImplemented
+def _sum(u: Doses, dim: Any = None, keepdim: bool = False) -> Any:
+    return u.amount.sum(-1, keepdim=keepdim) if _over_tokens(u, dim) else NotImplemented
 
 
 def _largest(u: Doses, dim: Any = (), keepdim: bool = False) -> Any:
@@ -283,6 +284,8 @@ def _added(one: Any, other: Any, *, alpha: float = 1) -> Any:
 
 
 def _clamped(u: Doses, min: float | None = None, max: float | None = None) -> Any:
+    if isinstance(min, Tensor) or isinstance(max, Tensor):
+        return NotImplemented
     keeps_zero = (min is None or min <= 0) and (max is None or max >= 0)
     return u._with(u.amount.clamp(min, max)) if keeps_zero else NotImplemented
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.nn.rows_in_use import RowsInUse
+from pyro_citevae.nn.taken_rows import TakenRows
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["drawn_rows", "has_large_tables", "n_own_values"]
@@ -31,15 +32,22 @@ def has_large_tables(model: LatentDynamics, guide: AmortizedGuide) -> bool:
 
 
 @contextmanager
-def drawn_rows(model: LatentDynamics, guide: AmortizedGuide, rows: RowsInUse | None) -> Iterator[None]:
-    """Lets the model and its guide draw the rows of some tokens; of all if None."""
-    if rows is None:
-        yield
-        return
+def drawn_rows(
+    model: LatentDynamics, guide: AmortizedGuide, rows: RowsInUse | None, taken: TakenRows | None = None
+) -> Iterator[None]:
+    """Lets the model and its guide draw the rows of some tokens; of all if None.
+
+    Args:
+        model: The generative program.
+        guide: Its guide.
+        rows: The tokens; without weights they are all of them, and every row is drawn.
+        taken: Where the guide takes the rows' parameters out as leaves; None for gradients of whole tables.
+    """
     own: Any = guide.globals
+    some = rows is not None and rows.weight is not None
     model.in_use = rows
     try:
-        with own.using(rows, model.local_sites):
+        with own.using(rows, model.local_sites, taken) if some else nullcontext():
             yield
     finally:
         model.in_use = None

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -26,6 +25,7 @@ from pyro_citevae.infer.captured_step import CapturedStep, reads
 from pyro_citevae.infer.checkpoints import Checkpoints
 from pyro_citevae.infer.convergence import Convergence
 from pyro_citevae.infer.divergence import divergence
+from pyro_citevae.infer.drawn_rows import drawn_rows
 from pyro_citevae.infer.fit_settings import FitSettings
 from pyro_citevae.infer.minibatches import Loaders
 from pyro_citevae.infer.processes import World
@@ -155,35 +155,30 @@ class EvidenceLowerBound(lightning.LightningModule):
         """What has gradients after a step: parameters, and the rows that it took."""
         return [*self.parameters(), *(leaf for _, _, leaf in self.taken.parts)]
 
-    def optimizer_step(self, *given: Any, **named: Any) -> None:
-        """Adam's step, which a recorded step has taken already."""
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
+        """Adam's step, which a step on the device has taken already."""
         if self.captured is None:
-            super().optimizer_step(*given, **named)
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         else:
-            (given[3] if len(given) > 3 else named["optimizer_closure"])()
+            optimizer_closure()
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Ends the training where it is done."""
         if self.settings.max_epochs is None and self.course.is_done(self.global_step):
             self.trainer.should_stop = True
 
-    @contextmanager
-    def _rows_in_use(self, batch: Batch) -> Iterator[None]:
+    def _rows_in_use(self, batch: Batch) -> AbstractContextManager[None]:
         """Takes the rows of the tokens that act in a minibatch for all of them, where they are too many."""
         if self.share is None:
-            self.model.in_use = RowsInUse.every(self.model.schema.n_tokens, batch.step.device)
-            drawn = nullcontext()
-        else:
-            given, guide = Doses.of(batch.u), cast(Any, self.guide.globals)
-            rows = RowsInUse.of_minibatch(given.token, given.amount, self.share, batch.weight)
-            # processes average the gradients of parameters, and know of no other leaves
-            taken = self.taken if self.world.size == 1 and torch.is_grad_enabled() else None
-            self.model.in_use, drawn = rows, guide.using(rows, self.model.local_sites, taken)
-        try:
-            with drawn:
-                yield
-        finally:
-            self.model.in_use = None
+            every = RowsInUse.every(self.model.schema.n_tokens, batch.step.device)
+            return drawn_rows(self.model, self.guide, every)
+        given = Doses.of(batch.u)
+        rows = RowsInUse.of_minibatch(given.token, given.amount, self.share, batch.weight)
+        # processes average the gradients of parameters, and know of no other leaves
+        taken = self.taken if self.world.size == 1 and torch.is_grad_enabled() else None
+        return drawn_rows(self.model, self.guide, rows, taken)
 
     def _loss(self, batch: Batch) -> Tensor:
         state = torch.get_rng_state()

@@ -80,6 +80,9 @@ DENSE: dict[str, Callable[[Tensor], Tensor]] = {
     "times a matrix of the last axis": lambda u: torch.einsum("tcp,pk->tck", u, value(N_TOKENS, 2)),
     "repeated": lambda u: u.repeat_interleave(2, dim=1),
     "a vector": lambda u: u @ value(N_TOKENS),
+    "divided and rounded": lambda u: torch.div(u, 0.4, rounding_mode="floor"),
+    "at most a tensor": lambda u: u.clamp(max=torch.tensor(1.0)),
+    "total of another type": lambda u: u.sum(-1, dtype=torch.float64),
     "zeros": lambda u: u.new_zeros(3),
 }
 
