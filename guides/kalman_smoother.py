@@ -200,7 +200,7 @@ class KalmanSmoother(AmortizedGuide):
     def _lead(self, drawn: dict[str, Tensor], s: Float[Tensor, "... cell invariant"]) -> torch.Size:
         """The axes of a state to the left of its cells: those of a plate of draws, if any."""
         dims = self.globals.event_dims
-        plates = [value.shape[: value.dim() - dims[name]][:-1] for name, value in drawn.items()]
+        plates = [drawn[name].shape[: drawn[name].dim() - n][:-1] for name, n in dims.items()]
         return torch.broadcast_shapes(s.shape[:-2], *plates)
 
     def _precision(self, law: Distribution) -> Float[Tensor, "... program program"]:

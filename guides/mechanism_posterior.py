@@ -70,7 +70,8 @@ class MechanismPosterior(PyroModule):
 
     Raises:
         ModelError: The family is unknown.
-        HookError: ``mechanism`` fails, opens a plate, or draws from a discrete law.
+        HookError: ``mechanism`` fails, opens a plate, draws from a discrete law, or draws one of
+            ``prior_sites`` in training.
 
     Source: A. Kucukelbir et al., Automatic Differentiation Variational Inference (2017); for the low rank,
     V. M.-H. Ong, D. J. Nott, M. S. Smith, Gaussian Variational Approximation with a Factor Covariance
@@ -88,7 +89,8 @@ class MechanismPosterior(PyroModule):
             with _one_row(model):
                 trace: Any = poutine.block(poutine.trace(mechanism).get_trace)()
             _require_continuous(model, trace)
-            sites = dict(trace.iter_stochastic_nodes())
+            beyond = list(model.prior_sites)  # of which nothing is learnt
+            sites = {name: site for name, site in trace.iter_stochastic_nodes() if name not in beyond}
             local = [name for name in model.local_sites if name in sites]
             n_rows = {name: model.schema.n_tokens if name in local else 1 for name in sites}
             sizes = {name: n_rows[name] * site["value"].numel() for name, site in sites.items()}
@@ -97,7 +99,7 @@ class MechanismPosterior(PyroModule):
             self.n_flat = sum(sizes[name] for name in self.small)
             joint = [name for name in sites if sizes[name] <= most and family != "normal"]
             self.independent = _Independent(
-                poutine.block(mechanism, hide=joint), init_loc_fn=init_to_median, init_scale=_SCALE
+                poutine.block(mechanism, hide=joint + beyond), init_loc_fn=init_to_median, init_scale=_SCALE
             )
             self.joint = _JOINT[family](poutine.block(mechanism, expose=joint)) if joint else None
             tables = [] if {*local} & {*joint} else local
@@ -157,14 +159,15 @@ class MechanismPosterior(PyroModule):
 
 @contextmanager
 def _one_row(model: LatentDynamics) -> Iterator[None]:
-    """Lets the local sites have the row of one token, since nothing that is asked differs between tokens."""
+    """In training, where the local sites have the row of one token: nothing asked differs between tokens."""
     first = torch.zeros(1, dtype=torch.int64, device=model.device)
     place = torch.zeros(model.schema.n_tokens, dtype=torch.int64, device=model.device)
+    was, model.training = model.training, True
     model.in_use = RowsInUse(first, place, torch.ones(1, 1, device=model.device))
     try:
         yield
     finally:
-        model.in_use = None
+        model.in_use, model.training = None, was
 
 
 def _set_up(part: Any) -> None:
@@ -184,6 +187,11 @@ def _require_continuous(model: LatentDynamics, trace: Any) -> None:
         if site["type"] == "sample" and site_is_subsample(site):
             raise plate_refused(type(model).__name__, name)
     for name, site in trace.iter_stochastic_nodes():
+        if name in model.prior_sites:
+            raise HookError(
+                f"{where} samples '{name}' in training, and prior_sites says that no cell meets it",
+                "sample it if not self.training",
+            )
         if site["fn"].support.is_discrete:
             raise HookError(
                 f"{where} samples '{name}' from a discrete law, which no guide follows by gradients",

@@ -51,12 +51,13 @@ class CiteVAE(LaggedExpression):
         q_ijk   ~ N(0, s_q)                                        what a pair shifts by itself (epistasis)
         kappa_p ~ LogNormal(m_kappa, 0.5)                          rate at which a token sets in (onset)
         e_tpg   ~ N(0, s_p)                                        what a group takes on in a step (group)
+        e_later ~ N(0, s_p)                                        what it takes on after the screen's last
 
         s_n      ~ N(0, I)                                         invariant state
         z_{n,0}  ~ N(0, I)
         r_{n,t}  = 1 - exp(-kappa sum_{t' <= t} u_{t'})            share that the exposure has set in
         h_{n,t}  = u_t r_t / mean_{t' <= T} (1 - exp(-kappa t'))   dose that acts, T units in all T steps
-        E_t      = e_1 + ... + e_t                                 deviation of the groups by now
+        E_t      = e_1 + ... + e_t, and later E_T + e_later        deviation of the groups by now
         pairs(h) = sum_{i < j} h_i h_j sum_r v_ir v_jr w_r
         epi(h)   = sum_{i < j} h_i h_j q_ij
         z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l})
@@ -73,6 +74,7 @@ class CiteVAE(LaggedExpression):
     d                 direct change of single genes (log)           (token, gene)
     e                 deviation that a group takes on (log)         (step, token, gene); of a snapshot,
                                                                     (change, token, gene)
+    e_later           deviation that it takes on later (log)        (token, gene)
     kappa             rate at which a token sets in, a step         (token,)
     v, w              pair loadings of a token, shift by a factor   (token, rank), (rank, program)
     q                 shift of a pair i < j by itself               (pair, program)
@@ -190,10 +192,11 @@ class CiteVAE(LaggedExpression):
         axes = {site: names for term in self.terms for site, names in term.dims.items()}
         self.dims = {**axes, **self.rows.axes(axes)}
         if any("change" in names for names in self.dims.values()):
-            self.coords = {"change": ("by the observation", "later")}
+            self.coords = {"change": ("by the observation",)}
         # rows of a token that meet its cells alone; a mask has values for all tokens
         own = [term.symbol for term in self.terms if isinstance(term, Rows)] if not mask else ["d"] * direct
-        self.local_sites = (*own, *["e"] * group)
+        self.local_sites = (*own, *["e", "e_later"] * group)
+        self.prior_sites = ["e_later"] * group
 
     @property
     def terms(self) -> tuple[TokenTerm, ...]:

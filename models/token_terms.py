@@ -237,13 +237,15 @@ class GroupDeviation(TokenTerm):
 
     ::
 
-        E_t = e_1 + ... + e_t
+        E_t = e_1 + ... + e_t                for the steps t <= T of the screen
+        E_t = E_T + e_later                  for those that follow, e_later ~ N(0, s_p)
 
     It lets a group drift from the model: the scale s_p of its changes is learnt from the observed times, and
-    what it does at a time without data is drawn, which widens the interval.
+    what it does at a time without data is drawn, which widens the interval. No cell of the screen sees
+    e_later, whose posterior is its prior.
 
     The T steps of a snapshot are never seen apart. There ``e_1 ~ N(0, s_p sqrt(T))`` is what a group took on
-    by the observation, with the law of the sum over T steps, and e_2 what it takes on after.
+    by the observation, with the law of the sum over T steps.
     """
 
     def __init__(self, model: Any) -> None:
@@ -251,37 +253,39 @@ class GroupDeviation(TokenTerm):
         schema = model.schema
         model.s_e = positive(torch.full((schema.n_tokens, 1), 0.05))
         snapshot = schema.design == "snapshot"
-        self.dims = {"e": ("change" if snapshot else "step", "token", "gene")}
+        self.dims = {
+            "e": ("change" if snapshot else "step", "token", "gene"),
+            "e_later": ("token", "gene"),
+        }
         self.stride = schema.n_steps if snapshot else 1  # steps of a change
-        self.late = schema.n_steps // self.stride + 1  # what a later step takes on is one more
-        roots = torch.tensor([self.stride**0.5] * (self.late - 1) + [1.0])
-        model.register_buffer("e_root_steps", roots[:, None, None], persistent=False)
 
     @property
-    def scale(self) -> Float[Tensor, "step token 1"]:
+    def scale(self) -> Float[Tensor, "token 1"]:
         """Scale of each token's changes; for one without cells, that of a middling token."""
         s_e, seen = self.model.s_e, self.model.seen
         log, n_seen = s_e.detach().log(), seen.sum().clamp(min=1)
         typical = (torch.where(seen[:, None], log, 0.0).sum() / n_seen).exp()
-        s_p = torch.where(seen[:, None], s_e, typical)
-        return s_p * self.model.e_root_steps
+        return torch.where(seen[:, None], s_e, typical)
 
     def sites(self, values: Values) -> Values:
-        """Samples e; in a minibatch of a large screen, of the tokens that act in it."""
-        model, rows, scale = self.model, self.model.in_use, self.scale
-        n_tokens, weight = model.schema.n_tokens, None
+        """Samples e, and out of training e_later; on a large screen, of the tokens in use."""
+        model, rows, s_p = self.model, self.model.in_use, self.scale
+        shape, weight = (model.schema.n_tokens, model.schema.n_genes), None
         if rows is not None and rows.weight is not None:
-            n_tokens, weight, scale = len(rows.tokens), rows.weight, rows.of(scale)
-        law = NormalArray(0.0, scale, (self.late, n_tokens, model.schema.n_genes), weight=weight)
-        return {"e": pyro.sample("e", law)}
+            shape, weight, s_p = (len(rows.tokens), shape[1]), rows.weight, rows.of(s_p)
+        changes = (model.schema.n_steps // self.stride, *shape)
+        e = pyro.sample("e", NormalArray(0.0, s_p * self.stride**0.5, changes, weight=weight))
+        if model.training:
+            return {"e": e}
+        return {"e": e, "e_later": pyro.sample("e_later", NormalArray(0.0, s_p, shape, weight=weight))}
 
     def in_steps(
         self, direct: Table, mechanism: Mechanism, step: Int[Tensor, "slot cell"], rows: RowsInUse
     ) -> tuple[Table, Int[Tensor, "slot cell 1"]]:
         """A table of ``direct + E_t``, a row a step and token, and where each step's rows begin."""
         e = rows.of_local(mechanism.e)
-        if self.model.training and rows.weight is not None:
-            e = e.narrow(-3, 0, self.late - 1)  # no cell that is trained on is seen later
+        if not self.model.training:
+            e = torch.cat([e, rows.of_local(mechanism.e_later)[..., None, :, :]], dim=-3)
         changed = (e.cumsum(-3) if e.shape[-3] > 1 else e) + direct[..., None, :, :]
         change = ((step.clamp(min=1) - 1) // self.stride).clamp(max=e.shape[-3] - 1)
         return changed.flatten(-3, -2), len(rows.tokens) * change[..., None]

@@ -17,6 +17,7 @@ from torch.nn.functional import softplus
 from pyro_citevae import sites
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.observations import Observations
+from pyro_citevae.errors import ModelError
 from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.nn.networks import DoseCode, ImageEncoder, Perceptron, joined
 from pyro_citevae.program import Distribution, LatentDynamics, Recorded
@@ -137,7 +138,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
 
     def forward(self, batch: Batch) -> None:
         """The guide's program, on the same batch as the model's."""
-        drawn = self.globals()
+        drawn = self.mechanism()
         summary = self.summary(batch)
         if self.conditional:
             summary = joined(summary, self.foreseen(batch, summary, drawn), self.globals.flat(drawn))
@@ -146,6 +147,24 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             if self.model.n_invariant:
                 s = pyro.sample(sites.INVARIANT, self.invariant(summary))
             self.states(batch, summary, s, drawn)
+
+    def mechanism(self) -> dict[str, Tensor]:
+        """Draws every global site: as learnt, and by the model's own law what no cell of the screen meets."""
+        drawn: dict[str, Tensor] = self.globals()
+        names = [] if self.model.training else list(self.model.prior_sites)
+        if not names:
+            return drawn
+        with poutine.block(expose=names), poutine.trace() as tracer, poutine.condition(data=drawn):
+            self.model.mechanism()
+        found: Any = tracer.trace.nodes
+        for name in names:
+            if name not in found:
+                kind = type(self.model).__name__
+                raise ModelError(
+                    f"{kind}.prior_sites names '{name}', which mechanism() does not sample out of training; "
+                    "sample it there, or take the name out."
+                )
+        return drawn | {name: found[name]["value"] for name in names}
 
     def invariant(self, summary: Float[Tensor, "... cell summary"]) -> Distribution:
         """The law of s."""

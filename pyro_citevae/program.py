@@ -167,12 +167,16 @@ class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         local_sites: Sites of axes (..., token, value) whose rows of a token meet the data in its cells alone:
             in training on a large screen they are drawn for the tokens of a minibatch, ``in_use.tokens``.
         in_use: Those tokens, and what their rows count; None where all rows are drawn.
+        prior_sites: Global sites that no cell of a screen meets, such as what happens after the last
+            observation. Their posterior is their prior: ``mechanism`` samples them out of training alone, and
+            no guide has parameters of them.
     """
 
     settings: dict[str, Any]
     enumerated: ClassVar[bool] = False
     dims: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     local_sites: Sequence[str] = ()
+    prior_sites: Sequence[str] = ()
     in_use: RowsInUse | None = None
     coords: Mapping[str, Sequence[Any]] = MappingProxyType({})
     seen: Tensor

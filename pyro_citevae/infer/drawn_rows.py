@@ -13,15 +13,15 @@ from pyro_citevae.program import LatentDynamics
 
 __all__ = ["drawn_rows", "has_large_tables", "n_own_values"]
 
-_MANY_OWN_VALUES = 5_000_000  # of tokens' own rows, from which on some of them are drawn
+_MANY_OWN_VALUES = 2_500_000  # of tokens' own rows, from which on some of them are drawn
 
 
 def n_own_values(model: LatentDynamics, guide: AmortizedGuide) -> int | None:
-    """How many values the tokens' own rows have; None where these cannot be drawn for some tokens alone."""
+    """How many values of their own tokens learn; None where these cannot be drawn for some alone."""
     own: Any = guide.globals
     if not model.local_sites or not hasattr(own, "n_of_rows"):
         return None
-    n: int | None = own.n_of_rows(model.local_sites)
+    n: int | None = own.n_of_rows([site for site in model.local_sites if site not in model.prior_sites])
     return n
 
 

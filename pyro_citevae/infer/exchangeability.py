@@ -25,7 +25,7 @@ def global_draws(guide: AmortizedGuide, n_draws: int) -> dict[str, Tensor]:
     What they say of tokens without training cells comes from the other tokens; see :class:`Exchangeable`.
     """
     with torch.no_grad(), pyro.plate("draw", n_draws, dim=-3):
-        draws: dict[str, Tensor] = guide.globals()
+        draws: dict[str, Tensor] = guide.mechanism()
     if not draws or bool(guide.model.seen.all()):
         return draws
     with torch.no_grad(), Exchangeable(guide.model, draws) as given, pyro.plate("draw", n_draws, dim=-3):

@@ -64,7 +64,7 @@ def log_weights(
             "use objective='elbo', and criticise it by predictive checks."
         )
     with poutine.trace() as drawn:
-        values = guide.globals()
+        values = guide.mechanism()
     if mechanism is not None:
         values = mechanism
     with Substitute(values, mean=False), pyro.plate("draw", draws, dim=-3):

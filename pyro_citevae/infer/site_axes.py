@@ -67,7 +67,7 @@ def _of_schema(model: LatentDynamics) -> dict[str, list[Any]]:
         "program": programs,
         "source": programs,
         "lag": list(range(1, model.n_lags + 1)),
-        "step": list(range(1, model.schema.n_steps + 2)),  # the last stands for all that follow
+        "step": list(range(1, model.schema.n_steps + 1)),
     }
     return known if features is None else known | {"feature": ["population", *features]}
 

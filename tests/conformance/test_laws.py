@@ -365,6 +365,17 @@ class CountsItsPrograms(Correct):
         return super().mechanism().updated(k=pyro.sample("k", dist.Poisson(3.0)))
 
 
+class LearnsWhatNoCellMeets(Correct):
+    prior_sites = ("k",)
+
+    def mechanism(self) -> cv.Mechanism:
+        return super().mechanism().updated(k=pyro.sample("k", dist.Normal(0.0, 1.0)))
+
+
+class NamesNoPriorSite(Correct):
+    prior_sites = ("k",)
+
+
 class NotesTheTime(Correct):
     def mechanism(self) -> cv.Mechanism:
         return super().mechanism().updated(time=pyro.deterministic("time", torch.ones(())))
@@ -424,6 +435,8 @@ BROKEN_MODELS = [
     (FailsInItsMechanism, "made", r"mechanism failed at test_laws.py, line .*; ask for no position"),
     (OpensAPlate, "made", r"mechanism opens the plate 'tokens'; let each global site have event axes"),
     (CountsItsPrograms, "made", r"mechanism samples 'k' from a discrete law.*continuous law"),
+    (LearnsWhatNoCellMeets, "made", r"mechanism samples 'k' in training.*sample it if not self.training"),
+    (NamesNoPriorSite, "sites", r"prior_sites names 'k', which mechanism\(\) does not sample out of"),
     (NotesTheTime, "names", r"mechanism samples 'time', a name that"),
     (NamesASiteByAPath, "names", r"mechanism samples 'c/d'; give the site a name"),
     (NamesAnAxisAsASite, "dims", r"dims\['b'\] names axes \(c of 2\).*no other use"),
@@ -515,7 +528,7 @@ class OneNumber(MeanField):
 
 class OwnPlate(MeanField):
     def forward(self, batch: Batch) -> None:
-        drawn = self.globals()
+        drawn = self.mechanism()
         summary = self.summary(batch)
         with pyro.plate("cell", batch.n_cells, dim=-1):
             self.states(batch, summary, summary.new_zeros(batch.n_cells, 0), drawn)
@@ -523,7 +536,7 @@ class OwnPlate(MeanField):
 
 class WithoutAPlate(MeanField):
     def forward(self, batch: Batch) -> None:
-        drawn = self.globals()
+        drawn = self.mechanism()
         summary = self.summary(batch)
         self.states(batch, summary, summary.new_zeros(batch.n_cells, 0), drawn)
 
@@ -532,7 +545,7 @@ class GlobalsInThePlate(MeanField):
     def forward(self, batch: Batch) -> None:
         summary = self.summary(batch)
         with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
-            drawn = self.globals()
+            drawn = self.mechanism()
             self.states(batch, summary, summary.new_zeros(batch.n_cells, 0), drawn)
 
 

@@ -530,7 +530,7 @@ def test_a_token_with_cells_keeps_what_the_guide_says_of_it() -> None:
     value = global_values(posterior)
     with torch.random.fork_rng(), torch.no_grad(), pyro.plate("draw", DRAWS, dim=-3):
         torch.manual_seed(1)
-        guided = posterior.guide.globals()
+        guided = posterior.guide.mechanism()
     for name in ("a", "d", "c", "rho_a"):
         assert np.array_equal(value[name][:, [0, 2]], guided[name][:, 0, 0].double().numpy()[:, [0, 2]])
         assert not np.array_equal(value[name][:, 1], guided[name][:, 0, 0].double().numpy()[:, 1])

@@ -116,7 +116,7 @@ def test_values_are_predicted_from_these_rows_as_from_all(data: cv.Trajectories)
     model, _ = made(data)
     batch = minibatches(data)[0]
     rows = rows_of(batch, share(data))
-    e = torch.randn(model.deviation.late, data.schema.n_tokens, data.schema.n_genes)
+    e = torch.randn(data.schema.n_steps, data.schema.n_tokens, data.schema.n_genes)
     laws = []
     for used, value in ((None, e), (rows, e[:, rows.tokens])):
         model.in_use = used

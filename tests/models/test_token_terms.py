@@ -23,6 +23,7 @@ from pyro_citevae.models.lagged import LaggedExpression
 from pyro_citevae.models.token_rows import Shift
 from pyro_citevae.models.token_terms import Absent, Memory, TokenTerm, Values, sampled
 from pyro_citevae.nn.priors import TokenRows
+from pyro_citevae.nn.rows_in_use import RowsInUse
 
 
 @final
@@ -80,9 +81,37 @@ def whole(data: cv.Trajectories) -> CiteVAE:
 
 def test_sites_are_sampled_in_the_order_of_the_equations() -> None:
     model = whole(simulated())
-    drawn = list(poutine.trace(model.mechanism).get_trace().stochastic_nodes)
-    assert drawn == ["W", "a", "b", "A", "m", "d", "c", "v", "w", "q", "kappa", "e"]
+    learnt = ["W", "a", "b", "A", "m", "d", "c", "v", "w", "q", "kappa", "e"]
+    assert list(poutine.trace(model.mechanism).get_trace().stochastic_nodes) == learnt
+    drawn = list(poutine.trace(model.eval().mechanism).get_trace().stochastic_nodes)
+    assert drawn == [*learnt, "e_later"]
     assert list(model.dims) == drawn
+
+
+def test_what_comes_after_the_screen_is_drawn_from_its_prior_alone() -> None:
+    """The guide has no parameter of it, its terms cancel, and only later steps see it."""
+    data = simulated()
+    model = whole(data).eval()
+    guide = BackwardSmoother(model, hidden=4)
+    assert not any("e_later" in name for name, _ in guide.named_parameters())
+    batch = data.batch()
+    guided = poutine.trace(guide).get_trace(batch)
+    modelled = poutine.trace(poutine.replay(model, trace=guided)).get_trace(batch)
+    for trace in (guided, modelled):
+        trace.compute_log_prob()
+    terms = [trace.nodes["e_later"]["log_prob"] for trace in (guided, modelled)]
+    torch.testing.assert_close(*terms)
+    with pyro.plate("draw", 2000, dim=-3):
+        drawn = guide.mechanism()["e_later"]
+    torch.testing.assert_close(drawn.std((0, -1))[0, 0], model.deviation.scale[:, 0], rtol=0.1, atol=0.0)
+
+    T, rows = data.schema.n_steps, RowsInUse.every(data.schema.n_tokens)
+    mechanism = model.mechanism()
+    direct = torch.zeros(data.schema.n_tokens, data.schema.n_genes)
+    table, first = model.deviation.in_steps(direct, mechanism, torch.tensor([[T, T + 1, T + 2]]), rows)
+    last, later, latest = (table[int(at) :][: len(direct)] for at in first.ravel())
+    torch.testing.assert_close(later - last, mechanism.e_later)
+    torch.testing.assert_close(latest, later)
 
 
 @pytest.mark.parametrize("n_tokens", [1, 2, 3])

@@ -84,7 +84,7 @@ def pareto_k(
         raise DataError(f"pareto_k(particles={particles}) must be even, so that its halves tell the noise.")
     thinned = data.thinned(most_cells)
     with seeded(seed), torch.no_grad():
-        weights = _cell_weights(posterior, thinned, draws, posterior.guide.globals())
+        weights = _cell_weights(posterior, thinned, draws, posterior.guide.mechanism())
         found = xr.Dataset(
             {"states": ("trajectory", _shapes(weights))}, {"trajectory": thinned.names.astype(str)}
         )
@@ -196,7 +196,7 @@ def _weighed_mechanism(
     """``log p(g) - log q(g)`` for draws g of the global sites, and the draws."""
     with pyro.plate("draw", draws, dim=-3):
         with poutine.trace() as guided:
-            values = posterior.guide.globals()
+            values = posterior.guide.mechanism()
         with Substitute(values, mean=False), poutine.trace() as modelled:
             posterior.model.mechanism()
     totals = []

@@ -93,7 +93,7 @@ def simulation_based_calibration(
             "and a design with cells."
         )
     for name in sites or ():
-        if name not in guide.globals():
+        if name not in guide.mechanism():
             raise DataError(
                 f"simulation_based_calibration(sites=...) names '{name}', no global site of the model."
             )

@@ -182,7 +182,7 @@ class FromPrior(MeanField):
     narrower = 1.0
 
     def forward(self, batch: cv.data.Batch) -> None:
-        self.globals()
+        self.mechanism()
         with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
             pyro.sample("s", dist.Normal(torch.zeros(1), self.narrower).to_event(1))
             law = dist.Normal(torch.zeros(self.model.n_programs), self.narrower).to_event(1)
