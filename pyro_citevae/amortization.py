@@ -18,6 +18,7 @@ from pyro_citevae import sites
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.observations import Observations
 from pyro_citevae.errors import ModelError
+from pyro_citevae.nn.apart import apart
 from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.nn.networks import DoseCode, ImageEncoder, Perceptron, joined
 from pyro_citevae.program import Distribution, LatentDynamics, Recorded
@@ -179,7 +180,7 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     def summary(self, batch: Batch) -> Float[Tensor, "cell summary"]:
         """Encodes the observations, one slot beside the other, zero where nothing was observed."""
         if self.model.schema.values == "counts":
-            x = _measured(batch).log1p_of(self.model.schema.total / batch.library)
+            x = _measured(batch).transformed(self.model.schema.total / batch.library, _log1p)
         else:
             x = self.observations(batch)
         batches = torch.arange(self.model.schema.n_batches, device=x.device)
@@ -214,6 +215,12 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
         """The step t and the steps left to the last observation, as shares of the schema's steps."""
         left = (batch.last - t).to(batch.library.dtype) / self.model.schema.n_steps
         return torch.stack([torch.full_like(left, t / self.model.schema.n_steps), left], dim=-1)
+
+
+def _log1p(values: Tensor) -> Tensor:
+    (given,) = apart(values)
+    (found,) = apart(torch.log1p(given))
+    return found
 
 
 def _measured(batch: Batch) -> Observations:

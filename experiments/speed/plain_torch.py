@@ -97,7 +97,7 @@ class PlainStep(nn.Module):
     def _states(self, batch: cv.data.Batch) -> tuple[Tensor, list[Tensor], Tensor]:
         """Draws of the cells' states from the last observation backwards, and their log density."""
         n, K = batch.n_cells, self.n_programs
-        x = batch.x.log1p_of(self.schema.total / batch.library)
+        x = batch.x.transformed(self.schema.total / batch.library)
         technical = one_hot(batch.technical, self.schema.n_batches).to(x.dtype)
         encoded = self.encoder(torch.cat([x, technical.expand(*x.shape[:-1], -1)], dim=-1))
         summary = torch.where(batch.observed[..., None], encoded, 0.0).transpose(0, 1).flatten(1)

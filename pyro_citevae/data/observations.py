@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -28,9 +29,11 @@ class Observations(ABC):
     def dense(self) -> Float[Tensor, "slot cell gene"]:
         """The values with their zeros."""
 
-    def log1p_of(self, factor: Float[Tensor, "slot cell"]) -> Float[Tensor, "slot cell gene"]:
-        """``log(1 + factor x)``, which is zero where x is."""
-        return torch.log1p(factor[..., None] * self.dense)
+    def transformed(
+        self, factor: Float[Tensor, "slot cell"], function: Callable[[Tensor], Tensor] = torch.log1p
+    ) -> Float[Tensor, "slot cell gene"]:
+        """``function(factor x)``, such as ``log(1 + factor x)``, for a function that is zero at zero."""
+        return function(factor[..., None] * self.dense)
 
     @abstractmethod
     def to(
@@ -70,9 +73,11 @@ class SparseObservations(Observations):
         """The values with their zeros."""
         return self._with_zeros(self.value)
 
-    def log1p_of(self, factor: Float[Tensor, "slot cell"]) -> Float[Tensor, "slot cell gene"]:
-        """``log(1 + factor x)``, a logarithm for each stored value alone."""
-        return self._with_zeros(torch.log1p(factor.reshape(-1)[self.row] * self.value))
+    def transformed(
+        self, factor: Float[Tensor, "slot cell"], function: Callable[[Tensor], Tensor] = torch.log1p
+    ) -> Float[Tensor, "slot cell gene"]:
+        """``function(factor x)``, evaluated at each stored value alone."""
+        return self._with_zeros(function(factor.reshape(-1)[self.row] * self.value))
 
     def _with_zeros(self, value: Float[Tensor, " stored"]) -> Float[Tensor, "slot cell gene"]:
         slots, cells, genes = self.shape

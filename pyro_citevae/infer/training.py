@@ -19,6 +19,7 @@ from pyro_citevae.infer.checkpoints import EachEpoch, StateFile
 from pyro_citevae.infer.convergence import Convergence, last_stretch, steps_of_screen
 from pyro_citevae.infer.evidence_lower_bound import EvidenceLowerBound
 from pyro_citevae.infer.fit_settings import FitSettings
+from pyro_citevae.infer.freed_memory import keep_freed_memory
 from pyro_citevae.infer.minibatches import Loaders
 
 __all__ = ["course_of", "most_steps", "train"]
@@ -43,6 +44,7 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
         module.course.resume(state["citevae"]["course"])
         module.load_state_dict(state["state_dict"])
         return
+    keep_freed_memory()
     callbacks: list[Callback] = [RichProgressBar()] if progress else []
     if settings.max_epochs is not None and len(module.loaders.unseen) >= _FEWEST_HELD_OUT:
         callbacks.append(_EarlyStoppingAfterWarmup(settings.patience, module.warm_up))

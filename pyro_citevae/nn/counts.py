@@ -14,12 +14,15 @@ from torch import Tensor
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import softplus
 
+from pyro_citevae.nn.apart import apart
 from pyro_citevae.nn.fixed_shapes import shapes_are_fixed
+from pyro_citevae.nn.log_gamma import log_factorial, log_rising, rising_slope
 from pyro_citevae.nn.sparse_counts import stored
 
 __all__ = ["CountLaw", "NegativeBinomial", "Poisson", "ZeroInflatedNegativeBinomial"]
 
-_LOG_LARGE = 4.0  # of an inverse dispersion from which on differences of log-gammas are taken by a series
+_LOG_LARGE = 4.0  # of an inverse dispersion from which on mu / theta is small
+_SMALL = 0.25  # below which six terms of an exponential are exact in single precision
 _LINEAR = 40.0  # from which on log(1 + e^x) is x in double precision
 _BLOCK = 1 << 17  # values at a time, so that a block stays in the cache between one operation and the next
 
@@ -364,7 +367,8 @@ class _LogNegativeBinomial(torch.autograd.Function):
             row = index.div(log_mean.shape[1], rounding_mode="floor")
             picked = _picked(log_theta, index, row)
             mean = log_mean.view(-1).index_select(0, index)
-            there, *slopes = _at_counts(x.double(), mean.double(), picked.double(), learning)
+            counts, means, thetas = apart(x.double(), mean.double(), picked.double())
+            there, *slopes = apart(*_at_counts(counts, means, thetas, learning))
             log_ratio = _log_ratio(log_mean, log_theta)
             # a stored count has its own terms; among these, log p(0) would only cancel again
             log_ratio.view(-1).index_fill_(0, index, 0.0)
@@ -442,24 +446,26 @@ def _gradient_in_theta(
         return made.mul_(log_theta.exp())
     made = torch.zeros_like(log_theta)
     if shapes_are_fixed():
-        for rows in _blocks(log_ratio):
-            made += _weighed(_bracket(log_ratio[rows]), weight[rows].double()).to(made.dtype)
-        return made * log_theta.exp()
+        return _weighed(_bracket(log_ratio), weight) * log_theta.exp()
     large = log_theta[0].ge(_LOG_LARGE).nonzero()[:, 0]
-    precise = torch.zeros_like(large, dtype=torch.float64)
+    precise = torch.zeros_like(made[:, : len(large)])
     for rows in _blocks(log_ratio):
         made += _weighed(share[rows] - log_ratio[rows], weight[rows])
         if len(large):
             heavy = weight[rows] if weight.shape[1] == 1 else weight[rows].index_select(1, large)
-            precise += _weighed(_bracket(log_ratio[rows].index_select(1, large)), heavy.double())[0]
-    made[0, large] = precise.to(made.dtype)
+            precise += _weighed(_bracket(log_ratio[rows].index_select(1, large)), heavy)
+    made[:, large] = precise
     return made.mul_(log_theta.exp())
 
 
 def _bracket(s: _Rows) -> _Rows:
-    """``1 - exp(-s) - s`` in double precision."""
-    s = s.double()
-    return torch.expm1(-s).add_(s).neg_()
+    """``1 - exp(-s) - s``; where s is small, by its series, since the difference loses all digits."""
+    if s.dtype == torch.float64:
+        return torch.expm1(-s).add_(s).neg_()
+    series = s / 720 - 1 / 120
+    for term in (1 / 24, -1 / 6, 1 / 2):
+        series = series * s + term
+    return torch.where(s < _SMALL, -s * s * series, -torch.expm1(-s) - s)
 
 
 def _weighed(values: _Rows, weight: Float[Tensor, "row gene_or_one"]) -> Float[Tensor, "1 gene"]:
@@ -512,11 +518,11 @@ def _at_counts(
     above, large = (
         (x, log_theta) if many is None else (x.index_select(0, many), log_theta.index_select(0, many))
     )
-    value = _plus(value, many, _log_rising(above, large) - torch.lgamma(above + 1))
+    value = _plus(value, many, log_rising(above, large) - log_factorial(above))
     if not learning:
         return (value,)
     pulled = (x + theta) * -torch.expm1(-log_ratio)
-    by_theta = _plus(pulled - theta * log_ratio, many, _rising_slope(above, large))
+    by_theta = _plus(pulled - theta * log_ratio, many, rising_slope(above, large))
     return value, x - pulled, by_theta
 
 
@@ -532,8 +538,8 @@ def _log_negative_binomial(
 ) -> Float[Tensor, ...]:
     """``log p(x)`` as it is written."""
     log_ratio = softplus(log_mean - log_theta, threshold=_LINEAR)
-    rising = _log_rising(x, log_theta) - torch.lgamma(x + 1)
-    return rising + x * log_mean - (x + log_theta.exp()) * log_ratio
+    rising = log_rising(x.double(), log_theta.double()) - log_factorial(x.double())
+    return rising.to(log_mean.dtype) + x * log_mean - (x + log_theta.exp()) * log_ratio
 
 
 def _log_zero(log_mean: Float[Tensor, ...], log_theta: Float[Tensor, ...]) -> Float[Tensor, ...]:
@@ -562,29 +568,4 @@ def _poisson_zero(log_mean: Float[Tensor, ...]) -> Float[Tensor, ...]:
 
 
 def _log_poisson(x: Float[Tensor, ...], log_mean: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    return x * log_mean - log_mean.exp() - torch.lgamma(x + 1)
-
-
-def _log_rising(x: Float[Tensor, ...], log_theta: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    """``lgamma(x + theta) - lgamma(theta) - x log theta``.
-
-    From theta = e^4 on by Stirling's series: the difference of two large numbers would lose all digits.
-    """
-    theta = log_theta.exp()
-    exact = torch.lgamma(x + theta) - torch.lgamma(theta) - x * log_theta
-    log_large = log_theta.clamp(min=_LOG_LARGE)
-    ratio = x * torch.exp(-log_large)
-    series = (log_large.exp() + x - 0.5) * torch.log1p(ratio) - x
-    series = series + torch.exp(-log_large) * (1 / (1 + ratio) - 1) / 12
-    series = series - torch.exp(-3 * log_large) * ((1 + ratio) ** -3 - 1) / 360
-    return torch.where(log_theta < _LOG_LARGE, exact, series)
-
-
-def _rising_slope(x: Float[Tensor, ...], log_theta: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    """The derivative of :func:`_log_rising` in log theta, by the same two ways."""
-    theta = log_theta.exp()
-    exact = theta * (torch.digamma(x + theta) - torch.digamma(theta)) - x
-    inverse, total = 1 / theta, x + theta
-    series = theta * torch.log1p(x * inverse) - x + 0.5 * x / total
-    series = series + (inverse - theta / total**2) / 12 - (inverse**3 - theta / total**4) / 120
-    return torch.where(log_theta < _LOG_LARGE, exact, series)
+    return x * log_mean - log_mean.exp() - log_factorial(x)

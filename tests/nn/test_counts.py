@@ -456,7 +456,7 @@ def test_a_minibatch_hands_its_stored_counts_to_the_likelihood() -> None:
 def test_the_logarithm_of_stored_counts_is_that_of_all() -> None:
     x = cv.simulate(n_cells=30, n_genes=20, n_perturbations=2, design="sequences").data.batch().x
     factor = torch.rand(x.dense.shape[:-1]) + 0.1
-    torch.testing.assert_close(x.log1p_of(factor), torch.log1p(factor[..., None] * x.dense))
+    torch.testing.assert_close(x.transformed(factor), torch.log1p(factor[..., None] * x.dense))
 
 
 # Lags
