@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +63,9 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def _peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # ru_maxrss would begin at what the process that started this one had
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(peak[1]) / 2**20 if peak else float("nan")
 
 
 def cells_per_second(
