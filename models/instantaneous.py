@@ -33,15 +33,15 @@ class Instantaneous(LaggedExpression):
                   + sigma exp(u_t b) eps_t,                    eps_t ~ N(0, I)
         x_{n,t} ~ NB(library_n softmax(f(z_t, s_n) + batch_n), theta_g)
 
-    ======  ===============================================  =======================
-    symbol  meaning                                          shape
-    ======  ===============================================  =======================
-    W       lagged weight of an edge j -> k                  (lag, program, program)
-    B       same-step weight of an edge j -> k, site: the    (program, program)
+    ======  ================================================  =======================
+    symbol  meaning                                           shape
+    ======  ================================================  =======================
+    W       lagged weight of an edge j -> k                   (lag, program, program)
+    B       same-step weight of an edge j -> k, site: the     (program, program)
             K (K - 1) / 2 entries below the diagonal, by row
-    a, b    shift and log-scale change of a token            (token, program)
-    sigma   scale of a program's own noise                   (program,)
-    ======  ===============================================  =======================
+    a, b    shift and log-scale change of a token             (token, program)
+    sigma   scale of a program's own noise                    (program,)
+    ======  ================================================  =======================
 
     Solved for z_t, this is the joint normal ``N(M loc, M diag(scale)^2 M^T)`` with ``M = (I - B)^-1``, which
     is lower triangular as ``I - B`` is. A token that shifts one program so moves all those after it at once:

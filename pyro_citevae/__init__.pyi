@@ -15,9 +15,11 @@ from . import hooks as hooks
 from . import infer as infer
 from . import models as models
 from . import nn as nn
+from . import picture as picture
 from . import program as program
 from . import recipe as recipe
 from . import registry as registry
+from . import report as report
 from . import scenes as scenes
 from . import sites as sites
 from . import whole_files as whole_files

@@ -19,7 +19,8 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.class_source import kind_and_reason, module_of, reference
 from pyro_citevae.errors import CiteVAEWarning, ModelError
 from pyro_citevae.infer.ensemble import Ensemble, member_folders
-from pyro_citevae.infer.posterior import Posterior, read_record
+from pyro_citevae.infer.posterior import Posterior
+from pyro_citevae.infer.run_record import read_record
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["GUIDES", "MODELS", "Listing", "find", "find_guide", "find_model", "listings", "load"]

@@ -1,4 +1,4 @@
-"""Pictures: program trajectories with intervals, predicted against measured effects."""
+"""Pictures: trajectories, effects, rankings, licences; programs, their graph, and fits."""
 
 from __future__ import annotations
 
@@ -6,16 +6,28 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
-from matplotlib.figure import Figure
 
 from pyro_citevae.analysis.figure_style import COLOURS, bare
+from pyro_citevae.analysis.fit_plots import interactions, training
 from pyro_citevae.analysis.identifiability.licence import Licence
+from pyro_citevae.analysis.program_plots import lag_graph, program_genes, program_shifts
 from pyro_citevae.analysis.scoring.measurement import Measurement
 from pyro_citevae.analysis.scoring.scores import pearson
 from pyro_citevae.infer.effect import Effect
 from pyro_citevae.infer.ranking import Ranking
+from pyro_citevae.picture import Picture
 
-__all__ = ["effects", "licence", "ranking", "trajectories"]
+__all__ = [
+    "effects",
+    "interactions",
+    "lag_graph",
+    "licence",
+    "program_genes",
+    "program_shifts",
+    "ranking",
+    "training",
+    "trajectories",
+]
 
 
 def trajectories(
@@ -25,7 +37,7 @@ def trajectories(
     observed_until: float | None = None,
     unit: str = "",
     most: int = 4,
-) -> Figure:
+) -> Picture:
     """Mean program states over time under each schedule, less the control's, with 80 % intervals.
 
     Args:
@@ -40,7 +52,11 @@ def trajectories(
     strength = xr.DataArray(abs(mean)).max(("perturbation", "time")).to_numpy()
     strongest = programs.program.to_numpy()[np.argsort(-strength)[:most]]
     labels = [name for name in programs.perturbation.to_numpy() if name != control]
-    figure = Figure(figsize=(3.1 * len(strongest), 3.4), layout="constrained")
+    figure = Picture(
+        figsize=(3.1 * len(strongest), 3.4),
+        layout="constrained",
+        alt="programs over time under each schedule, less the control's, with 80 % intervals",
+    )
     axes = figure.subplots(1, len(strongest), sharey=True, squeeze=False)[0]
     time = programs.time.to_numpy()
     for axis, program in zip(axes, strongest, strict=True):
@@ -66,7 +82,7 @@ def trajectories(
     return figure
 
 
-def effects(predicted: Effect, measurements: Sequence[Measurement]) -> Figure:
+def effects(predicted: Effect, measurements: Sequence[Measurement]) -> Picture:
     """Predicted against measured effects, a panel a perturbation, with 80 % intervals of both.
 
     Args:
@@ -75,7 +91,11 @@ def effects(predicted: Effect, measurements: Sequence[Measurement]) -> Figure:
     """
     columns = min(3, max(1, len(measurements)))
     rows = -(-len(measurements) // columns)
-    figure = Figure(figsize=(3.4 * columns, 3.2 * rows), layout="constrained")
+    figure = Picture(
+        figsize=(3.4 * columns, 3.2 * rows),
+        layout="constrained",
+        alt="predicted against measured effects, a panel a perturbation, with 80 % intervals",
+    )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     genes = predicted.gene.to_numpy()
     for axis, one in zip(axes, measurements, strict=False):
@@ -107,7 +127,7 @@ def effects(predicted: Effect, measurements: Sequence[Measurement]) -> Figure:
     return figure
 
 
-def ranking(found: Ranking, *, most: int = 20) -> Figure:
+def ranking(found: Ranking, *, most: int = 20) -> Picture:
     """Candidates in their order, beside the size of their effect and how well it is known.
 
     Args:
@@ -116,7 +136,11 @@ def ranking(found: Ranking, *, most: int = 20) -> Figure:
     """
     table = found.table.head(most)
     place = np.arange(len(table))[::-1]
-    figure = Figure(figsize=(8, 1.2 + 0.26 * len(table)), layout="constrained")
+    figure = Picture(
+        figsize=(8, 1.2 + 0.26 * len(table)),
+        layout="constrained",
+        alt="candidates in their order, and their effect against its spread",
+    )
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     colours = np.where(table["unseen"] != "", COLOURS[1], COLOURS[0])
     values = table[found.by].to_numpy()
@@ -146,14 +170,14 @@ def ranking(found: Ranking, *, most: int = 20) -> Figure:
     return figure
 
 
-def licence(found: Licence) -> Figure:
+def licence(found: Licence) -> Picture:
     """The share of the draws that pass each check, with the number and what it is compared with.
 
     Args:
         found: What :func:`~pyro_citevae.analysis.identifiability.licence` returned.
     """
     place = np.arange(len(found.checks))[::-1]
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    figure = Picture(figsize=(7, 3.2), layout="constrained", alt="share of the draws that pass each check")
     axis = figure.subplots()
     colours = [COLOURS[2] if one.passed else COLOURS[1] for one in found.checks]
     axis.barh(place, [0.0 if one.passed is None else one.share for one in found.checks], color=colours)

@@ -46,6 +46,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "evaluate:evaluate",
             "Score a run's forecast of its held-out time beside baselines and the ceiling.",
         ),
+        "report": (
+            "report:report",
+            "Write a page on a run (verdict, effects, programs, forecasts), with its notebook beside it.",
+        ),
         "benchmark": (
             "benchmark:benchmark_command",
             "Score predictors and baselines by a protocol, over folds and seeds; a second start goes on.",

@@ -22,6 +22,7 @@ __all__ = [
     "ELECTRONIC",
     "annotated",
     "in_capitals_alone",
+    "names_of",
     "shared_terms",
     "similarity",
     "symbol",
@@ -97,6 +98,17 @@ def symbol(gene: str, known: frozenset[str] | None = None) -> str | None:
     known = frozenset(_table()["symbol"]) if known is None else known
     renamed = (re.sub(f"^{old}$", new, gene) for old, new in _DATES)
     return next((name for name in (gene, ALIASES.get(gene, gene), *renamed) if name in known), None)
+
+
+def names_of(terms: Sequence[str]) -> list[str]:
+    """The names of some terms.
+
+    Example:
+        >>> names_of(["GO:0008150"])
+        ['biological_process']
+    """
+    named = _terms().set_index("go_id")["term"]
+    return [str(named.get(term, term)) for term in terms]
 
 
 def in_capitals_alone(genes: Sequence[str]) -> list[str]:

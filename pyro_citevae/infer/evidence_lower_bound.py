@@ -31,6 +31,7 @@ from pyro_citevae.infer.minibatches import Loaders
 from pyro_citevae.infer.processes import World
 from pyro_citevae.infer.progress import say
 from pyro_citevae.infer.row_adam import moves_rows
+from pyro_citevae.infer.watching import Watching
 from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.nn.taken_rows import TakenRows
 from pyro_citevae.program import LatentDynamics
@@ -54,6 +55,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         share: Share of the training cells that each token acts in, to take the terms of its own rows in
             minibatches with such cells; None to take all of them always.
         screen: The cells, where they are to lie on the device and a step to be recorded; None where not.
+        watching: Loggers and callbacks.
     """
 
     share: Tensor | None
@@ -71,6 +73,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         course: Convergence,
         share: Tensor | None = None,
         screen: ResidentScreen | None = None,
+        watching: Watching | None = None,
     ) -> None:
         super().__init__()
         self.model, self.guide = model, guide
@@ -79,7 +82,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         self.loaders, self.world, self.checkpoints = loaders, world, checkpoints
         self.names = names
         self.register_buffer("share", share, persistent=False)
-        self.screen = screen
+        self.screen, self.watching = screen, watching or Watching()
         self.captured: CapturedStep | None = None
         self.n_cells = len(names)
         self.n_batches = loaders.n_batches
@@ -220,7 +223,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         """The untempered bound on held-out cells, on the scale of the training bound."""
         loss = self._loss(replace(batch, size=self.n_cells))
         self.sums["held_out"].append(-loss.item())
-        self.log("held_out", -loss, batch_size=batch.n_cells, sync_dist=self.world.size > 1)
+        self.log("held_out", -loss, batch_size=batch.n_cells, sync_dist=self.world.size > 1, logger=False)
 
     def on_train_epoch_end(self) -> None:
         """Adds a row to the history."""
@@ -230,6 +233,8 @@ class EvidenceLowerBound(lightning.LightningModule):
         passes = float(self.current_epoch * self.loaders.passes)
         steps = float(self.global_step)
         self.history.append({"epoch": passes, "step": steps, "kl_weight": self.kl_weight, **row})
+        if self.world.rank == 0:
+            self.watching.note(self.history[-1])
         for values in self.sums.values():
             values.clear()
         self._keep()

@@ -24,7 +24,7 @@ from pyro_citevae.class_source import class_record, reference, warn_if_changed
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.splits import Split
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError, ModelError, RunError, reason
+from pyro_citevae.errors import ModelError, RunError, reason
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.bounds import Objective, negative_bound
 from pyro_citevae.infer.diagnosis import Diagnosis, adequacy_of
@@ -32,6 +32,8 @@ from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.latent_states import latent_states, write_states
 from pyro_citevae.infer.predictive import Predictive
+from pyro_citevae.infer.program_genes import ProgramGenes, program_loadings
+from pyro_citevae.infer.run_record import read_record
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.substitute import RolledOn, Substitute
 from pyro_citevae.program import LatentDynamics
@@ -40,7 +42,7 @@ from pyro_citevae.whole_files import aside
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Posterior", "read_record"]
+__all__ = ["Posterior"]
 
 _DISCREPANCY = "discrepancy.nc"
 _PACKAGES = ("pyro-citevae", "torch", "pyro-ppl", "lightning", "anndata", "xarray", "numpy")
@@ -142,6 +144,34 @@ class Posterior(Predictive):
             (30, 2)
         """
         return latent_states(self.guide, data, draws, seed, most_cells)
+
+    def program_genes(self, top: Number = 20, *, draws: Number = 50, seed: int = 0) -> ProgramGenes:
+        """The genes that each program moves, what these have in common, and a name for each program.
+
+        ``L_kg = (log E[x_g | z = +1_k] - log E[x_g | z = -1_k]) / 2``, from the emission of a cell whose
+        states are at the centre of their prior (:mod:`~pyro_citevae.infer.program_genes`).
+
+        Args:
+            top: Genes of each program in the tables.
+            draws: Number of draws of the mechanism.
+            seed: Seed of the draws.
+
+        Returns:
+            ``loadings``, ``table``, ``terms`` (enrichment in the shipped gene ontology) and ``names``.
+
+        Raises:
+            DataError: A number is not positive.
+
+        Example:
+            >>> import pyro_citevae as cv
+            >>> data = cv.simulate(n_cells=30).data
+            >>> model = cv.models.StaticShift(data.schema, n_programs=2, hidden=4)
+            >>> posterior = cv.fit(model, cv.guides.MeanField(model), data, max_epochs=1, progress=False)
+            >>> posterior.program_genes(top=3, draws=5).table.shape
+            (6, 7)
+        """
+        n_draws, n_top = count(draws, "program_genes(draws=...)"), whole(top, "program_genes(top=...)")
+        return ProgramGenes(program_loadings(self.model, self.guide, n_draws, seed), n_top)
 
     def annotate(self, adata: AnnData, *, draws: Number = 20, seed: int = 0, **reading: Any) -> None:
         """Writes the posterior mean of each cell's states beside its counts.
@@ -383,22 +413,3 @@ class Posterior(Predictive):
         kept = {key: value for key, value in record.items() if key not in derived}
         held = Split.load(split) if split.is_file() else None
         return cls(made.eval(), made_guide.eval(), history, kept, held, errors)
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The JSON record of a run.
-
-    Raises:
-        RunError: The folder is not a run.
-    """
-    try:
-        record: dict[str, Any] = json.loads((folder / "run.json").read_text())
-        Schema.from_json(record["schema"])
-        parts = [record["model"], record["guide"]]
-        whole = all(isinstance(one["class"], str) and isinstance(one["settings"], dict) for one in parts)
-        whole = whole and {"settings", "data", "n_cells", "split"} <= record.keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError):
-        whole = False
-    if not whole:
-        raise RunError(f"'{folder}' is not a run; make one with citevae fit, or Posterior.save.")
-    return record

@@ -25,6 +25,7 @@ from pyro_citevae.infer.counterfactuals import MOST_VALUES, Counterfactuals
 from pyro_citevae.infer.devices import device_of
 from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.effect import Effect
+from pyro_citevae.infer.interactions import Interactions, interactions, members_of
 from pyro_citevae.infer.ranking import Ranking, candidates_of, rank
 from pyro_citevae.program import LatentDynamics
 
@@ -312,6 +313,53 @@ class Predictive(ABC):
         roll = Counterfactuals(self.members, [*wanted, do()], times_of(time, self.schema), *asked, progress)
         delta = undecided(corrected_effects(roll, self.discrepancies, None), roll, None, self.confounded)
         return rank(roll, delta, by, n_cells, directions, model.has_features.numpy(force=True))
+
+    def interactions(
+        self,
+        pairs: Asked,
+        *,
+        draws: Number = 200,
+        time: Numbers | None = None,
+        seed: Number = 0,
+        probability: float = 0.8,
+        progress: bool = True,
+    ) -> Interactions:
+        """What pairs do beside the sum of their members, and of which kind that is.
+
+        The three effects share their draws. :func:`~pyro_citevae.infer.interactions.interactions` has the
+        equations and the kinds: synergy, buffering, dominance, additive.
+
+        Args:
+            pairs: One pair or several, as ``do("A+B")`` or ``"A+B"``.
+            draws: Number of draws, of each member of an ensemble.
+            time: Time or times, in the data's unit; None for the last one of the data.
+            seed: Seed of every draw.
+            probability: How probable a kind must be to be named, and the mass of the intervals.
+            progress: Whether to show a bar when it takes more than two seconds.
+
+        Returns:
+            ``table``, a row a pair and time, and ``surplus``, draws of what is beyond the sum, gene by gene.
+
+        Raises:
+            ScheduleError: A schedule has not exactly two members, or one is unknown.
+            DataError: A number is out of range, or a time is off the grid.
+
+        Example:
+            >>> import pyro_citevae as cv
+            >>> data = cv.simulate(n_cells=60, n_perturbations=3).data
+            >>> model = cv.models.StaticShift(data.schema, n_programs=2, hidden=4)
+            >>> posterior = cv.fit(model, cv.guides.MeanField(model), data, max_epochs=1, progress=False)
+            >>> found = posterior.interactions("gene_0+gene_1", draws=20, progress=False)
+            >>> found.table["pair"].tolist(), found.surplus.sizes["draw"]
+            (['gene_0+gene_1'], 20)
+        """
+        wanted = [self.schema.require(one) for one in schedules_of(pairs, self.schema)]
+        members = members_of(wanted)
+        every = [*wanted, *(one for one, _ in members), *(other for _, other in members)]
+        effect = self.effect(every, draws=draws, time=time, seed=seed, progress=progress)
+        n = len(wanted)
+        both, first, second = (effect.isel(perturbation=slice(i * n, (i + 1) * n)) for i in range(3))
+        return interactions(both, first, second, probability)
 
     def programs(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 import pyro
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from pyro_citevae.amortization import AmortizedGuide
@@ -37,6 +39,7 @@ from pyro_citevae.infer.processes import World, world
 from pyro_citevae.infer.progress import say
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.training import course_of, most_steps, train
+from pyro_citevae.infer.watching import Watching
 from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.program import LatentDynamics
 
@@ -57,6 +60,8 @@ def fit(
     batches: Iterable[Batch] | None = None,
     checkpoints: str | Path | None = None,
     resume: bool = False,
+    logger: Logger | Sequence[Logger] | None = None,
+    callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Posterior:
     """Maximises the evidence lower bound, and returns the fitted posterior.
@@ -85,6 +90,8 @@ def fit(
         checkpoints: Folder in which each epoch leaves the state of the training; None to leave none.
         resume: Go on from the last whole state in that folder, to the same posterior as without the
             interruption; begin where there is none.
+        logger: One or several of ``lightning.pytorch.loggers``, which get each row of the history.
+        callbacks: Callbacks of Lightning.
         **settings: Fields of :class:`FitSettings`, such as ``max_steps=10_000`` or ``seed=0``.
 
     Returns:
@@ -100,7 +107,7 @@ def fit(
 
     Source: M. D. Hoffman et al., Stochastic Variational Inference (2013).
     """
-    chosen = settings_of(settings)
+    chosen, watching = settings_of(settings), Watching.of(logger, callbacks)
     _require_made(model=model, guide=guide)
     if data.schema != model.schema:
         raise FitError("fit(data) has another schema than the model; build the model with data.schema.")
@@ -143,13 +150,15 @@ def fit(
                 if batches is None
                 else minibatches.given(batches, chosen, together)
             )
-            fitted = optimised(model, guide, bound, data, chosen, progress, loaders, kept, resume)
+            fitted = optimised(
+                model, guide, bound, data, chosen, progress, loaders, kept, resume, watching=watching
+            )
             before, ended = None, fitted
             steps = _steps_on_all_cells(chosen, loaders)
             if steps:
                 before = copy.deepcopy((fitted.model, fitted.guide))
                 say(f"the last {steps:,} steps see all cells.", shown=progress)
-                ended = _on_all_cells(fitted, bound, data, chosen, steps, progress, kept, resume)
+                ended = _on_all_cells(fitted, bound, data, chosen, steps, progress, kept, resume, watching)
         finally:
             for parameter in learnt:
                 parameter.requires_grad_(True)
@@ -175,12 +184,14 @@ def _on_all_cells(
     progress: bool,
     kept: Checkpoints | None,
     resume: bool,
+    watching: Watching,
 ) -> Posterior:
     """The last stretch of a fit, in which the cells that were held back count too."""
     fitted.model.train()
     fitted.guide.train()
     kept = None if kept is None else replace(kept, name="last_stretch.safetensors")
     chosen = replace(settings, validation=0.0, kl_start=1.0)
+    passed = fitted.history[["epoch", "step"]].iloc[-1]
     with seeded(settings.seed + 1):  # the same draws, whether the fit was interrupted before or not
         ended = optimised(
             fitted.model,
@@ -192,8 +203,8 @@ def _on_all_cells(
             checkpoints=kept,
             resume=resume,
             course=Convergence(steps, fixed=True),
+            watching=replace(watching, passed=int(passed.step)),
         )
-    passed = fitted.history[["epoch", "step"]].iloc[-1]
     after = ended.history.assign(
         epoch=ended.history.epoch + passed.epoch, step=ended.history.step + passed.step
     )
@@ -249,6 +260,7 @@ def optimised(
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
     course: Convergence | None = None,
+    watching: Watching | None = None,
 ) -> Posterior:
     """Trains a model and a guide in place, in the precision of the settings; they come out in single.
 
@@ -263,6 +275,7 @@ def optimised(
         checkpoints: Where the state of the training is kept; None to keep none.
         resume: Whether to go on from the last of these states.
         course: How long the training lasts; None for what the settings say.
+        watching: Loggers and callbacks.
 
     Raises:
         DivergenceError: As for :func:`fit`.
@@ -286,6 +299,7 @@ def optimised(
         course,
         share,
         screen,
+        watching,
     )
     if together.rank:  # weights are equal by now; draws are each process's own
         torch.manual_seed(together.seed(settings.seed))

@@ -45,7 +45,7 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
         module.load_state_dict(state["state_dict"])
         return
     keep_freed_memory()
-    callbacks: list[Callback] = [RichProgressBar()] if progress else []
+    callbacks: list[Callback] = [*module.watching.callbacks, *([RichProgressBar()] if progress else [])]
     if settings.max_epochs is not None and len(module.loaders.unseen) >= _FEWEST_HELD_OUT:
         callbacks.append(_EarlyStoppingAfterWarmup(settings.patience, module.warm_up))
     if checkpoints is not None:
@@ -70,7 +70,7 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
             enable_progress_bar=progress,
             enable_model_summary=False,
             enable_checkpointing=checkpoints is not None,
-            logger=False,
+            logger=list(module.watching.loggers) or False,
             callbacks=callbacks,
             num_sanity_val_steps=0,
             inference_mode=False,

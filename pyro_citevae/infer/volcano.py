@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox, BboxBase
+
+from pyro_citevae.picture import Picture
 
 __all__ = ["volcano"]
 
@@ -37,7 +38,7 @@ def volcano(
     unit: str,
     when: str,
     most_named: int,
-) -> Figure:
+) -> Picture:
     """A panel a perturbation: mean effects against ``-log10`` of the local false sign rate.
 
     Args:
@@ -52,7 +53,11 @@ def volcano(
     panels = list(table.groupby("perturbation", sort=False))
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(1.0 + 3.6 * columns, 0.6 + 3.2 * rows), layout="constrained")
+    figure = Picture(
+        figsize=(1.0 + 3.6 * columns, 0.6 + 3.2 * rows),
+        layout="constrained",
+        alt="mean effect of each gene against its local false sign rate",
+    )
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     points = []
     for axis, (label, genes) in zip(axes, panels, strict=False):

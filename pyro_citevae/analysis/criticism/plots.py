@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pyro_citevae.analysis.criticism.uniformity import ecdf, ecdf_band, uniform
 from pyro_citevae.analysis.figure_style import COLOURS, bare
+from pyro_citevae.picture import Picture
 
 __all__ = ["calibration", "ecdf_differences", "pareto_k", "pit", "predictive_checks"]
 
 _NAMED = tuple(COLOURS[i] for i in (1, 2, 3, 4, 6))
 
 
-def predictive_checks(check: xr.DataTree) -> Figure:
+def predictive_checks(check: xr.DataTree) -> Picture:
     """Replicated statistics, as medians with 90 % intervals, against the measured ones.
 
     Args:
@@ -33,7 +33,9 @@ def predictive_checks(check: xr.DataTree) -> Figure:
     }
     shown = [one for one in titles if one in observed]
     rows = -(-(len(shown) + 1) // 3)
-    figure = Figure(figsize=(9.6, 3.2 * rows), layout="constrained")
+    figure = Picture(
+        figsize=(9.6, 3.2 * rows), layout="constrained", alt="replicated against measured statistics"
+    )
     axes = figure.subplots(rows, 3, squeeze=False).ravel()
     for axis, one in zip(axes, shown, strict=False):
         truth = observed[one].to_numpy().ravel()
@@ -85,7 +87,7 @@ def _mean_variance(axis: Axes, observed: xr.Dataset, bounds: xr.Dataset) -> None
     bare(axis, "mean and variance, by gene", "mean")
 
 
-def calibration(covered: xr.Dataset, *, unit: str = "") -> Figure:
+def calibration(covered: xr.Dataset, *, unit: str = "") -> Picture:
     """Actual against nominal coverage, and the intervals' mean width (sharpness).
 
     Args:
@@ -94,7 +96,11 @@ def calibration(covered: xr.Dataset, *, unit: str = "") -> Figure:
     """
     others = [dim for dim in covered.coverage.dims if dim != "probability"]
     flat = covered.stack(line=others) if others else covered.expand_dims("line")
-    figure = Figure(figsize=(6.8, 3.3), layout="constrained")
+    figure = Picture(
+        figsize=(6.8, 3.3),
+        layout="constrained",
+        alt="share of values inside intervals by nominal probability, and the width of the intervals",
+    )
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="0.6", lw=0.8, zorder=0)
     nominal = covered.probability.to_numpy()
@@ -114,14 +120,18 @@ def calibration(covered: xr.Dataset, *, unit: str = "") -> Figure:
     return figure
 
 
-def pit(values: xr.DataArray, *, probability: float = 0.99) -> Figure:
+def pit(values: xr.DataArray, *, probability: float = 0.99) -> Picture:
     """Histogram of all PIT values, and the ECDF over cells of each gene less the uniform one, with the band.
 
     Args:
         values: What :func:`~pyro_citevae.analysis.randomised_pit` returned.
         probability: Of the band, for one gene.
     """
-    figure = Figure(figsize=(8.4, 3.3), layout="constrained")
+    figure = Picture(
+        figsize=(8.4, 3.3),
+        layout="constrained",
+        alt="histogram and distribution of the probability integral transform",
+    )
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.4])
     left.hist(
         values.to_numpy().ravel(), bins=20, range=(0, 1), density=True, color=COLOURS[5], ec="white", lw=0.5
@@ -136,7 +146,7 @@ def pit(values: xr.DataArray, *, probability: float = 0.99) -> Figure:
     return figure
 
 
-def ecdf_differences(values: xr.DataArray, *, probability: float = 0.99) -> Figure:
+def ecdf_differences(values: xr.DataArray, *, probability: float = 0.99) -> Picture:
     """ECDF of each quantity less the uniform one, with the band in which a calibrated one lies.
 
     Args:
@@ -144,7 +154,11 @@ def ecdf_differences(values: xr.DataArray, *, probability: float = 0.99) -> Figu
             :func:`~pyro_citevae.analysis.quantities`.
         probability: Of the band, for one quantity.
     """
-    figure = Figure(figsize=(5.6, 3.3), layout="constrained")
+    figure = Picture(
+        figsize=(5.6, 3.3),
+        layout="constrained",
+        alt="distribution of each quantity less the uniform one, with a band",
+    )
     _ecdf_differences(figure.subplots(), values, probability)
     return figure
 
@@ -174,7 +188,7 @@ def _ecdf_differences(axis: Axes, values: xr.DataArray, probability: float) -> N
     bare(axis, f"{inside.sum()} of {len(inside)} inside the {probability:.0%} band (n = {n})", "scaled rank")
 
 
-def pareto_k(found: xr.Dataset) -> Figure:
+def pareto_k(found: xr.Dataset) -> Picture:
     """Pareto k of each cell's states, sorted, with the thresholds and the share of cells below each.
 
     Args:
@@ -183,7 +197,7 @@ def pareto_k(found: xr.Dataset) -> Figure:
     k = np.sort(found.states.to_numpy())
     finite = k[np.isfinite(k)]
     good, usable = found.attrs["good_below"], found.attrs["usable_below"]
-    figure = Figure(figsize=(5.6, 3.3), layout="constrained")
+    figure = Picture(figsize=(5.6, 3.3), layout="constrained", alt="Pareto k of each cell, sorted")
     axis = figure.subplots()
     axis.plot(np.arange(len(k)), k, ".", ms=3, color=COLOURS[0])
     for threshold, colour, name in ((good, COLOURS[2], "good"), (usable, COLOURS[1], "usable")):

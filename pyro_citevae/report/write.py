@@ -1,0 +1,78 @@
+"""Executes the notebook of a report on a run, and writes it as a page beside the notebook."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from pyro_citevae.errors import RunError, reason
+from pyro_citevae.report.page import page
+
+__all__ = ["write"]
+
+_WAY_OUT = "install them by pip install 'pyro-citevae[report]'"
+
+
+def write(
+    run: str | Path, out: str | Path, *, data: str | None = None, draws: int = 200, seed: int = 0
+) -> Path:
+    """Writes a report on a run: ``out`` is a page by itself, and the notebook lies beside it.
+
+    The page asks for nothing on the network. The notebook has the same cells with their code, to be opened,
+    changed and run again.
+
+    Args:
+        run: Folder of the run.
+        out: The page, such as ``report.html``.
+        data: The run's training data, if they are not where they were.
+        draws: Number of draws.
+        seed: Seed of the draws.
+
+    Returns:
+        The notebook.
+
+    Raises:
+        RunError: A package that executes notebooks is missing, or a cell failed; the notebook is kept then,
+            with the error in it.
+    """
+    try:
+        import jupytext
+        from papermill.exceptions import PapermillExecutionError
+        from papermill.execute import execute_notebook
+    except ImportError as error:
+        raise RunError(f"a report needs papermill, nbconvert and jupytext ({error}); {_WAY_OUT}.") from error
+    out = Path(out).resolve()
+    notebook = out.with_suffix(".ipynb")
+    text = (resources.files("pyro_citevae.report") / "files" / "report.txt").read_text()
+    asked = {"run": str(Path(run).resolve()), "data": data, "draws": draws, "seed": seed}
+    try:
+        with _one_thread():
+            executed = execute_notebook(
+                jupytext.reads(text, fmt="py:percent"),
+                str(notebook),
+                parameters=asked,
+                kernel_name="python3",
+                progress_bar=False,
+            )
+    except PapermillExecutionError as error:
+        said = f"{error.ename}: {error.evalue}"
+        raise RunError(f"the report failed in a cell ({said}); '{notebook}' shows where.") from error
+    except Exception as error:
+        raise RunError(f"the report's notebook could not be run ({reason(error)}); {_WAY_OUT}.") from error
+    out.write_text(page(executed, f"{Path(run).name}: report"))
+    return notebook
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Lets scanpy's Numba leave torch's threads as they are."""
+    name, kept = "NUMBA_NUM_THREADS", dict(os.environ)
+    os.environ.setdefault(name, "1")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
