@@ -15,7 +15,7 @@ PEERS_STAMP := $(PEERS_VENV)/installed
 CORES ?= 2
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-all test-arviz1 test-newest bench bench-peers check format clean environment
+.PHONY: demo test test-all test-arviz1 test-newest docs notebooks dist bench bench-peers check format clean environment
 
 environment: $(STAMP)
 
@@ -37,6 +37,7 @@ test: check
 
 test-all: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist loadfile -m ''
+	$(MAKE) docs
 	$(if $(LATER_PYTHON),$(MAKE) test-arviz1 test-newest,@echo "test-arviz1 and test-newest left out: no Python 3.12 or later")
 
 # Files written by the environment of the tests, opened by one that has ArviZ 1.x and nothing of ours.
@@ -62,6 +63,20 @@ $(ARVIZ1_STAMP): tests/arviz1/requirements.txt
 	$(ARVIZ1_VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(ARVIZ1_VENV)/bin/python -m pip install --quiet -r $<
 	touch $@
+
+# The site, without a warning; docs/_build/html/index.html opens it.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+# The notebooks anew, each with what it shows beside its text.
+notebooks: $(STAMP)
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python experiments/notebooks/execute.py
+
+# A wheel and a source archive, as the package index takes them.
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -m twine check --strict dist/*
 
 # One thread: two of them on busy cores wait for each other. ROWS="likelihood step" measures some rows, BENCH=--again anew.
 bench: $(STAMP)

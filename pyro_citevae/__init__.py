@@ -4,7 +4,7 @@ import lazy_loader
 
 from pyro_citevae.renamed import remember_modules
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 remember_modules()
 

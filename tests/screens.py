@@ -10,8 +10,9 @@ from anndata import AnnData
 from scipy import sparse
 
 import pyro_citevae as cv
+from pyro_citevae.guides import MeanField
 
-__all__ = ["as_anndata", "simulated"]
+__all__ = ["as_anndata", "simulated", "unfitted"]
 
 _SIZES = {"n_genes": 7, "n_programs": 2, "n_perturbations": 3, "n_steps": 3, "seed": 3}
 
@@ -26,3 +27,8 @@ def as_anndata(data: cv.Trajectories, **columns: Any) -> AnnData:
     obs = {"perturbation": data.row_labels.astype(str), "time": data.row_times, **columns}
     X = sparse.csr_matrix(data.values, dtype=np.float32)
     return AnnData(X=X, obs=pd.DataFrame(obs, data.names), var=pd.DataFrame(index=list(data.schema.genes)))
+
+
+def unfitted(model: cv.LatentDynamics) -> cv.Posterior:
+    """The model with a guide, as they are."""
+    return cv.Posterior(model.eval(), MeanField(model, hidden=4).eval(), pd.DataFrame(), record={})

@@ -79,8 +79,9 @@ rows = []
 for name, posterior in posteriors.items():
     found = forecast(posterior, train, test, dataset="renge", headline=headline)
     scores = found.scores
-    rows.append(scores[scores["model"] == posterior.name].assign(model=name))
-    rules = scores[scores["model"] != posterior.name]
+    own = scores["predictor"] == posterior.name
+    rows.append(scores[own].assign(predictor=name))
+    rules = scores[~own]
 print(markdown(summary(pd.concat([*rows, rules], ignore_index=True), found.headline)))
 
 # %% [markdown]

@@ -39,7 +39,8 @@ class Watching:
         made: dict[str, tuple[Any, ...]] = {}
         for argument, given, kind in (("logger", logger, Logger), ("callbacks", callbacks, Callback)):
             listed = [] if given is None or given is False else given
-            listed = list(listed) if isinstance(listed, Sequence) else [listed]
+            several = isinstance(listed, Sequence) and not isinstance(listed, str)
+            listed = list(listed) if several else [listed]
             for one in listed:
                 if not isinstance(one, kind):
                     raise FitError(

@@ -7,26 +7,20 @@ from pathlib import Path
 
 import arviz
 import numpy as np
-import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
 from scipy import stats
+from screens import unfitted
 from torch import Tensor
 
 import pyro_citevae as cv
-from pyro_citevae.guides import MeanField
 from pyro_citevae.infer import idata
 from pyro_citevae.models import CiteVAE, LinearGaussian, StaticShift
 
 SCREEN = {"n_cells": 30, "n_genes": 4, "n_programs": 2, "n_perturbations": 2, "n_steps": 2, "seed": 0}
-
-
-def unfitted(model: cv.LatentDynamics) -> cv.Posterior:
-    guide = MeanField(model, hidden=4)
-    return cv.Posterior(model.eval(), guide.eval(), pd.DataFrame(), record={})
 
 
 def made(model_class: type[cv.LatentDynamics], data: cv.Trajectories, **settings: object) -> cv.Posterior:
