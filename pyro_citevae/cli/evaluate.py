@@ -59,7 +59,7 @@ def demo(
         schedules = [do(), *(do(label) for label in data.perturbations())]
         predicted = posterior.predict(schedules, cells=cells, time=5, seed=seed)
     with aside(out, overwrite=overwrite) as folder:
-        posterior.write(folder)
+        posterior.write(folder, out.name)
         predicted.write_h5ad(folder / "predictions.h5ad")
         _write_scores(folder, found)
         _write_pictures(folder, posterior, found)

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +37,9 @@ def fit_command(
     ] = "none",
     model: Annotated[str | None, typer.Option(help="Model: a name, or FILE.py:CLASS.")] = None,
     guide: Annotated[str | None, typer.Option(help="Guide: a name, or FILE.py:CLASS.")] = None,
-    config_file: Annotated[Path | None, typer.Option("--config", help="TOML: [model] [guide] [fit].")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="TOML with the tables model, guide and fit.")
+    ] = None,
     step: Step = None,
     n_steps: NSteps = 3,
     time_unit: TimeUnit = None,
@@ -63,6 +65,9 @@ def fit_command(
     ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Fits from so many seeds, asked as one posterior.")] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be read and fitted, and end.")
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     **columns: Any,
@@ -98,6 +103,13 @@ def fit_command(
         known = {} if features == "none" else {"features": described(features)}
         console.print(Summary({**screen.summary().content, **known}))
     train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
+    if dry_run:
+        said = ", ".join(f"{name}={value!r}" for name, value in asdict(chosen).items() if value is not None)
+        say(
+            f"Would fit {recipe.model.name} with {recipe.guide.name} to {train.n_cells:,} of "
+            f"{screen.n_cells:,} cells and save it in {out}; {said}."
+        )
+        return
     fits = []
     for one in range(chosen.seed, chosen.seed + seeds):
         seeded = replace(recipe, fit={**recipe.fit, "seed": one})

@@ -33,6 +33,7 @@ from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.latent_states import latent_states, write_states
 from pyro_citevae.infer.predictive import Predictive
 from pyro_citevae.infer.program_genes import ProgramGenes, program_loadings
+from pyro_citevae.infer.run_readme import readme
 from pyro_citevae.infer.run_record import read_record
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.substitute import RolledOn, Substitute
@@ -336,11 +337,18 @@ class Posterior(Predictive):
             ModelError: The model was made with an argument that JSON cannot hold.
         """
         with aside(path, overwrite=overwrite) as folder:
-            self.write(folder)
+            self.write(folder, Path(path).name)
 
-    def write(self, folder: Path) -> None:
-        """Makes a folder and writes the run's files into it; :meth:`save` does so whole or not at all."""
+    def write(self, folder: Path, called: str = "RUN") -> None:
+        """Makes a folder and writes the run's files into it; :meth:`save` does so whole or not at all.
+
+        Args:
+            folder: The folder.
+            called: What its README calls it, where it is to be renamed.
+        """
         folder.mkdir()
+        said = readme(self.name, self.record, self.adequacy.verdict, self.schema.tokens, called)
+        (folder / "README.md").write_text(said)
         tensors = {
             f"{part}.{name}": value.contiguous()
             for part, module in (("model", self.model), ("guide", self.guide))

@@ -27,7 +27,7 @@ from pyro_citevae.cli.app import imported
 from pyro_citevae.data.anndata_io import layer_names
 from pyro_citevae.errors import CiteVAEWarning, DataError, DivergenceError, FitError, RunError
 
-RUN_FILES = {"model.safetensors", "run.json", "history.parquet", "split.json", "discrepancy.nc"}
+RUN_FILES = {"README.md", "model.safetensors", "run.json", "history.parquet", "split.json", "discrepancy.nc"}
 GROUPS = {
     "posterior",
     "prior",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
-from collections.abc import Callable
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +97,29 @@ def test_every_page_is_in_the_site() -> None:
     listed = " ".join(page.read_text() for page in PAGES if "```{toctree}" in page.read_text())
     for page in PAGES:
         assert page.stem == "index" or re.search(rf"\b{page.stem}\b", listed), page
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """And has a page for each public name of the package."""
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        "docs",
+        str(tmp_path),
+    ]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-2000:]
+    inventory = zlib.decompress((tmp_path / "objects.inv").read_bytes().split(b"zlib.\n", 1)[1]).decode()
+    listed = {line.split(" ", 1)[0] for line in inventory.splitlines()}
+    for module in (cv.data, cv.models, cv.guides, cv.infer, cv.analysis, cv.benchmark, cv.conformance):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if not inspect.ismodule(value) and not isinstance(value, dict | list | tuple | Mapping):
+                own = f"{module.__name__}.{name}"
+                assert {own, f"pyro_citevae.{name}"} & listed, own

@@ -125,7 +125,14 @@ def test_saving_and_loading_gives_equal_predictions_and_equal_bytes(
 def test_a_run_holds_no_pickle_and_says_what_made_it(posterior: cv.Posterior, tmp_path: Path) -> None:
     posterior.save(tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"model.safetensors", "run.json", "history.parquet", "split.json", "discrepancy.nc"}
+    assert names == {
+        "README.md",
+        "model.safetensors",
+        "run.json",
+        "history.parquet",
+        "split.json",
+        "discrepancy.nc",
+    }
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["model"]["class"] == "pyro_citevae.models.citevae:CiteVAE"
     assert record["model"]["settings"]["n_programs"] == 2

@@ -54,7 +54,7 @@ def test_a_fit_is_the_same_whoever_watches(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"logger": "wandb"}, "holds 'wandb', which is no Logger"),
-        ({"logger": True}, "holds True, which is no Logger of Lightning; give one of lightning.pytorch.loggers"),
+        ({"logger": True}, "holds True, which is no Logger of Lightning; give one of lightning"),
         ({"callbacks": [print]}, "which is no Callback of Lightning"),
     ],
 )

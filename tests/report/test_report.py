@@ -47,11 +47,20 @@ def page(run: Path) -> Path:
 
 def test_it_has_every_part(page: Path) -> None:
     said = page.read_text()
-    for part in ("What was read", "May it be believed", "Training", "What changes", "What the programs are",
-                 "How the programs move", "Beside simple rules", "What may be claimed", "Versions"):  # fmt: skip
-        assert part in said
+    parts = re.findall(r"<h2[^>]*>([^<]*)", said)
+    assert [part.split()[0] for part in parts] == [
+        "What",
+        "May",
+        "Training",
+        "What",
+        "What",
+        "How",
+        "Beside",
+        "What",
+        "Versions",
+    ]
     assert "persistence" in said
-    assert "200, time course" in said or "cells" in said
+    assert re.search(r"cells\s+\d+, time course", said)
 
 
 def test_it_asks_for_nothing_and_runs_nothing(page: Path) -> None:

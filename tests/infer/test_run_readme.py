@@ -1,0 +1,39 @@
+"""A run's folder tells a person what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from screens import simulated
+
+import pyro_citevae as cv
+from pyro_citevae.guides import MeanField
+from pyro_citevae.infer.run_readme import readme
+from pyro_citevae.models import StaticShift
+
+
+def test_it_says_what_was_fitted_and_which_commands_come_next(tmp_path: Path) -> None:
+    data = simulated()
+    model = StaticShift(data.schema, n_programs=2, hidden=4)
+    posterior = cv.fit(model, MeanField(model, hidden=4), data, max_epochs=1, progress=False)
+    posterior.record["source"] = {"path": "screen.h5ad"}
+    posterior.save(tmp_path / "mine")
+    said = (tmp_path / "mine" / "README.md").read_text()
+    assert said.startswith("# mine\n\nStaticShift")
+    assert "60 cells of `screen.h5ad`" in said
+    assert posterior.adequacy.verdict in said
+    assert "citevae predict mine --do gene_0 -o predicted.h5ad" in said
+    assert "| cells |" in said
+
+
+@pytest.mark.parametrize(
+    ("token", "asked"), [("GATA1", "--do GATA1"), ("A;rm -rf", "--do 'A;rm -rf'"), ("HLA-A", "--do HLA-A")]
+)
+def test_a_name_is_quoted_where_a_shell_would_read_more(token: str, asked: str) -> None:
+    assert asked in readme("model", {}, "fine", (token,), "run")
+
+
+def test_what_the_data_say_breaks_no_table() -> None:
+    said = readme("model", {"summary": {"genes": "<b>|x|\nnext"}}, "fine", (), "run")
+    assert "| genes | &lt;b>\\|x\\| next |" in said
