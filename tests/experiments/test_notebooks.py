@@ -59,7 +59,8 @@ def test_what_it_showed_lies_beside_it(path: Path) -> None:
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert not [output for output in outputs if output.get("name") == "stderr"]
     assert not [output for output in outputs if output.output_type == "error"]
-    assert "<Figure size" not in written.read_text()
+    shown_as = [output["data"] for output in outputs if "data" in output]
+    assert all("image/png" in data for data in shown_as if "<Figure size" in data.get("text/plain", ""))
 
 
 def test_there_are_notebooks() -> None:
