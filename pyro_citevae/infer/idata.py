@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from pyro_citevae.program import Distribution, LatentDynamics
 
 __all__ = [
     "as_arviz",
+    "attribute",
     "global_dataset",
     "observed_groups",
     "pointwise",
@@ -32,6 +35,23 @@ def state_dims(model: LatentDynamics, n_steps: int) -> dict[str, list[Any]]:
         "program": coordinates(model)["program"],
         "invariant": [f"invariant_{i}" for i in range(model.n_invariant)],
     }
+
+
+def attribute(tree: xr.DataTree, **own: str) -> None:
+    """Says on the tree and on each of its groups what made it, by the attributes of ArviZ's schema.
+
+    Args:
+        tree: The tree, which is written to.
+        **own: Further attributes of the tree itself.
+    """
+    made = {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inference_library": "pyro_citevae",
+        "inference_library_version": version("pyro-citevae"),
+    }
+    tree.attrs.update(made | own)
+    for group in tree.children.values():
+        group.attrs.update(made)
 
 
 def global_dataset(model: LatentDynamics, draws: Mapping[str, Tensor]) -> xr.Dataset:

@@ -262,12 +262,7 @@ class Posterior(Predictive):
             found = self.discrepancy.to_dataset()
             groups["discrepancy"] = found.assign(found.attrs).drop_attrs().expand_dims(chain=[0])
         tree = xr.DataTree.from_dict(groups)
-        tree.attrs.update(
-            model=reference(type(self.model)),
-            guide=reference(type(self.guide)),
-            inference_library="pyro_citevae",
-            inference_library_version=version("pyro-citevae"),
-        )
+        idata.attribute(tree, model=reference(type(self.model)), guide=reference(type(self.guide)))
         return tree
 
     def to_arviz(self, data: Trajectories | None = None, **options: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import arviz
@@ -192,3 +193,12 @@ def test_arviz_before_1_gets_groups_and_attributes(counts: xr.DataTree) -> None:
 def test_arviz_1_gets_the_tree(counts: xr.DataTree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arviz, "__version__", "1.3.0")
     assert idata.as_arviz(counts) is counts
+
+
+def test_each_group_says_what_made_it_and_when(counts: xr.DataTree) -> None:
+    """The attributes that ArviZ's schema asks for."""
+    for group in (counts, *counts.children.values()):
+        assert group.attrs["inference_library"] == "pyro_citevae"
+        assert group.attrs["inference_library_version"] == cv.__version__
+        assert datetime.fromisoformat(group.attrs["created_at"]).tzinfo is not None
+    assert counts.attrs["model"].endswith("CiteVAE")
