@@ -57,6 +57,7 @@ class CapturedStep:
         optimizer: Adam of the parameters.
         clip: Largest norm of the gradient.
         record: Whether to record, where the screen lies on a GPU.
+        shown: Whether to say why a step cannot be recorded.
 
     Source: NVIDIA, CUDA Graphs (2019); torch.cuda.CUDAGraph.
     """
@@ -70,11 +71,12 @@ class CapturedStep:
         *,
         clip: float,
         record: bool,
+        shown: bool = True,
     ) -> None:
         self.screen, self.learnt = screen, learnt
         self.differentiate = differentiated(self._bound)
         self.bound = bound
-        self.optimizer, self.clip = optimizer, clip
+        self.optimizer, self.clip, self.shown = optimizer, clip, shown
         self.waiting: list[Places] = []  # minibatches whose losses nobody has read yet
         device = screen.value.device
         index, weight = screen.places(np.zeros(0, dtype=np.int64))
@@ -162,7 +164,7 @@ class CapturedStep:
             self.graph = self._recorded()
         except RuntimeError as error:
             self.record = False
-            say(f"each step is run by itself, since it cannot be recorded ({reason(error)}).", shown=True)
+            say(f"each step is run by itself, since it cannot be recorded ({reason(error)}).", shown=self.shown)
 
     def _recorded(self) -> Any:
         """The step in a graph."""

@@ -305,9 +305,9 @@ class EvidenceLowerBound(lightning.LightningModule):
     def _prepared(self, screen: ResidentScreen) -> CapturedStep:
         """The step on the device: recorded on a GPU, compiled on a CPU, or with a sentence why not."""
         adam = cast(torch.optim.Adam, cast(Any, self.optimizers()).optimizer)
-        made = partial(CapturedStep, screen, self._tempered, self._learnt, adam)
-        step = made(clip=self.settings.gradient_clip, record=False)
         shown = self.trainer.progress_bar_callback is not None
+        made = partial(CapturedStep, screen, self._tempered, self._learnt, adam, shown=shown)
+        step = made(clip=self.settings.gradient_clip, record=False)
         if self.device.type == "cpu":
             self._compile(step, shown)
             return step
