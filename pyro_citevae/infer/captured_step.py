@@ -164,7 +164,8 @@ class CapturedStep:
             self.graph = self._recorded()
         except RuntimeError as error:
             self.record = False
-            say(f"each step is run by itself, since it cannot be recorded ({reason(error)}).", shown=self.shown)
+            why = reason(error)
+            say(f"each step is run by itself, since it cannot be recorded ({why}).", shown=self.shown)
 
     def _recorded(self) -> Any:
         """The step in a graph."""
