@@ -138,8 +138,13 @@ def _simulated(
 ) -> tuple[Trajectories, dict[str, Tensor]]:
     """A data set drawn from the program, and the values of its latent sites."""
     batch = design.batch().to(model.device)
-    with seeded(seed), torch.no_grad(), poutine.trace() as tracer:
-        model(batch.unobserved())
+    was = model.training
+    model.eval()  # with the sites that no cell meets, as the guide has them
+    try:
+        with seeded(seed), torch.no_grad(), poutine.trace() as tracer:
+            model(batch.unobserved())
+    finally:
+        model.train(was)
     values: dict[str, Any] = {
         name: node["value"] for name, node in tracer.trace.nodes.items() if node["type"] == "sample"
     }
