@@ -116,7 +116,7 @@ class Ensemble(Predictive):
         shared = [name for name in trees[0].children if all(name in tree.children for tree in trees)]
         groups = {name: _joined([tree[name].to_dataset() for tree in trees]) for name in shared}
         joined = xr.DataTree.from_dict(groups)
-        joined.attrs.update(trees[0].attrs)
+        idata.attribute(joined, model=trees[0].attrs["model"], guide=trees[0].attrs["guide"])
         return joined
 
     def to_arviz(self, data: Trajectories | None = None, **options: Any) -> Any:

@@ -139,10 +139,10 @@ def test_the_draws_are_labelled_as_those_of_a_fit() -> None:
         assert ours[name].dims == theirs[name].dims
         assert ours[name].isel(chain=0).shape == theirs[name].isel(chain=0).shape
     for name in ("trajectory", "time", "program", "token", "gene"):
-        assert ours[name].identical(theirs[name])
+        assert ours[name].equals(theirs[name])
     assert ours.sizes["chain"] == 2
     assert not np.array_equal(ours["a"][0], ours["a"][1])
-    assert tree["observed_data"].identical(expected["observed_data"])
+    assert tree["observed_data"].equals(expected["observed_data"])
     assert {"diverging", "lp", "step_size"} == set(tree["sample_stats"].data_vars)
 
 
