@@ -7,6 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from pyro_citevae.analysis.figure_style import COLOURS, bare
+from pyro_citevae.errors import DataError
 from pyro_citevae.picture import Picture, drawn_on
 
 __all__ = ["lag_graph", "program_genes", "program_shifts"]
@@ -94,9 +95,17 @@ def lag_graph(
 
     Returns:
         The figure, or ``ax`` if it was given.
+
+    Raises:
+        DataError: There are several graphs, such as one a regime.
     """
     drawn = ("chain", "draw")
     summed = weights.sum("lag") if "lag" in weights.dims else weights
+    more = [str(dim) for dim in summed.dims if dim not in (*drawn, "program", "source")]
+    if more:
+        raise DataError(
+            f"lag_graph(weights) has a graph for each {more[0]}; pick one, as in weights.isel({more[0]}=0)."
+        )
     sure = _sure(summed, drawn).transpose("program", "source").to_numpy()
     mean = summed.mean(drawn).transpose("program", "source").to_numpy()
     K = len(mean)
