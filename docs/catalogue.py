@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from pyro_citevae import errors
+
 __all__ = ["catalogue", "sentences"]
 
 
@@ -28,26 +30,13 @@ def sentences(source: str) -> Iterator[tuple[str, str]]:
         if not isinstance(node, ast.Call):
             continue
         name, given = _name(node.func), node.args
-        if name == "warn" and len(given) > 1 and _name(given[1]) == "CiteVAEWarning":
-            name = "CiteVAEWarning"
-        if not given or not (name.endswith("Error") or name == "CiteVAEWarning"):
+        if name == "warn" and len(given) > 1:
+            name = _name(given[1])
+        if not given or name not in errors.__all__:
             continue
-        if name in ("CiteVAEWarning", "ImportError") or name in _FAMILY:
-            texts = [_text(one) for one in given[:2]] if name == "HookError" else [_text(given[0])]
-            if name in {*_FAMILY, "CiteVAEWarning"} and len(texts[0]) > 20:
-                yield name, "; ".join(text for text in texts if text)
-
-
-_FAMILY = {
-    "ConformanceError",
-    "DataError",
-    "DivergenceError",
-    "FitError",
-    "HookError",
-    "ModelError",
-    "RunError",
-    "ScheduleError",
-}
+        texts = [_text(one) for one in given[:2]] if name == "HookError" else [_text(given[0])]
+        if len(texts[0]) > 20:
+            yield name, "; ".join(text for text in texts if text)
 
 
 def _name(node: ast.AST) -> str:

@@ -90,7 +90,7 @@ class MechanismPosterior(PyroModule):
                 trace: Any = poutine.block(poutine.trace(mechanism).get_trace)()
             _require_continuous(model, trace)
             beyond = list(model.prior_sites)  # of which nothing is learnt
-            sites = {name: site for name, site in trace.iter_stochastic_nodes() if name not in beyond}
+            sites = dict(trace.iter_stochastic_nodes())
             local = [name for name in model.local_sites if name in sites]
             n_rows = {name: model.schema.n_tokens if name in local else 1 for name in sites}
             sizes = {name: n_rows[name] * site["value"].numel() for name, site in sites.items()}

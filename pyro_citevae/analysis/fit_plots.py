@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from pyro_citevae.analysis.figure_style import COLOURS, bare
-from pyro_citevae.infer.interactions import Interactions
+from pyro_citevae.infer.interactions import ADDITIVE, Interactions
 from pyro_citevae.picture import Picture, drawn_on
 
 __all__ = ["interactions", "training"]
@@ -56,7 +56,7 @@ def interactions(found: Interactions, *, ax: Axes | None = None) -> Picture | Ax
         ax, (6.0, 1.4 + 0.26 * len(table)), "strength of each pair beside the sum of its members"
     )
     place = np.arange(len(table))
-    axis.axvspan(0.75, 1.25, color="0.93", lw=0, zorder=0)
+    axis.axvspan(*ADDITIVE, color="0.93", lw=0, zorder=0)
     axis.axvline(1, color="0.6", lw=0.8)
     axis.hlines(place, table["lower"], table["upper"], color="0.5", lw=1)
     for i, (kind, marker) in enumerate(_MARKERS.items()):

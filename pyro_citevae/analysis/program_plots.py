@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from pyro_citevae.analysis.figure_style import COLOURS, bare
 from pyro_citevae.errors import DataError
+from pyro_citevae.infer.program_genes import sign_probability
 from pyro_citevae.picture import Picture, drawn_on
 
 __all__ = ["lag_graph", "program_genes", "program_shifts"]
@@ -34,7 +35,7 @@ def program_genes(
     mean = loadings.mean("draw").transpose("program", "gene")
     strongest = np.argsort(-np.abs(mean.to_numpy()), axis=1, kind="stable")[:, :most]
     columns = list(dict.fromkeys(strongest.ravel().tolist()))
-    sure = _sure(loadings, ("draw",)).transpose("program", "gene")
+    sure = sign_probability(loadings, ("draw",)).transpose("program", "gene")
     values = np.where(sure.to_numpy() >= 0.9, mean.to_numpy(), 0.0)[:, columns]
     rows = [(names or {}).get(str(one), str(one).replace("_", " ")) for one in loadings.program.values]
     size = (1.8 + 0.17 * len(columns) + 0.06 * max(map(len, rows)), 1.4 + 0.22 * len(rows))
@@ -66,7 +67,7 @@ def program_shifts(
     shift = (programs - programs.sel(perturbation=control)).isel(time=-1)
     shift = shift.sel(perturbation=[one for one in programs.perturbation.values if one != control])
     drawn = ("chain", "draw")
-    sure = _sure(shift, drawn)
+    sure = sign_probability(shift, drawn)
     values = shift.mean(drawn).where(sure >= 0.9, 0.0).transpose("perturbation", "program").to_numpy()
     columns = [(names or {}).get(str(one), str(one).replace("_", " ")) for one in programs.program.values]
     rows = [str(one) for one in shift.perturbation.values]
@@ -106,7 +107,7 @@ def lag_graph(
         raise DataError(
             f"lag_graph(weights) has a graph for each {more[0]}; pick one, as in weights.isel({more[0]}=0)."
         )
-    sure = _sure(summed, drawn).transpose("program", "source").to_numpy()
+    sure = sign_probability(summed, drawn).transpose("program", "source").to_numpy()
     mean = summed.mean(drawn).transpose("program", "source").to_numpy()
     K = len(mean)
     edges = [
@@ -151,9 +152,3 @@ def _heat(axis: Axes, values: np.ndarray, rows: list[str], columns: list[str], u
     axis.set_yticks(range(len(rows)), rows, fontsize=7)
     axis.spines[:].set_visible(False)
     axis.figure.colorbar(shown, ax=axis, label=unit, shrink=0.8)
-
-
-def _sure(values: xr.DataArray, drawn: tuple[str, ...]) -> xr.DataArray:
-    """How probable the better supported sign is."""
-    positive, negative = (values > 0).mean(drawn), (values < 0).mean(drawn)
-    return positive.where(positive >= negative, negative)

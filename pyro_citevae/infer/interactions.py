@@ -13,9 +13,9 @@ from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.errors import DataError, ScheduleError
 from pyro_citevae.infer.effect import Effect
 
-__all__ = ["Interactions", "interactions", "members_of"]
+__all__ = ["ADDITIVE", "Interactions", "interactions", "members_of"]
 
-_STRENGTH = 0.25  # share by which a pair may be stronger or weaker than the sum and be additive still
+ADDITIVE = (0.75, 1.25)  # strengths of a pair that is the sum of its members
 _DOMINANCE = 3.0  # times that one member counts as much as the other
 
 
@@ -119,11 +119,11 @@ def _described(
     lower, upper = np.quantile(strength, [tail, 1 - tail])
     weaker, stronger = np.sort(np.abs(c), axis=-1).T
     p = {
-        "synergy": float((strength > 1 + _STRENGTH).mean()),
-        "buffering": float((strength < 1 - _STRENGTH).mean()),
+        "synergy": float((strength > ADDITIVE[1]).mean()),
+        "buffering": float((strength < ADDITIVE[0]).mean()),
         "dominance": float((stronger > _DOMINANCE * weaker).mean()),
     }
-    additive = (abs(strength - 1) <= _STRENGTH) & (stronger <= _DOMINANCE * weaker)
+    additive = (strength >= ADDITIVE[0]) & (strength <= ADDITIVE[1]) & (stronger <= _DOMINANCE * weaker)
     found = [kind for kind, chance in p.items() if chance >= probability]
     kind = found[0] if found else "additive" if additive.mean() >= probability else "unclear"
     return {

@@ -355,10 +355,10 @@ class Predictive(ABC):
         """
         wanted = [self.schema.require(one) for one in schedules_of(pairs, self.schema)]
         members = members_of(wanted)
-        every = [*wanted, *(one for one, _ in members), *(other for _, other in members)]
+        asked = (wanted, [one for one, _ in members], [other for _, other in members])
+        every = list(dict.fromkeys(schedule for some in asked for schedule in some))  # a member of many, once
         effect = self.effect(every, draws=draws, time=time, seed=seed, progress=progress)
-        n = len(wanted)
-        both, first, second = (effect.isel(perturbation=slice(i * n, (i + 1) * n)) for i in range(3))
+        both, first, second = (effect.isel(perturbation=[every.index(one) for one in some]) for some in asked)
         return interactions(both, first, second, probability)
 
     def programs(

@@ -21,7 +21,7 @@ from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics
 
-__all__ = ["ProgramGenes", "program_loadings"]
+__all__ = ["ProgramGenes", "program_loadings", "sign_probability"]
 
 _SURE = 0.05  # of q, below which a term names a program
 
@@ -72,6 +72,17 @@ def program_loadings(model: LatentDynamics, guide: AmortizedGuide, draws: int, s
     )
 
 
+def sign_probability(values: xr.DataArray, drawn: tuple[str, ...]) -> xr.DataArray:
+    """How probable the better supported sign is.
+
+    Args:
+        values: The draws.
+        drawn: Their dims.
+    """
+    positive, negative = (values > 0).mean(drawn), (values < 0).mean(drawn)
+    return positive.where(positive >= negative, negative)
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class ProgramGenes:
@@ -98,8 +109,7 @@ class ProgramGenes:
         """
         mean = self.loadings.mean("draw")
         lower, upper = (self.loadings.quantile(q, "draw") for q in (0.1, 0.9))
-        positive = (self.loadings > 0).mean("draw")
-        sure = positive.where(positive >= 0.5, (self.loadings < 0).mean("draw"))
+        sure = sign_probability(self.loadings, ("draw",))
         rows = []
         for program in self.loadings.program.values:
             order = np.argsort(-np.abs(mean.sel(program=program).to_numpy()), kind="stable")[: self.top]

@@ -40,6 +40,8 @@ def write(
     """
     try:
         import jupytext
+        from jupyter_client.kernelspec import NoSuchKernel
+        from nbclient.exceptions import DeadKernelError
         from papermill.exceptions import PapermillExecutionError
         from papermill.execute import execute_notebook
     except ImportError as error:
@@ -60,7 +62,7 @@ def write(
     except PapermillExecutionError as error:
         said = f"{error.ename}: {error.evalue}"
         raise RunError(f"the report failed in a cell ({said}); '{notebook}' shows where.") from error
-    except Exception as error:
+    except (NoSuchKernel, DeadKernelError) as error:
         raise RunError(f"the report's notebook could not be run ({reason(error)}); {_WAY_OUT}.") from error
     out.write_text(page(executed, f"{Path(run).name}: report"))
     return notebook
@@ -69,10 +71,12 @@ def write(
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Lets scanpy's Numba leave torch's threads as they are."""
-    name, kept = "NUMBA_NUM_THREADS", dict(os.environ)
-    os.environ.setdefault(name, "1")
+    name = "NUMBA_NUM_THREADS"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(kept)
+        del os.environ[name]
