@@ -115,6 +115,7 @@ def test_the_wheel_holds_the_package_and_its_licence_and_nothing_else(wheel: Pat
         "data/files/renge_hipsc_timecourse.h5ad",
         "data/files/papalexi2021_thp1_eccite_299genes.h5ad",
         "data/files/norman2019_k562_500genes.h5ad",
+        "data/files/kang2018_pbmc_ifnb_1267genes.h5ad",
     ],
 )
 def test_the_wheel_holds_every_kind_of_file_whole(name: str, wheel: Path) -> None:

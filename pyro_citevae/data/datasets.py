@@ -1,4 +1,4 @@
-"""Real CRISPR screens that ship with the package, each with its origin and licence."""
+"""Real perturbation screens that ship with the package, each with its origin and licence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 
-__all__ = ["CATALOGUE", "Entry", "hill", "load", "norman_subset", "papalexi", "renge"]
+__all__ = ["CATALOGUE", "Entry", "hill", "kang", "load", "norman_subset", "papalexi", "renge"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,15 @@ CATALOGUE = MappingProxyType(
             licence="BSD-2-Clause",
             columns=Columns(library="n_counts_all_genes", exclude=("unassigned",)),
         ),
+        "kang": Entry(
+            file="kang2018_pbmc_ifnb_1267genes.h5ad",
+            what="1,556 blood cells x 1,267 genes, interferon beta and control in 5 cell types of 2 donors",
+            values="raw UMI of 1,267 genes",
+            origin="muscat (Bioconductor) example data at 017b290d, a subset of GSE96583; Kang et al. 2018",
+            licence="public (GEO)",
+            columns=Columns(batch="donor"),
+            headline=("IFNB1",),
+        ),
     }
 )
 
@@ -86,6 +95,7 @@ def _open(name: str) -> AnnData:
     with resources.as_file(resources.files("pyro_citevae.data") / "files" / entry.file) as path:
         adata = anndata.read_h5ad(path)
     adata.uns["origin"], adata.uns["licence"] = entry.origin, entry.licence
+    adata.uns.setdefault("source", entry.origin)
     adata.uns["control"] = "control"
     return adata
 
@@ -155,11 +165,27 @@ def hill() -> AnnData:
     return _open("hill")
 
 
+def kang() -> AnnData:
+    """Interferon beta in five types of blood cells of two donors, raw UMI (Kang et al. 2018).
+
+    The same stimulus in several contexts: each cell type has control and stimulated cells, 15 to 100 a donor.
+
+    Returns:
+        1,556 cells x 1,267 genes; ``obs`` has ``perturbation`` ('control' or 'IFNB1'), ``cell_type`` and
+        ``donor``.
+
+    Example:
+        >>> kang().shape
+        (1556, 1267)
+    """
+    return _open("kang")
+
+
 def load(name: str) -> Trajectories:
     """A shipped screen as trajectories, read with the columns that fit it.
 
     Args:
-        name: ``"renge"``, ``"papalexi"``, ``"norman_subset"`` or ``"hill"``.
+        name: ``"renge"``, ``"papalexi"``, ``"norman_subset"``, ``"hill"`` or ``"kang"``.
 
     Raises:
         DataError: There is no such screen.
@@ -173,6 +199,7 @@ def load(name: str) -> Trajectories:
         "papalexi": papalexi,
         "norman_subset": norman_subset,
         "hill": hill,
+        "kang": kang,
     }
     if name not in makers:
         raise DataError(f"'{name}' is not a shipped data set; the shipped ones are {', '.join(makers)}.")

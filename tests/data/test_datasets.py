@@ -17,8 +17,15 @@ MAKERS: dict[str, Callable[[], AnnData]] = {
     "papalexi": datasets.papalexi,
     "norman_subset": datasets.norman_subset,
     "hill": datasets.hill,
+    "kang": datasets.kang,
 }
-LICENCES = {"renge": "MIT", "papalexi": "MIT", "norman_subset": "BSD-3-Clause", "hill": "BSD-2-Clause"}
+LICENCES = {
+    "renge": "MIT",
+    "papalexi": "MIT",
+    "norman_subset": "BSD-3-Clause",
+    "hill": "BSD-2-Clause",
+    "kang": "public (GEO)",
+}
 every_screen = pytest.mark.parametrize("name", MAKERS)
 
 
@@ -39,6 +46,7 @@ def loaded() -> dict[str, Trajectories]:
         ("papalexi", (16192, 299)),
         ("norman_subset", (3375, 500)),
         ("hill", (6229, 28)),
+        ("kang", (1556, 1267)),
     ],
 )
 def test_shapes(screens: dict[str, AnnData], name: str, shape: tuple[int, int]) -> None:
@@ -125,6 +133,7 @@ def test_every_shipped_file_is_in_the_catalogue() -> None:
         ("papalexi", {"16,192": 16192, "299": 299, "25": 25}),
         ("norman_subset", {"3,375": 3375, "500": 500, "18": 18, "15": 15, "250": 250}),
         ("hill", {"5,698": 5698, "28": 28, "29": 29, "345": 345}),
+        ("kang", {"1,556": 1556, "1,267": 1267}),
     ],
 )
 def test_the_catalogue_tells_the_numbers(
@@ -145,6 +154,7 @@ def test_the_catalogue_tells_the_numbers(
         ("papalexi", "snapshot", (3.0,), "step", 3),
         ("norman_subset", "snapshot", (3.0,), "step", 8),
         ("hill", "snapshot", (3.0,), "step", 1),
+        ("kang", "snapshot", (3.0,), "step", 2),
     ],
 )
 def test_load_fits_the_design(
@@ -198,6 +208,13 @@ def test_every_time_of_the_course_has_controls_and_every_knock_out(loaded: dict[
 def test_every_knock_out_of_the_course_is_measured(loaded: dict[str, Trajectories]) -> None:
     schema = loaded["renge"].schema
     assert tuple(schema.genes[g] for g in schema.own_gene) == schema.tokens
+
+
+def test_every_cell_type_of_each_donor_has_stimulated_and_control_cells(screens: dict[str, AnnData]) -> None:
+    counts = screens["kang"].obs.value_counts(["cell_type", "donor", "perturbation"])
+    assert len(counts) == 5 * 2 * 2
+    assert counts.min() == 15
+    assert counts.max() == 100
 
 
 def test_an_unknown_data_set_is_answered_with_the_known_ones() -> None:
