@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import stateless
 
+from pyro_citevae.environment import unless_set
 from pyro_citevae.nn.fixed_shapes import fixed_shapes
 from pyro_citevae.nn.host_reads import FilledNumbers
 
@@ -88,7 +88,8 @@ def compiled(bound: Callable[..., Tensor], module: nn.Module, *given: Tensor) ->
         return [loss.detach(), *(one for one in found if one is not None)]
 
     held = [one.detach() for one in learnt.values()]
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _kept_by_the_user():
+    kept = unless_set("TORCHINDUCTOR_CACHE_DIR", _users_folder())
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), kept:
         graph = make_fx(step)(*held, *given)
         run = inductor.compile(graph, [*held, *given], options={"fallback_random": True})
         run(*held, *given)
@@ -105,16 +106,7 @@ def compiled(bound: Callable[..., Tensor], module: nn.Module, *given: Tensor) ->
     return differentiate
 
 
-@contextmanager
-def _kept_by_the_user() -> Iterator[None]:
-    """Lets the compiler keep its work in the user's cache folder, where nobody has said another."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    if name in os.environ:
-        yield
-        return
+def _users_folder() -> str:
+    """Where the compiler keeps its work, so that the next process finds it."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ[name] = str(base / "pyro-citevae" / "compiled")
-    try:
-        yield
-    finally:
-        del os.environ[name]
+    return str(base / "pyro-citevae" / "compiled")

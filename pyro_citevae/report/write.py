@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
+from pyro_citevae.environment import unless_set
 from pyro_citevae.errors import RunError, reason
 from pyro_citevae.report.page import page
+from pyro_citevae.whole_files import aside
 
 __all__ = ["write"]
 
@@ -36,7 +35,7 @@ def write(
 
     Raises:
         RunError: A package that executes notebooks is missing, or a cell failed; the notebook is kept then,
-            with the error in it.
+            with the error in it, and a page that was there stays as it was.
     """
     try:
         import jupytext
@@ -50,33 +49,25 @@ def write(
     notebook = out.with_suffix(".ipynb")
     text = (resources.files("pyro_citevae.report") / "files" / "report.txt").read_text()
     asked = {"run": str(Path(run).resolve()), "data": data, "draws": draws, "seed": seed}
+    failure: PapermillExecutionError | None = None
     try:
-        with _one_thread():
-            executed = execute_notebook(
-                jupytext.reads(text, fmt="py:percent"),
-                str(notebook),
-                parameters=asked,
-                kernel_name="python3",
-                progress_bar=False,
-            )
-    except PapermillExecutionError as error:
-        said = f"{error.ename}: {error.evalue}"
-        raise RunError(f"the report failed in a cell ({said}); '{notebook}' shows where.") from error
+        # scanpy's Numba leaves torch's threads as they are
+        with aside(notebook, overwrite=True) as file, unless_set("NUMBA_NUM_THREADS", "1"):
+            try:
+                executed = execute_notebook(
+                    jupytext.reads(text, fmt="py:percent"),
+                    str(file),
+                    parameters=asked,
+                    kernel_name="python3",
+                    progress_bar=False,
+                )
+            except PapermillExecutionError as error:
+                failure = error  # its notebook is kept
     except (NoSuchKernel, DeadKernelError) as error:
         raise RunError(f"the report's notebook could not be run ({reason(error)}); {_WAY_OUT}.") from error
-    out.write_text(page(executed, f"{Path(run).name}: report"))
+    if failure is not None:
+        said = f"{failure.ename}: {failure.evalue}"
+        raise RunError(f"the report failed in a cell ({said}); '{notebook}' shows where.") from failure
+    with aside(out, overwrite=True) as file:
+        file.write_text(page(executed, f"{Path(run).name}: report"))
     return notebook
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Lets scanpy's Numba leave torch's threads as they are."""
-    name = "NUMBA_NUM_THREADS"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[name]

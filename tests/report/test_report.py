@@ -109,3 +109,14 @@ def test_a_browser_shows_it_without_a_word(page: Path, width: int, tmp_path: Pat
     found = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in found.stderr
     assert "&lt;script&gt;alert(1)" in found.stdout
+
+
+def test_a_report_that_fails_leaves_the_page_of_before(tmp_path: Path) -> None:
+    """And its notebook has the error."""
+    out = tmp_path / "report.html"
+    out.write_text("the page of before")
+    with pytest.raises(RunError, match=r"'.*report\.ipynb' shows where"):
+        report.write(tmp_path, out)
+    assert out.read_text() == "the page of before"
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.ipynb"}
+    assert '"output_type": "error"' in out.with_suffix(".ipynb").read_text()
