@@ -29,10 +29,12 @@ class Interactions:
             members), ``strength`` with ``lower`` and ``upper``, ``surplus`` (norm over genes), the
             probabilities ``p_synergy``, ``p_buffering``, ``p_dominance``, and ``kind``.
         surplus: Draws of ``delta_AB - delta_A - delta_B``, gene by gene.
+        probability: Mass of the intervals, and how probable a kind must be.
     """
 
     table: pd.DataFrame
     surplus: Effect
+    probability: float
 
 
 def members_of(pairs: list[Schedule]) -> list[tuple[Schedule, Schedule]]:
@@ -94,7 +96,7 @@ def interactions(pair: Effect, first: Effect, second: Effect, probability: float
             rows.append({"pair": str(label), "time": float(time), **_described(c, rest, probability)})
     surplus = pair.copy(data=both - one - other)
     surplus.attrs["versus"] = "the sum of the members"
-    return Interactions(pd.DataFrame(rows), surplus)
+    return Interactions(pd.DataFrame(rows), surplus, probability)
 
 
 def _drawn(values: Float[np.ndarray, "chain draw gene"]) -> Float[np.ndarray, "drawn gene"]:

@@ -26,6 +26,7 @@ from pyro_citevae.infer.devices import device_of
 from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.effect import Effect
 from pyro_citevae.infer.interactions import Interactions, interactions, members_of
+from pyro_citevae.infer.program_genes import strongest_genes
 from pyro_citevae.infer.ranking import Ranking, candidates_of, rank
 from pyro_citevae.program import LatentDynamics
 
@@ -381,7 +382,8 @@ class Predictive(ABC):
             seed: Seed of every draw.
 
         Returns:
-            Dims (chain, draw, perturbation, time, program). Programs of different chains are not matched.
+            Dims (chain, draw, perturbation, time, program), and the coordinate ``top_genes``: the three
+            strongest genes of each program. Programs of different chains are not matched, and have none.
         """
         controls = None if cells is None else self._controls(cells)
         wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
@@ -389,6 +391,7 @@ class Predictive(ABC):
         roll = Counterfactuals(self.members, wanted, times, *asked)
         walked = np.moveaxis(roll.programs(controls), 0, 2)
         names = idata.state_dims(self.members[0][0], walked.shape[3] - 1)
+        alone = len(self.members) == 1
         return xr.DataArray(
             walked,
             dims=("chain", "draw", "perturbation", "time", "program"),
@@ -398,6 +401,8 @@ class Predictive(ABC):
                 "perturbation": [one.label(self.schema.control) for one in wanted],
                 "time": names["time"],
                 "program": names["program"],
+                **(strongest_genes(*self.members[0], roll.seed) if alone else {}),
             },
             name="z",
+            attrs={"time_unit": self.schema.time_unit},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
@@ -20,10 +21,13 @@ from pyro_citevae.infer.counterfactuals import Abduction
 from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.program import LatentDynamics
+from pyro_citevae.shown import Shown
 
-__all__ = ["ProgramGenes", "program_loadings", "sign_probability"]
+__all__ = ["ProgramGenes", "program_loadings", "sign_probability", "strongest_genes"]
 
 _SURE = 0.05  # of q, below which a term names a program
+_NAMING = 3  # genes that stand for a program
+_DRAWS = 20  # of the mechanism, which tell the strongest genes
 
 
 def program_loadings(model: LatentDynamics, guide: AmortizedGuide, draws: int, seed: int) -> xr.DataArray:
@@ -44,7 +48,8 @@ def program_loadings(model: LatentDynamics, guide: AmortizedGuide, draws: int, s
         seed: Seed of the draws.
 
     Returns:
-        Dims (draw, program, gene).
+        Dims (draw, program, gene), and the coordinate ``top_genes``: the three strongest genes of each
+        program.
     """
     K, S = model.n_programs, model.n_invariant
     with seeded(seed), torch.no_grad():
@@ -61,7 +66,7 @@ def program_loadings(model: LatentDynamics, guide: AmortizedGuide, draws: int, s
     level = mean if model.schema.values == "real" else mean.clamp(min=1e-30).log()
     loading = (level[:, :K] - level[:, K:]) / 2
     names = [f"program_{k}" for k in range(K)]
-    return xr.DataArray(
+    made_of = xr.DataArray(
         loading.double().numpy(force=True),
         dims=("draw", "program", "gene"),
         coords={"draw": np.arange(draws), "program": names, "gene": list(model.schema.genes)},
@@ -70,6 +75,20 @@ def program_loadings(model: LatentDynamics, guide: AmortizedGuide, draws: int, s
             "unit": "log mean count a unit of z" if model.schema.values == "counts" else "value a unit of z"
         },
     )
+    order = np.argsort(-np.abs(made_of.mean("draw").to_numpy()), axis=1, kind="stable")[:, :_NAMING]
+    top = [", ".join(genes) for genes in made_of.gene.to_numpy()[order]]
+    return made_of.assign_coords(top_genes=("program", top))
+
+
+def strongest_genes(model: LatentDynamics, guide: AmortizedGuide, seed: int) -> dict[str, xr.Variable]:
+    """The coordinate ``top_genes`` of what has a dim of programs, by which pictures head them.
+
+    Args:
+        model: The fitted program.
+        guide: Its guide.
+        seed: Seed of the draws.
+    """
+    return {"top_genes": program_loadings(model, guide, _DRAWS, seed).top_genes.variable}
 
 
 def sign_probability(values: xr.DataArray, drawn: tuple[str, ...]) -> xr.DataArray:
@@ -84,8 +103,8 @@ def sign_probability(values: xr.DataArray, drawn: tuple[str, ...]) -> xr.DataArr
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class ProgramGenes:
+@dataclass(frozen=True, eq=False, repr=False)
+class ProgramGenes(Shown):
     """The genes that programs move, over draws of the mechanism.
 
     Attributes:
@@ -100,13 +119,24 @@ class ProgramGenes:
         if self.top < 1:
             raise DataError(f"posterior.program_genes(top={self.top}) must be positive.")
 
+    def facts(self) -> dict[str, str]:
+        """What each program is called."""
+        return dict(self.names)
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """The genes that each program moves most: a row a program and gene, the strongest first.
 
-        Columns: ``program``, ``rank``, ``gene``, mean ``loading``, its 80 % interval ``lower`` and ``upper``,
-        and ``p_sign``, how probable its sign is within this fit.
+        Columns: ``program``, its ``program_name``, ``rank``, ``gene``, mean ``loading``, its 80 % interval
+        ``lower`` and ``upper``, and ``p_sign``, how probable its sign is within this fit.
         """
+        made = self._strongest.copy()
+        made.insert(1, "program_name", made["program"].map(self.names))
+        return made
+
+    @cached_property
+    def _strongest(self) -> pd.DataFrame:
+        """The table without names."""
         mean = self.loadings.mean("draw")
         lower, upper = (self.loadings.quantile(q, "draw") for q in (0.1, 0.9))
         sure = sign_probability(self.loadings, ("draw",))
@@ -132,19 +162,24 @@ class ProgramGenes:
         background = [str(gene) for gene in self.loadings.gene.values]
         parts = [
             enrichment(part["gene"], background).assign(program=program)
-            for program, part in self.table.groupby("program", sort=False)
+            for program, part in self._strongest.groupby("program", sort=False)
         ]
         made = pd.concat(parts, ignore_index=True)
         return made[["program", *made.columns.drop("program")]]
 
-    @cached_property
-    def names(self) -> dict[str, str]:
-        """A name for each program: its surest term of two genes or more, else its three strongest genes."""
-        by_program = self.table.groupby("program", sort=False)
-        names = {str(program): "/".join(part["gene"][:3]) for program, part in by_program}
+    @property
+    def known_terms(self) -> pd.DataFrame:
+        """The terms; no row where no gene of the screen is in the ontology."""
         try:
-            terms = self.terms
+            return self.terms
         except DataError:  # genes of another species, or features that are no genes
-            return names
+            return pd.DataFrame({"program": [], "name": [], "k": [], "q": []})
+
+    @cached_property
+    def names(self) -> Mapping[str, str]:
+        """A name for each program: its surest term of two genes or more, else its three strongest genes."""
+        by_program = self._strongest.groupby("program", sort=False)
+        names = {str(program): "/".join(part["gene"][:3]) for program, part in by_program}
+        terms = self.known_terms
         sure = terms[(terms["q"] < _SURE) & (terms["k"] >= 2)].groupby("program", sort=False)
         return names | {str(program): str(part["name"].iloc[0]) for program, part in sure}
