@@ -15,7 +15,9 @@ _SHOWN = {
     "pearson_delta_control": "Pearson",
     "relative_l2": "relative L2",
     "cosine_delta_mean": "cosine beyond the mean",
+    "pearson_delta_perturbed": "Pearson beyond the perturbed",
     "pds": "PDS",
+    "centroid_accuracy": "centroid accuracy",
     "crps": "CRPS",
     "coverage_80": "80 % covers",
     "energy_distance": "energy distance",
@@ -70,7 +72,8 @@ def _said(over: str, results: Results) -> str:
 
 
 def _table(rows: pd.DataFrame, order: Sequence[str], titles: dict[str, str] | None = None) -> str:
-    shown = {score: title for score, title in (titles or _SHOWN).items() if (rows.score == score).any()}
+    defined = set(rows.score[rows["value"].notna()])
+    shown = {score: title for score, title in (titles or _SHOWN).items() if score in defined}
     by_seed = rows.groupby(["predictor", "score", "seed"])["value"].mean()
     lines = ["| predictor | " + " | ".join(shown.values()) + " |", "|---" * (len(shown) + 1) + "|"]
     for name in order:

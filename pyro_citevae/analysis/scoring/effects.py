@@ -47,6 +47,8 @@ def evaluate(
     cosine_delta_control       cosine of the same
     pearson_delta_mean         correlation of what differs from the mean effect of all perturbations
     cosine_delta_mean          cosine of the same
+    pearson_delta_perturbed    correlation of what differs from the mean effect of those not scored
+    centroid_accuracy          share of other perturbations farther from the prediction than the right one
     relative_l2                ``|predicted - measured| / |measured|``
     weighted_mse               squared error, weighted to differentially expressed genes
     weighted_r2_delta_control  the same weights, as share of explained variance
@@ -61,7 +63,11 @@ def evaluate(
     risk_coverage_area         1 where the draws' spread does not tell which genes are wrong
     =========================  ==========================================================================
 
-    Means over perturbations leave out what is not defined, as discrimination among one perturbation.
+    ``centroid_accuracy`` and ``pearson_delta_perturbed`` are those of Systema (R. Viñas Torné et al. 2025).
+    The latter takes effects against the mean of the centroids of ``others`` in place of the controls, or of
+    the other scored perturbations where there are no ``others``: a prediction of that mean scores 0.
+
+    What compares perturbations is NaN where there is only one; means over perturbations leave it out.
 
     Args:
         predicted: Effects by the name of what predicted them, with (chain, draw, perturbation, time, gene).
@@ -85,7 +91,7 @@ def evaluate(
     headline = names(headline, "evaluate(headline=...)")
     rows = []
     for one in measurements:
-        context = _Context.of(one, [*measurements, *others])
+        context = _Context.of(one, measurements, others)
         found = {CEILING: _ceiling(one)}
         for name, effect in predicted.items():
             drawn = xr.DataArray(effect).sel(perturbation=one.perturbation, time=one.time)
@@ -113,19 +119,28 @@ class _Context:
     keep: Bool[np.ndarray, " all"]
     others: Float[np.ndarray, "other gene"]
     mean: Float[np.ndarray, " gene"]
+    perturbed: Float[np.ndarray, " gene"]
     weight: Float[np.ndarray, " gene"]
     programs: Float[np.ndarray, "program gene"]
 
     @classmethod
-    def of(cls, one: Measurement, among: Sequence[Measurement]) -> _Context:
+    def of(cls, one: Measurement, scored: Sequence[Measurement], known: Sequence[Measurement]) -> _Context:
         truth, variance = one.delta[one.keep], one.variance[one.keep]
-        now = {other.perturbation: other.delta[one.keep] for other in among if other.time == one.time}
-        others = np.array([delta for name, delta in now.items() if name != one.perturbation])
-        others = others.reshape(-1, len(truth))
+        others = cls._beside(one, [*scored, *known])
         mean = np.vstack([others, truth]).mean(0)
+        unscored = cls._beside(one, known)
+        reference = unscored if len(unscored) else others
+        perturbed = reference.mean(0) if len(reference) else np.full(len(truth), np.nan)
         programs = np.linalg.svd(others, full_matrices=False)[2][:_PROGRAMS]
         weight = scores.differential_weights(truth, variance)
-        return cls(truth, variance, one.keep, others, mean, weight, programs)
+        return cls(truth, variance, one.keep, others, mean, perturbed, weight, programs)
+
+    @staticmethod
+    def _beside(one: Measurement, among: Sequence[Measurement]) -> Float[np.ndarray, "other gene"]:
+        """Effects of the other perturbations at the time, on the genes that count."""
+        now = {other.perturbation: other.delta[one.keep] for other in among if other.time == one.time}
+        effects = [delta for name, delta in now.items() if name != one.perturbation]
+        return np.array(effects).reshape(-1, int(one.keep.sum()))
 
 
 def _ceiling(one: Measurement) -> dict[str, float]:
@@ -145,6 +160,10 @@ def _effect_scores(draws: Float[np.ndarray, "draw all"], context: _Context) -> d
         "cosine_delta_control": scores.cosine(mean, truth),
         "pearson_delta_mean": np.nan if alone else pearson(beyond, beyond_truth),
         "cosine_delta_mean": np.nan if alone else scores.cosine(beyond, beyond_truth),
+        "pearson_delta_perturbed": (
+            np.nan if alone else pearson(mean - context.perturbed, truth - context.perturbed)
+        ),
+        "centroid_accuracy": scores.centroid_accuracy(mean, truth, context.others),
         "relative_l2": relative_l2(mean, truth),
         "weighted_mse": scores.weighted_mse(mean, truth, weight),
         "weighted_r2_delta_control": scores.weighted_r2(mean, truth, weight),

@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 
 __all__ = [
     "area_under_risk_coverage",
+    "centroid_accuracy",
     "cosine",
     "crps",
     "differential_weights",
@@ -152,6 +153,37 @@ def discrimination(
         return float("nan")
     distance = np.linalg.norm(np.vstack([measured, others]) - predicted, axis=1)
     return float(1 - (rankdata(distance.round(12))[0] - 1) / len(others))
+
+
+def centroid_accuracy(
+    predicted: Float[np.ndarray, " gene"],
+    measured: Float[np.ndarray, " gene"],
+    others: Float[np.ndarray, "other gene"],
+) -> float:
+    """Share of the other perturbations' centroids that lie farther from the prediction than the own one.
+
+    Distances are Euclidean. A centroid at the same distance does not count, which alone tells this score
+    from :func:`discrimination`: where all centroids are equally far it is 0 and not 0.5.
+
+    Args:
+        predicted: Predicted effect; effects against one control are as far apart as the profiles are.
+        measured: Its own measured effect.
+        others: Measured effects of the other perturbations at the same time.
+
+    Returns:
+        The share, 0 to 1; NaN without others.
+
+    Example:
+        >>> centroid_accuracy(np.zeros(2), np.array([2.0, 0]), np.array([[0.0, 3], [1.0, 0.5], [1, 0]]))
+        0.3333333333333333
+
+    Source: R. Viñas Torné et al., Systema: a framework for evaluating genetic perturbation response
+    prediction beyond systematic variation, Nature Biotechnology (2025).
+    """
+    if not len(others):
+        return float("nan")
+    own, *distances = np.linalg.norm(np.vstack([measured, others]) - predicted, axis=1).round(12)
+    return float(np.mean(np.array(distances) > own))
 
 
 def crps(

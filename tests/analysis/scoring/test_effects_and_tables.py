@@ -157,6 +157,7 @@ def test_a_perfect_prediction_has_every_score_at_its_best(data: cv.Trajectories)
     at = frame[frame.perturbation == "ALL"].set_index(["predictor", "score"])["value"]
     for score in (
         "pearson_delta_mean", "cosine_delta_control", "cosine_delta_mean", "pds", "sign_accuracy_20",
+        "pearson_delta_perturbed", "centroid_accuracy",
         "weighted_r2_delta_control", "weighted_r2_delta_mean", "coverage_95",
     ):  # fmt: skip
         assert at["perfect", score] == pytest.approx(1)
@@ -175,9 +176,42 @@ def test_a_single_perturbation_is_told_apart_among_those_that_are_not_scored(dat
         found = frame[(frame.predictor == "persistence") & (frame.score == name)]["value"]
         return float(found.iloc[0])
 
-    assert np.isnan(score("pds")) and np.isnan(score("cosine_delta_mean"))
+    compared = ("pds", "cosine_delta_mean", "centroid_accuracy", "pearson_delta_perturbed")
+    assert all(np.isnan(score(name)) for name in compared)
+    assert all(np.isfinite(score(name, others=others)) for name in compared)
     assert score("pds", others=others) in (0, 0.5, 1)
     assert np.isfinite(score("cosine_delta_mean", others=others))
+
+
+def of_deltas(deltas: dict[str, np.ndarray]) -> list[Measurement]:
+    keep, noise = np.ones(3, dtype=bool), np.full(3, 0.01)
+    return [Measurement(name, 3.0, delta, noise, keep, 0.8) for name, delta in deltas.items()]
+
+
+def test_systema_takes_effects_against_the_mean_of_the_perturbed_by_hand() -> None:
+    """All share (4, 4, 0): what is left of the truth of A is (1, -1, 0), of its prediction (1, 0, -1)."""
+    known = of_deltas({"B": np.array([3.0, 5, 1]), "C": np.array([5.0, 3, -1])})
+    scored = of_deltas({"A": np.array([5.0, 3, 0]), "D": np.array([9.0, 9, 9])})
+    schema = cv.Schema(genes=("x", "y", "z"), tokens=("A", "D"), times=(3.0,))
+    schedules = [cv.do("A"), cv.do("D")]
+
+    def found(first: list[float], **more: object) -> dict[str, float]:
+        drawn = np.array([first, [0.0, 0, 0]]).reshape(1, 1, 2, 1, 3)
+        made = {"model": Effect.of(drawn, schedules, [3.0], schema, cv.do())}
+        frame = evaluate(made, scored, headline=[], protocol="p", dataset="d", **more)
+        rows = frame[(frame.predictor == "model") & (frame.perturbation == "A")]
+        return rows.set_index("score")["value"].to_dict()
+
+    beside = found([5.0, 4, -1], others=known)
+    assert beside["pearson_delta_perturbed"] == pytest.approx(0.5)
+    # distances: sqrt 2 to A, 3 to B, 1 to C, sqrt 141 to D
+    assert beside["centroid_accuracy"] == pytest.approx(2 / 3)
+    mean_of_others = found([4.0, 4, 0], others=known)
+    assert mean_of_others["pearson_delta_perturbed"] == 0
+    assert mean_of_others["pearson_delta_control"] > 0.8
+    # without others the reference is D alone: (-4, -6, -9) is left of A
+    assert found([5.0, 3, 0])["pearson_delta_perturbed"] == pytest.approx(1)
+    assert found([9.0, 9, 9])["pearson_delta_perturbed"] == 0
 
 
 def test_means_of_strata_skills_and_scales_by_hand(data: cv.Trajectories) -> None:

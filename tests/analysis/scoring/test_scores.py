@@ -70,6 +70,26 @@ def test_discrimination_ranks_by_hand_with_ties_in_the_middle() -> None:
     assert scores.discrimination(predicted, truth, np.array([[2.0], [-2.0]])) == pytest.approx(0.5)
 
 
+def test_centroid_accuracy_is_the_share_of_the_others_that_lie_farther_by_hand() -> None:
+    predicted, truth = np.array([1.0, 0.0]), np.array([1.0, 2.0])  # its distance is 2
+    others = np.array([[1.0, 3.0], [4.0, 0.0], [2.0, 0.0], [1.0, 1.0]])  # 3, 3, 1, 1
+    assert scores.centroid_accuracy(predicted, truth, others) == 0.5
+    assert scores.centroid_accuracy(truth, truth, others) == 1
+    assert scores.centroid_accuracy(np.array([2.0, 0.0]), truth, others[2:]) == 0
+    assert np.isnan(scores.centroid_accuracy(predicted, truth, others[:0]))
+
+
+def test_centroid_accuracy_is_discrimination_without_ties_and_counts_none_of_them() -> None:
+    for i in range(len(OTHERS)):
+        at = np.delete(OTHERS, i, 0)
+        assert scores.centroid_accuracy(TRUTH, OTHERS[i], at) == pytest.approx(
+            scores.discrimination(TRUTH, OTHERS[i], at)
+        )
+    predicted, truth, tied = np.zeros(1), np.array([2.0]), np.array([[-2.0], [3.0]])
+    assert scores.centroid_accuracy(predicted, truth, tied) == 0.5
+    assert scores.discrimination(predicted, truth, tied) == 0.75
+
+
 def test_discrimination_is_perfect_for_the_truth_and_chance_for_another_one() -> None:
     def score(i: int, j: int) -> float:
         return scores.discrimination(OTHERS[j], OTHERS[i], np.delete(OTHERS, i, 0))
