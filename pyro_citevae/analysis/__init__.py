@@ -45,6 +45,8 @@ from pyro_citevae.analysis.identifiability import (
 from pyro_citevae.analysis.scoring import (
     Measurement,
     cell_rows,
+    challenge_scale,
+    challenge_scaled,
     challenge_scores,
     coverage,
     evaluate,
@@ -83,6 +85,8 @@ __all__ = [
     "StrongerSingle",
     "TechnicalDuplicate",
     "cell_rows",
+    "challenge_scale",
+    "challenge_scaled",
     "challenge_scores",
     "coverage",
     "diagnose",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from pyro_citevae.analysis import cell_rows, challenge_scores, evaluate, measure
+from pyro_citevae.analysis import cell_rows, challenge_scale, challenge_scores, evaluate, measure
 from pyro_citevae.analysis.baselines.effect_table import EffectTable
 from pyro_citevae.analysis.baselines.rules import Predictor
 from pyro_citevae.analysis.baselines.technical_duplicate import Duplicate
@@ -206,6 +206,11 @@ class Fold:
         frame = evaluate({}, self.measurements, headline=(), protocol="", dataset="")
         kept = frame[(frame.predictor == CEILING) & ~frame.perturbation.isin([ALL, REPRODUCIBLE])]
         return kept.assign(fold=self.number, seed=0)[_KEPT].reset_index(drop=True)
+
+    def challenge_scale(self) -> pd.DataFrame:
+        """Tidy rows of the mean response and of a replicate, between which the challenge scales."""
+        frames = [challenge_scale(self.duplicated, time) for time in self.times]
+        return pd.concat(frames).assign(fold=self.number, seed=0)[_KEPT].reset_index(drop=True)
 
 
 _KEPT: Sequence[str] = [name for name in COLUMNS if name not in ("protocol", "dataset")]

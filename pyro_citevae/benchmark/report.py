@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from pyro_citevae.analysis.scoring.challenge_scale import SCALED
 from pyro_citevae.analysis.scoring.tables import ALL, CEILING, REPRODUCIBLE
+from pyro_citevae.analysis.scoring.virtual_cell_challenge import PREFIX
 from pyro_citevae.benchmark.runner import Results
 
 __all__ = ["report"]
@@ -23,8 +25,10 @@ _SHOWN = {
     "energy_distance": "energy distance",
     "de_overlap": "DE overlap",
 }
-
-_CHALLENGE = "cell_eval2_"
+_CHALLENGE = {
+    PREFIX: "Predicted cells by cell-eval2, mean over all",
+    SCALED: "The same on the challenge's scale: 0 is the mean response, 1 is as good as measuring again",
+}
 
 
 def report(results: Results, command: str) -> str:
@@ -53,10 +57,11 @@ def report(results: Results, command: str) -> str:
             "Scaled, so that the reference baseline is 0 and a perfect prediction of noisy truth is 1:\n\n"
             f"{_table(scaled, order, titles)}\n"
         )
-    challenge = frame[frame.score.str.startswith(_CHALLENGE) & (frame.perturbation == ALL)]
-    if len(challenge):
-        titles = {score: score.removeprefix(_CHALLENGE) for score in dict.fromkeys(challenge.score)}
-        parts.append(f"Predicted cells by cell-eval2, mean over all:\n\n{_table(challenge, order, titles)}\n")
+    for prefix, said in _CHALLENGE.items():
+        rows = frame[frame.score.str.startswith(prefix) & (frame.perturbation == ALL)]
+        if len(rows):
+            titles = {score: score.removeprefix(prefix) for score in dict.fromkeys(rows.score)}
+            parts.append(f"{said}:\n\n{_table(rows, order, titles)}\n")
     if len(results.splits) > 1:
         parts.append(_fold_by_fold(frame, order, frame.attrs["settings"]["reference"]))
     parts.append(_conditions(results))
@@ -74,6 +79,7 @@ def _said(over: str, results: Results) -> str:
 def _table(rows: pd.DataFrame, order: Sequence[str], titles: dict[str, str] | None = None) -> str:
     defined = set(rows.score[rows["value"].notna()])
     shown = {score: title for score, title in (titles or _SHOWN).items() if score in defined}
+    rows = rows[rows.score.isin(shown)]
     by_seed = rows.groupby(["predictor", "score", "seed"])["value"].mean()
     lines = ["| predictor | " + " | ".join(shown.values()) + " |", "|---" * (len(shown) + 1) + "|"]
     for name in order:

@@ -17,18 +17,10 @@ from typing import Any
 import pandas as pd
 
 from pyro_citevae.analysis.baselines.rules import Predictor
-from pyro_citevae.analysis.baselines.technical_duplicate import TechnicalDuplicate
 from pyro_citevae.analysis.scoring.measurement import reproducible
-from pyro_citevae.analysis.scoring.tables import (
-    ALL,
-    CEILING,
-    COLUMNS,
-    REPRODUCIBLE,
-    means,
-    scaled_scores,
-    skills,
-)
+from pyro_citevae.analysis.scoring.tables import ALL, COLUMNS, REPRODUCIBLE
 from pyro_citevae.benchmark.ablation import ablated
+from pyro_citevae.benchmark.completed import completed
 from pyro_citevae.benchmark.fold import Fold
 from pyro_citevae.benchmark.protocols import PROTOCOLS, Protocol
 from pyro_citevae.benchmark.settings import Settings, Variant
@@ -155,7 +147,7 @@ def run(
         for stratum, labels in fold.strata.items():
             strata.setdefault(stratum, []).extend(labels)
     single = pd.concat([frame for frame, _ in found]).assign(protocol=name, dataset=settings.title)
-    scores = _completed(single[list(COLUMNS)], strata, settings.reference, len(folds))
+    scores = completed(single[list(COLUMNS)], strata, settings.reference, len(folds))
     scores = scores.assign(
         split=scores.fold.map({fold.number: fold.split.digest for fold in folds}).fillna("")
     )
@@ -185,41 +177,6 @@ def _each_warning_once() -> Iterator[None]:
 
         warnings.showwarning = once
         yield
-
-
-def _completed(
-    single: pd.DataFrame, strata: dict[str, list[str]], reference: str, n_folds: int
-) -> pd.DataFrame:
-    """Adds means over the perturbations of all folds (fold -1 where there are several), skills and scales.
-
-    The ceiling of a scale is a perfect prediction where its score is known, and else the technical duplicate.
-    """
-    timed = single[single.score == "seconds"]
-    scored = single[single.score != "seconds"]
-    pooled = means(scored.assign(fold=-1) if n_folds > 1 else scored, strata)
-    pooled = pooled[pooled.perturbation.isin([ALL, *strata])]
-    frame = pd.concat([scored, pooled], ignore_index=True)
-    rules = frame[frame.predictor.isin(_RULES)].predictor.unique().tolist()
-    closed = frame.score.isin(frame[frame.predictor == CEILING].score.unique())
-    aimed = ~frame.score.str.startswith(_NO_OPTIMUM)
-    scaled = [
-        scaled_scores(frame[closed], reference),
-        scaled_scores(frame[~closed & aimed], reference, TechnicalDuplicate.name),
-    ]
-    return pd.concat([frame, skills(frame, rules), *scaled, timed], ignore_index=True)
-
-
-_NO_OPTIMUM = ("coverage", "sharpness", "risk_coverage")  # more is not better
-_RULES = (
-    "no change",
-    "mean of others",
-    "matching mean",
-    "additive",
-    "persistence",
-    "shrunken persistence",
-    "linear model",
-    "softmax kernel",
-)
 
 
 def _pieces(folds: Sequence[Fold], settings: Settings, variants: Sequence[Variant]) -> Iterator[_Piece]:
@@ -316,12 +273,15 @@ class _Bench:
         )
 
     def _baselines(self, fold: Fold) -> pd.DataFrame:
+        marks = [fold.ceiling()]
+        if self.settings.challenge and self.settings.cells:
+            marks.append(fold.challenge_scale())
         if not self.settings.baselines:
-            return fold.ceiling()
+            return pd.concat(marks, ignore_index=True)
         features = features_of(self.settings.features, fold.train, plain=True)
         rules = self.protocol.baselines(fold, features, network_steps=self.settings.network_steps)
         frames = [self._scored(_Piece(fold, name, 0), rule, 0) for name, rule in rules.items()]
-        return pd.concat([fold.ceiling(), *frames], ignore_index=True)
+        return pd.concat([*marks, *frames], ignore_index=True)
 
     def _recipe(self, piece: _Piece) -> Recipe:
         """What a piece's fit is made from; the settings' seed gives way to the piece's."""

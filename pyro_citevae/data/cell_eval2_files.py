@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import sparse
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 
-__all__ = ["PERTURBATION", "write_pair"]
+__all__ = ["PERTURBATION", "cells_for_cell_eval2", "write_pair"]
 
 PERTURBATION = "target"
 
@@ -53,11 +54,27 @@ def write_pair(
     base = np.full(controls.n_observations, schema.control)
     made = sparse.vstack([sparse.csr_matrix(predicted.X)[rows], controls.stored.tocsr()]).tocsr()
     paths = Path(folder) / "predicted.h5ad", Path(folder) / "measured.h5ad"
-    _cells(made, np.concatenate([labels[rows], base]), schema.genes).write_h5ad(paths[0])
-    _cells(truth.stored.tocsr(), truth.row_labels, schema.genes).write_h5ad(paths[1])
+    made_cells = cells_for_cell_eval2(made, np.concatenate([labels[rows], base]), schema.genes)
+    made_cells.write_h5ad(paths[0])
+    cells_for_cell_eval2(truth.stored.tocsr(), truth.row_labels, schema.genes).write_h5ad(paths[1])
     return paths
 
 
-def _cells(x: sparse.csr_matrix, labels: np.ndarray, genes: tuple[str, ...]) -> AnnData:
-    obs = pd.DataFrame({PERTURBATION: labels.astype(str)}, index=[f"cell_{i}" for i in range(x.shape[0])])
+def cells_for_cell_eval2(
+    x: sparse.csr_matrix, labels: np.ndarray, genes: Sequence[str], column: str = PERTURBATION
+) -> AnnData:
+    """Counts in the form that cell-eval2 reads: float32 values, labels in one column of ``obs``.
+
+    Args:
+        x: Counts, cells x genes.
+        labels: What each cell got; the control's label for a control cell.
+        genes: Names of the genes.
+        column: Name of the column with the labels.
+
+    Example:
+        >>> made = cells_for_cell_eval2(sparse.csr_matrix([[1, 0]]), np.array(["A"]), ["A", "B"])
+        >>> made.obs["target"].tolist()
+        ['A']
+    """
+    obs = pd.DataFrame({column: labels.astype(str)}, index=[f"cell_{i}" for i in range(x.shape[0])])
     return AnnData(sparse.csr_matrix(x, dtype=np.float32), obs=obs, var=pd.DataFrame(index=list(genes)))

@@ -356,16 +356,22 @@ def test_the_report_shows_the_last_time_and_every_fold(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_challenge_is_scored_and_its_version_kept(tmp_path: Path) -> None:
+def test_the_challenge_is_scored_on_its_own_scale_and_its_version_kept(tmp_path: Path) -> None:
     pytest.importorskip("cell_eval2")
-    sizes = {**SIZES, "n_genes": 20}
-    chosen = settings(simulate=sizes, cells=30, challenge=True, baselines=False)
+    sizes = {**SIZES, "n_cells": 1500, "n_genes": 60, "n_perturbations": 6, "effect": 3.0}
+    chosen = settings(simulate=sizes, cells=100, challenge=True, baselines=False)
     found = benchmark.run("held-out-time", chosen, tmp_path)
     model = found.scores[found.scores.predictor == "CiteVAE/BackwardSmoother"]
     assert {"cell_eval2_pds_cosine", "cell_eval2_de_wilcoxon_sig_jaccard"} <= set(model.score)
+    scaled = found.scores[found.scores.score == "scaled_cell_eval2_average"].set_index("predictor")["value"]
+    assert scaled["mean response"] == pytest.approx(0)
+    assert scaled["replicate"] == pytest.approx(1)
+    assert np.isfinite(scaled["CiteVAE/BackwardSmoother"])
     text = benchmark.report(found, "x")
     assert found.versions["cell-eval2"] in text
-    assert "pds_cosine" in text.split("by cell-eval2")[1]
+    raw, on_the_scale = text.split("by cell-eval2")[1].split("0 is the mean response")
+    assert "pds_cosine" in raw and "average" in on_the_scale
+    assert "| replicate |" not in text.split("by cell-eval2")[0]
 
 
 # refusals

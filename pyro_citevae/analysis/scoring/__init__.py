@@ -1,6 +1,7 @@
 """Scoring: measured effects, and how far predicted effects and cells are from them."""
 
 from pyro_citevae.analysis.scoring.cells import cell_rows
+from pyro_citevae.analysis.scoring.challenge_scale import challenge_scale, challenge_scaled
 from pyro_citevae.analysis.scoring.coverage import coverage
 from pyro_citevae.analysis.scoring.effects import evaluate
 from pyro_citevae.analysis.scoring.measurement import (
@@ -31,6 +32,8 @@ __all__ = [
     "Measurement",
     "REPRODUCIBLE",
     "cell_rows",
+    "challenge_scale",
+    "challenge_scaled",
     "challenge_scores",
     "coverage",
     "evaluate",

@@ -31,22 +31,23 @@ def means(frame: pd.DataFrame, strata: Mapping[str, Sequence[str]]) -> pd.DataFr
     """Adds the means over all perturbations (``ALL``) and over those of each stratum, fold by fold.
 
     Args:
-        frame: Tidy rows of single perturbations.
+        frame: Tidy rows of single perturbations. A score that has no value of a single perturbation comes as
+            a row of ``ALL``, and its mean is that row.
         strata: Perturbations by the name of their mean; names that were not scored do not count.
 
     Returns:
         The rows, with those of the means after them.
     """
     keys = [name for name in COLUMNS if name not in ("perturbation", "value")]
-    groups = {ALL: frame.perturbation.unique(), **strata}
+    given = frame.perturbation == ALL
+    single = frame[~given]
+    groups = {ALL: single.perturbation.unique(), **strata}
+    members = {group: single[single.perturbation.isin(list(names))] for group, names in groups.items()}
     made = [
-        frame[frame.perturbation.isin(list(names))]
-        .groupby(keys, as_index=False, sort=False)["value"]
-        .mean()
-        .assign(perturbation=group)
-        for group, names in groups.items()
+        rows.groupby(keys, as_index=False, sort=False)["value"].mean().assign(perturbation=group)
+        for group, rows in [*members.items(), (ALL, frame[given])]
     ]
-    return pd.concat([frame, *(part for part in made if len(part))])[list(COLUMNS)].reset_index(drop=True)
+    return pd.concat([single, *(part for part in made if len(part))])[list(COLUMNS)].reset_index(drop=True)
 
 
 def skills(frame: pd.DataFrame, baselines: Sequence[str], score: str = "crps") -> pd.DataFrame:
