@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, final
 
 import torch
@@ -191,8 +192,11 @@ class CiteVAE(LaggedExpression):
         self.rows = self._token_rows(features, moved)
         axes = {site: names for term in self.terms for site, names in term.dims.items()}
         self.dims = {**axes, **self.rows.axes(axes)}
-        if any("change" in names for names in self.dims.values()):
-            self.coords = {"change": ("by the observation",)}
+        named = {axis for axes in self.dims.values() for axis in axes}
+        coords = {"change": ("by the observation",), "own": ("own transcript",)}
+        self.coords = {axis: names for axis, names in coords.items() if axis in named}
+        if epistasis:
+            self.coords["pair"] = ["+".join(pair) for pair in combinations(schema.tokens, 2)]
         # rows of a token that meet its cells alone; a mask has values for all tokens
         own = [term.symbol for term in self.terms if isinstance(term, Rows)] if not mask else ["d"] * direct
         self.local_sites = (*own, *["e", "e_later"] * group)

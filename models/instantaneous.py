@@ -101,6 +101,8 @@ class Instantaneous(LaggedExpression):
             decay=decay,
         )
         self.s_a = shift_scale
+        into = ((k, j) for k in range(n_programs) for j in range(k))
+        self.coords = {"edge": [f"program_{j} -> program_{k}" for k, j in into]}
 
     def mechanism(self) -> Mechanism:
         """Samples lagged and same-step edges and the tokens' effects."""

@@ -22,6 +22,7 @@ from pyro_citevae.nn.apart import apart
 from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.nn.networks import DoseCode, ImageEncoder, Perceptron, joined
 from pyro_citevae.program import Distribution, LatentDynamics, Recorded
+from pyro_citevae.shown import ShownModule
 
 __all__ = ["AmortizedGuide", "GlobalGuide", "loc_scale", "normal", "normal_size"]
 
@@ -45,7 +46,7 @@ class GlobalGuide(Protocol):
         """The drawn values of the small sites, one beside the other."""
 
 
-class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
+class AmortizedGuide(ShownModule, PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     """q(global) q(s | x) q(z_0, ..., z_T | x, u, s); subclasses say how the states factorise.
 
     If ``conditional``, the networks also see what was drawn for the mechanism, so that states and mechanism
@@ -105,6 +106,10 @@ class AmortizedGuide(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
             self.n_summary += n_foreseen * self.foresees + mechanism_posterior.n_flat
         if model.n_invariant:
             self.invariant_head = Perceptron(self.n_summary, normal_size(model.n_invariant), self.correction)
+
+    def facts(self) -> dict[str, str]:
+        """Its model, the number of its parameters, and its arguments."""
+        return {"model": type(self.model).__name__, **super().facts()}
 
     @property
     def model(self) -> LatentDynamics:

@@ -30,6 +30,7 @@ from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.nn.sparse_counts import SparseCounts
 from pyro_citevae.renamed import warn_of_name
+from pyro_citevae.shown import ShownModule
 
 # Pyro reads this when a module is made: parameters live in their modules, never in the global store.
 pyro.settings.set(module_local_params=True)
@@ -108,7 +109,7 @@ class Rollout:
     emission: Distribution
 
 
-class LatentDynamics(PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
+class LatentDynamics(ShownModule, PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
     r"""A latent dynamical process under perturbations; subclasses say its four laws.
 
     ::

@@ -263,7 +263,7 @@ def test_a_posterior_is_checked_where_it_is(simulation: Simulation, on_gpu: cv.P
     assert np.isfinite(analysis.recovery(on_gpu, simulation, draws=8)["correlation"]).all()
     assert np.isfinite(analysis.predictive_check(on_gpu, data, draws=4)["p_value"]["mean"]).all()
     assert np.isfinite(analysis.held_out_bound(on_gpu, data, particles=4)["cell_bound"]).all()
-    assert analysis.pareto_k(on_gpu, data, draws=50).sizes["trajectory"] == data.n_cells
+    assert analysis.pareto_k(on_gpu, data, draws=50).sizes["cell"] == data.n_cells
     assert analysis.licence(on_gpu, data).report
 
 

@@ -24,6 +24,7 @@ from pyro_citevae.infer import Posterior
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.captured_step import reads
 from pyro_citevae.infer.drawn_rows import drawn_rows
+from pyro_citevae.infer.fit_tree import FitTree
 from pyro_citevae.infer.latent_sites import global_sites, require_matching_sites
 from pyro_citevae.infer.site_axes import site_axes
 from pyro_citevae.nn.rows_in_use import RowsInUse
@@ -98,7 +99,7 @@ def _dims(case: Case) -> str:
         raise ConformanceError(
             f"{type(model).__name__}.coords names '{axis}', an axis that no site has by dims"
         )
-    exported = case.posterior.to_datatree(case.data, draws=_DRAWS, most_cells=4)["posterior"]
+    exported = FitTree(model, case.guide, _DRAWS).groups(case.data.thinned(4), 0)["posterior"]
     numbered = [name for name in shapes if name not in model.dims]
     told = f", {len(numbered)} of them by number" if numbered else ""
     return f"{len(shapes)} of {len(exported.data_vars)} exported variables are global{told}"

@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from pyro_citevae.data.interventions import Dose, Schedule
-from pyro_citevae.errors import DataError, ScheduleError
+from pyro_citevae.errors import DataError, ScheduleError, few
 from pyro_citevae.renamed import renamed_arguments
+from pyro_citevae.shown import Shown
 
 __all__ = ["Schema", "StudyDesign", "Values"]
 
@@ -28,8 +29,8 @@ Values = Literal["counts", "real"]
 _IN_JSON = {"design": "layout"}  # what runs call it, whose digests must stay
 
 
-@dataclass(frozen=True)
-class Schema:
+@dataclass(frozen=True, repr=False)
+class Schema(Shown):
     """What the axes of a screen mean.
 
     Time runs on a grid: step t ends at the time ``t * step`` in the data's unit, or at ``grid[t - 1]`` where
@@ -90,6 +91,19 @@ class Schema:
                 f"Schema(image={self.image}) does not have {len(self.genes)} values, one a gene; give "
                 "height, width and channels."
             )
+
+    def facts(self) -> dict[str, str]:
+        """Design, sizes and the first names of each axis."""
+        return {
+            "design": self.design,
+            "values": self.values,
+            "genes": f"{self.n_genes:,}: {few(self.genes)}",
+            "perturbations": f"{self.n_tokens:,}: {few(self.tokens) or 'none'}",
+            "control": self.control,
+            "times": f"{few([f'{time:g}' for time in self.times], 6)} {self.time_unit}",
+            "steps": str(self.n_steps),
+            "batches": str(self.n_batches),
+        }
 
     @property
     def n_genes(self) -> int:

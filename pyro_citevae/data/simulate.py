@@ -15,6 +15,7 @@ from pyro_citevae.data.schema import Schema, StudyDesign, Values
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 from pyro_citevae.renamed import renamed_arguments
+from pyro_citevae.shown import Shown
 
 __all__ = ["Simulation", "Truth", "simulate"]
 
@@ -54,8 +55,8 @@ class Truth:
     saturating: bool = False
 
 
-@dataclass(frozen=True)
-class Simulation:
+@dataclass(frozen=True, repr=False)
+class Simulation(Shown):
     """A simulated data set with its truth.
 
     Attributes:
@@ -65,6 +66,10 @@ class Simulation:
 
     data: Trajectories
     truth: Truth
+
+    def facts(self) -> dict[str, str]:
+        """What its data say of themselves."""
+        return self.data.facts()
 
     def effects(
         self, schedules: Sequence[Schedule | str], time: float, *, n_cells: int = 20_000, seed: int = 0

@@ -16,6 +16,7 @@ from jaxtyping import Bool
 from pyro_citevae.arguments import Names, names, numbers
 from pyro_citevae.data.interventions import Dose, Schedule
 from pyro_citevae.errors import DataError
+from pyro_citevae.shown import Shown
 
 if TYPE_CHECKING:
     from pyro_citevae.data.trajectories import Trajectories
@@ -79,8 +80,8 @@ class Criterion:
         return ";".join(f"{key}={','.join(some)}" for key, some in named.items() if some)
 
 
-@dataclass(frozen=True)
-class Split:
+@dataclass(frozen=True, repr=False)
+class Split(Shown):
     """The union of criteria, and the hash of the observations that they held out.
 
     Attributes:
@@ -122,6 +123,10 @@ class Split:
             return cls(criteria, value["digest"])
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise DataError(f"'{path}' is not a split file ({error}); write one with Split.save.") from None
+
+    def facts(self) -> dict[str, str]:
+        """What is held out, and the hash once it was applied."""
+        return {"held out": str(self) or "nothing", "digest": self.digest[:12] or "not yet applied"}
 
     def __str__(self) -> str:
         return " or ".join(str(one) for one in self.criteria)

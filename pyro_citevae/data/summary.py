@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyro_citevae.errors import few
+from pyro_citevae.shown import Shown
 
 if TYPE_CHECKING:
     from pyro_citevae.data.trajectories import Trajectories
@@ -23,11 +24,12 @@ _SHOWN = 4
 
 
 @final
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Shown):
     """What a data set holds, and what was read to make it.
 
-    It shows as a table in a notebook and in a terminal; ``content`` is what JSON takes.
+    It shows as a table in a notebook, ``print`` writes the same in a terminal, and ``content`` is what JSON
+    takes.
 
     Attributes:
         content: Numbers and names, by what they are of.
@@ -171,19 +173,19 @@ class Summary:
             table.add_row(f"[yellow]{name}[/]" if name == "warning" else name, escape(said))
         return table
 
-    def _repr_html_(self) -> str:
-        from html import escape as html
-
-        rows = "".join(f"<tr><th>{html(name)}</th><td>{html(said)}</td></tr>" for name, said in self.rows)
-        return f'<table class="citevae-summary">{rows}</table>'
+    def facts(self) -> dict[str, str]:
+        """The rows; notes and warnings are numbered where there are several."""
+        found: dict[str, str] = {}
+        for name, said in self.rows:
+            again = sum(one.partition(" ")[0] == name for one in found)
+            found[f"{name} {again + 1}" if again else name] = said
+        return found
 
     def __str__(self) -> str:
         console = Console(width=110, file=None, force_terminal=False)
         with console.capture() as captured:
             console.print(self)
         return captured.get().strip("\n")
-
-    __repr__ = __str__
 
 
 def _few(names: Sequence[str], joint: str = ", ") -> str:

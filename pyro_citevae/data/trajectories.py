@@ -30,7 +30,8 @@ from pyro_citevae.data.sparse_rows import SparseRows
 from pyro_citevae.data.splits import Criterion, Split, matching_rows
 from pyro_citevae.data.stored_rows import StoredRows
 from pyro_citevae.data.summary import Summary
-from pyro_citevae.errors import CiteVAEWarning, DataError
+from pyro_citevae.errors import CiteVAEWarning, DataError, few
+from pyro_citevae.shown import Shown
 
 if TYPE_CHECKING:
     pass
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Trajectories"]
 
 
-@dataclass(frozen=True, eq=False)
-class Trajectories:
+@dataclass(frozen=True, eq=False, repr=False)
+class Trajectories(Shown):
     """A screen: cells under schedules, observed once or several times.
 
     Observations are rows sorted by cell and time. In a snapshot or an unpaired time course each cell has
@@ -393,9 +394,15 @@ class Trajectories:
         digest.update("\n".join(map(str, self.names)).encode())
         return digest.hexdigest()
 
-    def __repr__(self) -> str:
-        schema = self.schema
-        return (
-            f"Trajectories({self.n_cells} cells x {schema.n_genes} genes, {schema.design}, "
-            f"{len(self.perturbations())} perturbations, times {schema.times} {schema.time_unit})"
-        )
+    def facts(self) -> dict[str, str]:
+        """Sizes and design; :meth:`summary` says more."""
+        perturbed, several = self.perturbations(), self.n_observations != self.n_cells
+        return {
+            "cells": f"{self.n_cells:,}",
+            **({"observations": f"{self.n_observations:,}"} if several else {}),
+            "genes": f"{self.schema.n_genes:,}",
+            "design": self.schema.design,
+            "perturbations": f"{len(perturbed):,}: {few(perturbed) or 'none'}",
+            "times": f"{few([f'{time:g}' for time in self.schema.times], 6)} {self.schema.time_unit}",
+            **({} if self.split is None else {"held out": str(self.split)}),
+        }

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pyro_citevae.infer.discrepancy import Discrepancy
+from pyro_citevae.shown import Shown
 
 __all__ = ["COVERAGE", "Diagnosis", "Sign", "adequacy_of", "in_a_word", "not_tried"]
 
@@ -55,8 +56,8 @@ class Sign:
 
 
 @final
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Shown):
     """What was looked at of a fit, and what came of it.
 
     Attributes:
@@ -95,6 +96,11 @@ class Diagnosis:
     def table(self) -> pd.DataFrame:
         """A row a sign, by its name."""
         return pd.DataFrame([asdict(one) for one in self.signs]).set_index("name")
+
+    def facts(self) -> dict[str, str]:
+        """The outcome of each sign, and the verdict."""
+        said = {one.name: one.verdict for one in self.signs}
+        return said | {"verdict": self.verdict}
 
     def report(self) -> str:
         """The verdict and a sentence for each sign."""

@@ -16,20 +16,25 @@ from jaxtyping import Float
 from pyro_citevae.arguments import Names, Number, names, number, whole
 from pyro_citevae.data.interventions import Dose, Schedule
 from pyro_citevae.data.schema import Schema
-from pyro_citevae.errors import DataError, ScheduleError
+from pyro_citevae.errors import DataError, ScheduleError, few
+from pyro_citevae.shown import Shown, as_html, as_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Effect"]
 
+_SAMPLED = ("chain", "draw")
 _AXES = ("perturbation", "time", "gene")
 _UNITS = {"counts": "log(1 + count)", "real": "unit of the values"}
 _MOST_PANELS = 6
 
 
-class Effect(xr.DataArray):
-    """Paired draws of an effect, an ``xarray.DataArray`` with (chain, draw, perturbation, time, gene)."""
+class Effect(Shown, xr.DataArray):
+    """Paired draws of an effect, an ``xarray.DataArray`` with (chain, draw, perturbation, time, gene).
+
+    It shows itself in three lines; what has lost its draws, such as a mean, shows its values as xarray does.
+    """
 
     __slots__ = ()
 
@@ -61,6 +66,25 @@ class Effect(xr.DataArray):
                 "time_unit": schema.time_unit,
             },
         )
+
+    def facts(self) -> dict[str, str]:
+        """Sizes, what it is compared with, and the first names of each axis."""
+        said = {
+            "draws": " x ".join(f"{self.sizes[dim]} {dim}s" for dim in _SAMPLED if dim in self.dims),
+            "versus": str(self.attrs.get("versus", "")),
+            "unit": str(self.attrs.get("unit", "")),
+        }
+        for axis in _AXES:
+            if axis in self.coords:
+                names = [one if isinstance(one, str) else f"{one:g}" for one in self[axis].values.flat]
+                said[f"{axis}s"] = f"{len(names):,}: {few(names)}"
+        return {name: value for name, value in said.items() if value}
+
+    def __repr__(self) -> str:
+        return as_text("Effect", self.facts()) if "draw" in self.dims else xr.DataArray.__repr__(self)
+
+    def _repr_html_(self) -> str:
+        return as_html("Effect", self.facts()) if "draw" in self.dims else xr.DataArray._repr_html_(self)
 
     def sel(
         self,

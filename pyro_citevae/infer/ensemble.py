@@ -18,6 +18,7 @@ from pyro_citevae.infer import idata
 from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.predictive import Predictive
+from pyro_citevae.infer.run_record import facts_of
 from pyro_citevae.program import LatentDynamics
 from pyro_citevae.whole_files import aside
 
@@ -90,6 +91,10 @@ class Ensemble(Predictive):
         """What was held out of training."""
         return self.posteriors[0].split
 
+    def facts(self) -> dict[str, str]:
+        """Number of fits, model, guide and sizes."""
+        return {"fits": str(len(self.posteriors)), **facts_of(*self.members[0], self.record)}
+
     def bound(self, data: Trajectories, **options: Any) -> float:
         """The members' mean bound, in nats a cell: a bound for the mixture, by Jensen's inequality."""
         return float(np.mean([one.bound(data, **options) for one in self.posteriors]))
@@ -116,7 +121,7 @@ class Ensemble(Predictive):
         shared = [name for name in trees[0].children if all(name in tree.children for tree in trees)]
         groups = {name: _joined([tree[name].to_dataset() for tree in trees]) for name in shared}
         joined = xr.DataTree.from_dict(groups)
-        idata.attribute(joined, model=trees[0].attrs["model"], guide=trees[0].attrs["guide"])
+        idata.attribute(joined, **{name: trees[0].attrs[name] for name in ("model", "guide")})
         return joined
 
     def to_arviz(self, data: Trajectories | None = None, **options: Any) -> Any:
@@ -162,4 +167,5 @@ def _joined(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         [part.assign_coords(chain=[chain]) for chain, part in enumerate(parts)],
         dim="chain",
         data_vars="minimal",
+        coords=[name for name in idata.NAMES if name in parts[0].coords],  # programs are each member's own
     )

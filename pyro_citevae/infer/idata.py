@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -13,19 +13,48 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Independent
 
+from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.infer.site_axes import coordinates, site_axes
 from pyro_citevae.program import Distribution, LatentDynamics
 
+if TYPE_CHECKING:
+    from pyro_citevae.infer.program_genes import ProgramGenes
+
 __all__ = [
+    "NAMES",
     "as_arviz",
     "attribute",
+    "cell_dim",
+    "discrepancy_dataset",
     "global_dataset",
     "observed_groups",
     "pointwise",
+    "sampled",
     "stacked",
     "state_dims",
+    "states_dataset",
+    "with_names",
 ]
+
+NAMES = ("program_name", "top_genes")  # what programs are called, along their dim
+
+
+def sampled(draws: int) -> dict[str, Any]:
+    """The coordinates of one chain of draws."""
+    return {"chain": [0], "draw": np.arange(draws)}
+
+
+def cell_dim(schema: Schema) -> str:
+    """The dim of what there is one of for each cell: states, importance weights.
+
+    It is ``cell``, the dim of observations too, unless a cell has several of them: of sequences, states have
+    the dim ``trajectory`` and observations ``cell``.
+
+    Args:
+        schema: The design of the screen.
+    """
+    return "trajectory" if schema.design == "sequences" else "cell"
 
 
 def state_dims(model: LatentDynamics, n_steps: int) -> dict[str, list[Any]]:
@@ -42,37 +71,90 @@ def attribute(tree: xr.DataTree, **own: str) -> None:
 
     Args:
         tree: The tree, which is written to.
-        **own: Further attributes of the tree itself.
+        **own: Further attributes, or others in place of those of this library.
     """
     made = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "inference_library": "pyro_citevae",
         "inference_library_version": version("pyro-citevae"),
     }
-    tree.attrs.update(made | own)
-    for group in tree.children.values():
-        group.attrs.update(made)
+    for node in tree.subtree:
+        node.attrs.update(made | own)
 
 
-def global_dataset(model: LatentDynamics, draws: Mapping[str, Tensor]) -> xr.Dataset:
+def global_dataset(model: LatentDynamics, values: Mapping[str, Tensor], draws: int) -> xr.Dataset:
     """Global sites as variables with dims (chain, draw, ...); plate axes go by the known event shape.
+
+    Names along an axis are those that the schema or ``model.coords`` have, else numbers.
 
     Args:
         model: The model, whose ``dims`` name the sites' axes.
-        draws: Values of shape (draw, 1, 1) + event shape.
+        values: Values of shape (draw, 1, 1) + event shape.
+        draws: Number of draws.
     """
     known = coordinates(model)
-    axes = site_axes(model, {name: tuple(value.shape[3:]) for name, value in draws.items()})
-    variables: dict[str, xr.DataArray] = {}
-    for name, value in draws.items():
-        array = value.detach().cpu().numpy().reshape(1, value.shape[0], *value.shape[3:])
-        variables[name] = xr.DataArray(
-            array,
-            dims=("chain", "draw", *axes[name]),
-            coords={dim: known[dim] for dim in axes[name] if dim in known},
-        )
-    coords = {"chain": [0], "draw": np.arange(len(next(iter(draws.values()))) if draws else 0)}
-    return xr.Dataset(variables).assign_coords(coords)
+    axes = site_axes(model, {name: tuple(value.shape[3:]) for name, value in values.items()})
+    variables = {
+        name: (("chain", "draw", *axes[name]), value.numpy(force=True).reshape(1, draws, *value.shape[3:]))
+        for name, value in values.items()
+    }
+    made = xr.Dataset(variables).assign_coords(sampled(draws))
+    return made.assign_coords({dim: known.get(str(dim), np.arange(n)) for dim, n in made.sizes.items()})
+
+
+def states_dataset(
+    model: LatentDynamics,
+    data: Trajectories,
+    z: Float[Tensor, "draw cell time program"],
+    s: Float[Tensor, "draw cell invariant"] | None,
+) -> xr.Dataset:
+    """States of cells as variables ``z`` and ``s``.
+
+    Args:
+        model: The model.
+        data: The cells.
+        z: States of the programs, from step 0 on.
+        s: Invariant states; None where the model has none.
+    """
+    draws, _, n_times, _ = z.shape
+    cell = cell_dim(data.schema)
+    names = state_dims(model, n_times - 1)
+    coords = {**sampled(draws), cell: [str(name) for name in data.names]}
+    coords |= {dim: names[dim] for dim in ("time", "program")}
+    made = xr.Dataset(
+        {"z": (("chain", "draw", cell, "time", "program"), z.numpy(force=True)[None])}, coords=coords
+    )
+    if s is not None:
+        made["s"] = (("chain", "draw", cell, "invariant"), s.numpy(force=True)[None])
+        made = made.assign_coords(invariant=names["invariant"])
+    return made
+
+
+def discrepancy_dataset(found: xr.Dataset) -> xr.Dataset:
+    """A discrepancy as a group of one chain: its numbers as variables, and a name for each group of cells.
+
+    Args:
+        found: What :meth:`~pyro_citevae.infer.discrepancy.Discrepancy.to_dataset` gives.
+    """
+    of = zip(found.perturbation.to_numpy(), found.time.to_numpy(), strict=True)
+    names = [f"{label} at {time:g}" for label, time in of]
+    held = found.drop_dims([dim for dim, size in found.sizes.items() if not size])
+    known = {"group": names} if len(set(names)) == len(names) else {}  # of several contexts they are not
+    numbers = {dim: np.arange(n) for dim, n in held.sizes.items() if dim not in held.coords}
+    return held.assign(found.attrs).drop_attrs().assign_coords(numbers | known).expand_dims(chain=[0])
+
+
+def with_names(group: xr.Dataset, genes: ProgramGenes | None) -> xr.Dataset:
+    """A group with what its programs are called, and their strongest genes, beside their dim.
+
+    Args:
+        group: The group; one without programs is left as it is.
+        genes: The programs; None where they have no names.
+    """
+    if genes is None or "program" not in group.dims:
+        return group
+    named = [genes.names[str(program)] for program in group.program.to_numpy()]
+    return group.assign_coords(program_name=("program", named), top_genes=genes.loadings.top_genes.variable)
 
 
 def observed_groups(data: Trajectories) -> dict[str, xr.Dataset]:
@@ -134,7 +216,7 @@ def stacked(tree: xr.DataTree) -> xr.DataTree:
 
 
 def _by_value(group: xr.Dataset) -> xr.Dataset:
-    if not {"cell", "gene"} <= set(group.dims):
+    if not any({"cell", "gene"} <= set(one.dims) for one in group.data_vars.values()):
         return group
     # without an index of pairs, which neither netCDF nor zarr can hold
     return group.stack(value=("cell", "gene"), create_index=False)

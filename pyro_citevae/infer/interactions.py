@@ -10,8 +10,9 @@ import pandas as pd
 from jaxtyping import Float
 
 from pyro_citevae.data.interventions import Schedule
-from pyro_citevae.errors import DataError, ScheduleError
+from pyro_citevae.errors import DataError, ScheduleError, few
 from pyro_citevae.infer.effect import Effect
+from pyro_citevae.shown import Shown
 
 __all__ = ["ADDITIVE", "Interactions", "interactions", "members_of"]
 
@@ -20,8 +21,8 @@ _DOMINANCE = 3.0  # times that one member counts as much as the other
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Interactions:
+@dataclass(frozen=True, eq=False, repr=False)
+class Interactions(Shown):
     """What pairs do beside the sum of their members.
 
     Attributes:
@@ -35,6 +36,16 @@ class Interactions:
     table: pd.DataFrame
     surplus: Effect
     probability: float
+
+    def facts(self) -> dict[str, str]:
+        """The pairs, and how many are of each kind."""
+        pairs = list(dict.fromkeys(map(str, self.table["pair"])))
+        kinds = self.table["kind"].value_counts()
+        return {
+            "pairs": f"{len(pairs)}: {few(pairs, 5)}",
+            "times": few([f"{time:g}" for time in dict.fromkeys(self.table["time"])], 6),
+            "kinds": ", ".join(f"{kind} {n}" for kind, n in kinds.items()),
+        }
 
 
 def members_of(pairs: list[Schedule]) -> list[tuple[Schedule, Schedule]]:

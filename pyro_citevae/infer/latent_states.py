@@ -33,6 +33,8 @@ from pyro_citevae.program import observed_states
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from pyro_citevae.infer.program_genes import ProgramGenes
+
 __all__ = ["latent_states", "write_states"]
 
 _PROGRAMS, _INVARIANT = "X_citevae", "X_citevae_invariant"
@@ -85,13 +87,16 @@ def latent_states(
     return pd.DataFrame(means[observed], index=_names(data), columns=columns)
 
 
-def write_states(adata: AnnData, states: pd.DataFrame, guide: AmortizedGuide, **settings: Any) -> None:
+def write_states(
+    adata: AnnData, states: pd.DataFrame, guide: AmortizedGuide, genes: ProgramGenes | None, **settings: Any
+) -> None:
     """Writes states into an AnnData by the names of its rows; NaN where a row has none.
 
     Args:
         adata: The cells; ``obsm`` and ``uns`` are written to.
         states: What :func:`latent_states` gave.
         guide: The guide that gave it, with its model.
+        genes: The genes of the programs; None where these have no names.
         **settings: Numbers that are noted in ``uns``.
     """
     model = guide.model
@@ -112,9 +117,18 @@ def write_states(adata: AnnData, states: pd.DataFrame, guide: AmortizedGuide, **
         "model": reference(type(model)),
         "guide": reference(type(guide)),
         "programs": np.array(states.columns[: model.n_programs], dtype=str),
+        **({} if genes is None else _in_h5ad(genes)),
         "versions": {package: version(package) for package in _PACKAGES},
         **settings,
     }
+
+
+def _in_h5ad(genes: ProgramGenes) -> dict[str, Any]:
+    """Names, strongest genes and terms of programs, as a file can hold them."""
+    tables = {"program_genes": genes.table, "program_terms": genes.known_terms}
+    # a file keeps no index of numbers
+    written = {name: table.set_axis(table.index.astype(str)) for name, table in tables.items()}
+    return {"program_names": np.array(list(genes.names.values()), dtype=str), **written}
 
 
 def _parts(

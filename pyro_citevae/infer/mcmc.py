@@ -77,7 +77,7 @@ def nuts(
         >>> model = LinearGaussian(data.schema)
         >>> tree = nuts(model, data, draws=4, warmup=4, max_tree_depth=4, progress=False)
         >>> tree["posterior"]["z"].sizes
-        Frozen({'chain': 1, 'draw': 4, 'trajectory': 6, 'time': 2, 'program': 3})
+        Frozen({'chain': 1, 'draw': 4, 'cell': 6, 'time': 2, 'program': 3})
 
     Source: M. D. Hoffman and A. Gelman, The No-U-Turn Sampler (2014).
     """
@@ -103,8 +103,10 @@ def nuts(
         for name in ("posterior", "sample_stats")
     }
     tree = xr.DataTree.from_dict(groups | {"observed_data": idata.observed_groups(data)["observed_data"]})
-    tree.attrs.update(
+    idata.attribute(
+        tree,
         model=reference(type(model)),
+        sampler="NUTS",
         inference_library="pyro",
         inference_library_version=version("pyro-ppl"),
     )
@@ -166,18 +168,8 @@ def _posterior(model: LatentDynamics, data: Trajectories, drawn: dict[str, Tenso
     mechanism = {name: value[:, None, None] for name, value in drawn.items() if name not in local}
     last = max(step for name in local if (step := sites.step_of_state(name)) is not None)
     z = torch.stack([drawn[name] for name in sites.states_to(last)], dim=2)
-    n_draws, _, n_times, _ = z.shape
-    coords = {"chain": [0], "draw": np.arange(n_draws), "trajectory": [str(name) for name in data.names]}
-    states: dict[str, Any] = {
-        "z": (("chain", "draw", "trajectory", "time", "program"), z.cpu().numpy()[None])
-    }
-    if sites.INVARIANT in local:
-        states["s"] = (
-            ("chain", "draw", "trajectory", "invariant"),
-            drawn[sites.INVARIANT].cpu().numpy()[None],
-        )
-    posterior = idata.global_dataset(model, mechanism)
-    return posterior.assign_coords(coords | idata.state_dims(model, n_times - 1)).assign(states)
+    states = idata.states_dataset(model, data, z, drawn.get(sites.INVARIANT))
+    return idata.global_dataset(model, mechanism, len(z)).merge(states)
 
 
 class _EveryStep(Messenger):

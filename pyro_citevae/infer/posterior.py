@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-import numpy as np
 import pandas as pd
-import pyro
 import torch
 import xarray as xr
-from pyro import poutine
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pyro_citevae import sites
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.arguments import Number, count, whole
 from pyro_citevae.class_source import class_record, reference, warn_if_changed
@@ -29,14 +26,13 @@ from pyro_citevae.infer import idata
 from pyro_citevae.infer.bounds import Objective, negative_bound
 from pyro_citevae.infer.diagnosis import Diagnosis, adequacy_of
 from pyro_citevae.infer.discrepancy import Discrepancy
-from pyro_citevae.infer.exchangeability import global_draws
+from pyro_citevae.infer.fit_tree import FitTree
 from pyro_citevae.infer.latent_states import latent_states, write_states
 from pyro_citevae.infer.predictive import Predictive
 from pyro_citevae.infer.program_genes import ProgramGenes, program_loadings
 from pyro_citevae.infer.run_readme import readme
-from pyro_citevae.infer.run_record import read_record
+from pyro_citevae.infer.run_record import facts_of, read_record
 from pyro_citevae.infer.seeding import seeded
-from pyro_citevae.infer.substitute import RolledOn, Substitute
 from pyro_citevae.program import LatentDynamics
 from pyro_citevae.whole_files import aside
 
@@ -50,7 +46,7 @@ _PACKAGES = ("pyro-citevae", "torch", "pyro-ppl", "lightning", "anndata", "xarra
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Posterior(Predictive):
     """A fitted model with its guide.
 
@@ -82,8 +78,10 @@ class Posterior(Predictive):
         """What the fit says of itself; :func:`~pyro_citevae.analysis.diagnose` looks further."""
         return adequacy_of(self.record.get("course", {}), self.discrepancy, self.model.n_programs)
 
-    def __repr__(self) -> str:
-        return f"Posterior({self.name}, {self.record.get('n_cells', 0):,} cells; {self.adequacy.verdict})"
+    def facts(self) -> dict[str, str]:
+        """Model, guide, sizes, and what the fit says of itself."""
+        said = facts_of(self.model, self.guide, self.record)
+        return said | {"adequacy": self.adequacy.verdict.removeprefix("adequacy: ")}
 
     @property
     def members(self) -> tuple[tuple[LatentDynamics, AmortizedGuide], ...]:
@@ -130,7 +128,8 @@ class Posterior(Predictive):
 
         Returns:
             A row an observation, in the order of the data set and under the observation's name, with the
-            columns ``program_0``, ... and, if the model has invariant states, ``invariant_0``, ...
+            columns ``program_0``, ... and, if the model has invariant states, ``invariant_0``, ... What each
+            program is called is in ``attrs["program_names"]``.
 
         Raises:
             DataError: The cells were read with another schema, or a number is not positive.
@@ -144,7 +143,9 @@ class Posterior(Predictive):
             >>> posterior.latent(data).filter(like="program").shape
             (30, 2)
         """
-        return latent_states(self.guide, data, draws, seed, most_cells)
+        states = latent_states(self.guide, data, draws, seed, most_cells)
+        states.attrs["program_names"] = {} if self._named is None else dict(self._named.names)
+        return states
 
     def program_genes(self, top: Number = 20, *, draws: Number = 50, seed: int = 0) -> ProgramGenes:
         """The genes that each program moves, what these have in common, and a name for each program.
@@ -169,10 +170,23 @@ class Posterior(Predictive):
             >>> model = cv.models.StaticShift(data.schema, n_programs=2, hidden=4)
             >>> posterior = cv.fit(model, cv.guides.MeanField(model), data, max_epochs=1, progress=False)
             >>> posterior.program_genes(top=3, draws=5).table.shape
-            (6, 7)
+            (6, 8)
         """
         n_draws, n_top = count(draws, "program_genes(draws=...)"), whole(top, "program_genes(top=...)")
         return ProgramGenes(program_loadings(self.model, self.guide, n_draws, seed), n_top)
+
+    @cached_property
+    def _named(self) -> ProgramGenes | None:
+        """The programs as :meth:`program_genes` has them by default, by whose names they are exported.
+
+        None of images, whose values are no genes, and where the emission has no mean in closed form.
+        """
+        if self.schema.image:
+            return None
+        try:
+            return self.program_genes()
+        except NotImplementedError:
+            return None
 
     def annotate(self, adata: AnnData, *, draws: Number = 20, seed: int = 0, **reading: Any) -> None:
         """Writes the posterior mean of each cell's states beside its counts.
@@ -182,7 +196,9 @@ class Posterior(Predictive):
         ============================  ======================================================================
         obsm["X_citevae"]             programs at the cell's own step, as :meth:`latent` has them
         obsm["X_citevae_invariant"]   invariant states, if the model has some
-        uns["citevae"]                model, guide, names of the programs, draws, seed, package versions
+        uns["citevae"]                model, guide, draws, seed, package versions; ``programs`` and their
+                                      ``program_names``; the tables ``program_genes`` and ``program_terms``
+                                      of :meth:`program_genes`
         ============================  ======================================================================
 
         Rows are matched by the names of the cells, in whatever order; those that are not read, such as
@@ -209,7 +225,7 @@ class Posterior(Predictive):
         """
         n_draws = whole(draws, "posterior.annotate(draws=...)")
         states = self.latent(self.read(adata, **reading), draws=n_draws, seed=seed)
-        write_states(adata, states, self.guide, draws=n_draws, seed=seed)
+        write_states(adata, states, self.guide, self._named, draws=n_draws, seed=seed)
 
     def to_datatree(
         self,
@@ -247,20 +263,11 @@ class Posterior(Predictive):
             count(draws, "to_datatree(draws=...)"),
             count(most_cells, "to_datatree(most_cells=...)"),
         )
-        with seeded(seed), torch.no_grad():
-            mechanism = global_draws(self.guide, draws)
-            with pyro.plate("draw", draws, dim=-3):
-                trace = poutine.trace(self.model.aligned_mechanism).get_trace()
-            prior: dict[str, Any] = {name: trace.nodes[name]["value"] for name in mechanism}
-            groups = {
-                "posterior": idata.global_dataset(self.model, mechanism),
-                "prior": idata.global_dataset(self.model, prior),
-            }
-            if data is not None:
-                groups = self._with_cells(groups, data.thinned(most_cells), mechanism, prior, draws)
+        cells = None if data is None else data.thinned(most_cells)
+        groups = FitTree(self.model, self.guide, draws).groups(cells, seed)
+        groups = {name: idata.with_names(group, self._named) for name, group in groups.items()}
         if self.discrepancy is not None:
-            found = self.discrepancy.to_dataset()
-            groups["discrepancy"] = found.assign(found.attrs).drop_attrs().expand_dims(chain=[0])
+            groups["discrepancy"] = idata.discrepancy_dataset(self.discrepancy.to_dataset())
         tree = xr.DataTree.from_dict(groups)
         idata.attribute(tree, model=reference(type(self.model)), guide=reference(type(self.guide)))
         return tree
@@ -268,55 +275,6 @@ class Posterior(Predictive):
     def to_arviz(self, data: Trajectories | None = None, **options: Any) -> Any:
         """The tree of :meth:`to_datatree`, in the form that the installed ArviZ takes."""
         return idata.as_arviz(self.to_datatree(data, **options))
-
-    def _with_cells(
-        self,
-        groups: dict[str, xr.Dataset],
-        data: Trajectories,
-        mechanism: dict[str, torch.Tensor],
-        prior: dict[str, torch.Tensor],
-        draws: int,
-    ) -> dict[str, xr.Dataset]:
-        """Adds states, predicted values and likelihoods of cells."""
-        batch = data.batch().to(self.model.device)
-        with Substitute(mechanism, mean=False), pyro.plate("draw", draws, dim=-3):
-            abducted = poutine.trace(self.guide).get_trace(batch)
-        local: dict[str, Any] = {
-            name: abducted.nodes[name]["value"] for name in sites.cell_states(abducted.nodes)
-        }
-        with RolledOn(mechanism | local, batch.last), pyro.plate("draw", draws, dim=-3):
-            walked = self.model(batch)
-        with Substitute(prior, mean=False), pyro.plate("draw", draws, dim=-3):
-            imagined = self.model(batch)
-        slots = batch.observed.T.cpu()
-        states = idata.state_dims(self.model, batch.n_steps)
-        base = {"chain": [0], "draw": np.arange(draws)}
-        cells = {"trajectory": [str(name) for name in data.names]}
-        z = torch.stack([state[:, 0] for state in walked.z], dim=2).cpu().numpy()[None]
-        posterior = groups["posterior"].assign_coords(cells | states | base)
-        posterior["z"] = (("chain", "draw", "trajectory", "time", "program"), z)
-        if self.model.n_invariant:
-            s = walked.s[:, 0].cpu().numpy()[None]
-            posterior["s"] = (("chain", "draw", "trajectory", "invariant"), s)
-
-        def rows(value: torch.Tensor) -> np.ndarray:
-            return value.transpose(1, 2)[:, slots].cpu().numpy()[None]
-
-        kind = np.int32 if self.schema.values == "counts" else np.float32
-        dims = ("chain", "draw", "cell", "gene")
-        observed = idata.observed_groups(data)
-        coords = dict(observed["observed_data"].coords) | base
-        pointwise = idata.pointwise(walked.emission, batch.x.dense)  # type: ignore[union-attr]
-        # importance weights 1 / p(x) overflow in single precision, and arviz.loo would be NaN or wrong
-        likelihood = rows(pointwise).astype(np.float64)
-        drawn = {"posterior_predictive": walked, "prior_predictive": imagined}
-        predictive = {
-            name: xr.Dataset({"x": (dims, rows(one.emission.sample()).astype(kind))}, coords=coords)
-            for name, one in drawn.items()
-        }
-        known = dims[: likelihood.ndim]
-        log_likelihood = xr.Dataset({"x": (known, likelihood)}, {dim: coords[dim] for dim in known})
-        return groups | {"posterior": posterior, "log_likelihood": log_likelihood} | predictive | observed
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Writes the run's folder: weights as safetensors, everything else as JSON and parquet.

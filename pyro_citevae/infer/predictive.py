@@ -29,6 +29,7 @@ from pyro_citevae.infer.interactions import Interactions, interactions, members_
 from pyro_citevae.infer.program_genes import strongest_genes
 from pyro_citevae.infer.ranking import Ranking, candidates_of, rank
 from pyro_citevae.program import LatentDynamics
+from pyro_citevae.shown import Shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,7 +40,7 @@ _Asked = TypeVar("_Asked", bound="Predictive")
 _MEAN_DRAWS = 20  # of which the expected profile of a control cell is the mean
 
 
-class Predictive(ABC):
+class Predictive(Shown, ABC):
     """Fitted programs that are asked together; every draw is made from a seed, so equal calls agree."""
 
     @property

@@ -15,10 +15,11 @@ from jaxtyping import Bool, Float
 from pyro_citevae.arguments import count, names, whole
 from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
-from pyro_citevae.errors import DataError, ScheduleError
+from pyro_citevae.errors import DataError, ScheduleError, few
 from pyro_citevae.infer.counterfactuals import Counterfactuals
 from pyro_citevae.infer.effect import Effect
 from pyro_citevae.infer.seeding import seeded
+from pyro_citevae.shown import Shown
 
 __all__ = ["Ranking", "candidates_of", "expected_information", "rank"]
 
@@ -30,8 +31,8 @@ _NAMED = 3
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Ranking:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranking(Shown):
     """Candidates in the order in which to measure them.
 
     Attributes:
@@ -59,6 +60,16 @@ class Ranking:
         drawn = xr.DataArray(self.effects).isel(time=0).rename(perturbation="candidate")
         made["mean"], made["sd"] = drawn.mean(("chain", "draw")), drawn.std(("chain", "draw"))
         return made.assign_attrs(by=self.by, n_cells=self.n_cells)
+
+    def facts(self) -> dict[str, str]:
+        """The first candidates, and why the first one is."""
+        ordered = [str(one) for one in self.table["candidate"]]
+        return {
+            "candidates": f"{len(ordered)}: {few(ordered, 5)}",
+            "by": self.by,
+            "cells": str(self.n_cells),
+            "first": str(self.table["why"].iloc[0]),
+        }
 
     def report(self) -> str:
         """One sentence a candidate: what drives its rank."""

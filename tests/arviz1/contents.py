@@ -14,8 +14,8 @@ OBSERVED = {"cell": CELLS, "gene": GENES}
 DIMS = {
     ("posterior", "W"): {**SAMPLED, "lag": 1, "program": 2, "source": 2},
     ("posterior", "c"): {**SAMPLED, "token": 2, "own": 1},
-    ("posterior", "s"): {**SAMPLED, "trajectory": CELLS, "invariant": 1},
-    ("posterior", "z"): {**SAMPLED, "trajectory": CELLS, "time": 4, "program": 2},
+    ("posterior", "s"): {**SAMPLED, "cell": CELLS, "invariant": 1},
+    ("posterior", "z"): {**SAMPLED, "cell": CELLS, "time": 4, "program": 2},
     ("prior", "W"): {**SAMPLED, "lag": 1, "program": 2, "source": 2},
     ("prior", "c"): {**SAMPLED, "token": 2, "own": 1},
     ("posterior_predictive", "x"): {**SAMPLED, **OBSERVED},

@@ -217,6 +217,16 @@ def test_fit_writes_the_run_and_nothing_else(places: dict[str, Path]) -> None:
     assert not [name for name in names(places["home"]) if name.startswith(".")]
 
 
+def test_a_line_of_the_readme_of_a_run_can_be_pasted(places: dict[str, Path]) -> None:
+    lines = [
+        line for line in (places["run"] / "README.md").read_text().splitlines() if "citevae " in line[:8]
+    ]
+    assert len(lines) == 5
+    for line in lines:
+        name, *given = shlex.split(line, comments=True)[1:]
+        imported(name).make_context(name, given)
+
+
 def test_fit_notes_settings_and_a_row_an_epoch(places: dict[str, Path]) -> None:
     record = json.loads((places["run"] / "run.json").read_text())
     assert record["model"]["settings"]["n_programs"] == 2
@@ -467,7 +477,7 @@ def test_export_opens_as_a_tree(name: str, places: dict[str, Path], tmp_path: Pa
     citevae("export {run} --draws 5 --most-cells 10 -o {out}", out=out, **places)
     with xr.open_datatree(out) as tree:
         assert set(tree.children) == GROUPS
-        assert tree["posterior"]["z"].dims == ("chain", "draw", "trajectory", "time", "program")
+        assert tree["posterior"]["z"].dims == ("chain", "draw", "cell", "time", "program")
         assert tree["log_likelihood"]["x"].shape == (1, 5, 10, 20)
         assert tree["observed_data"]["x"].dtype.kind == "i"
     assert names(tmp_path) == {name}

@@ -72,8 +72,9 @@ def at_observation(tree: xr.DataTree) -> np.ndarray:
     """The drawn state of each row's cell at the row's time: (draw, row, program)."""
     constant, z = tree["constant_data"], tree["posterior"]["z"]
     trajectory = [str(name).partition("@")[0] for name in constant.cell.to_numpy()]
+    cell = z.dims[2]
     rows = [
-        z.sel(trajectory=name, time=time)[0].to_numpy()
+        z.sel({cell: name, "time": time})[0].to_numpy()
         for name, time in zip(trajectory, constant["observed_time"].to_numpy(), strict=True)
     ]
     return np.stack(rows, axis=1)

@@ -14,7 +14,7 @@ import torch
 from anndata import AnnData
 from exact_posterior import exact
 from known_programs import drawn_from, linear_gaussian, screen
-from screens import as_anndata, simulated
+from screens import as_anndata, simulated, unfitted
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyro_citevae as cv
@@ -224,6 +224,30 @@ def test_the_annotated_file_is_written_and_read(
     assert list(noted["programs"]) == ["program_0", "program_1"]
     assert (noted["draws"], noted["seed"]) == (2, 7)
     assert noted["versions"]["pyro-citevae"] == cv.__version__
+
+
+@pytest.mark.parametrize("genes", ["of the ontology", "unknown"])
+def test_the_file_has_what_programs_are_called_and_why(genes: str, tmp_path: Path) -> None:
+    annotated = in_file()
+    if genes == "of the ontology":
+        annotated.var_names = ["NANOG", "POU5F1", "SOX2", "MYC", "TP53", "STAT1", "JAK2"]
+    data = cv.Trajectories.from_anndata(annotated, time="time", exclude=("failed",))
+    posterior = unfitted(StaticShift(data.schema, n_programs=2, hidden=4))
+    posterior.record["columns"] = {"time": "time", "exclude": ["failed"]}
+    posterior.annotate(annotated, draws=2)
+    annotated.write_h5ad(tmp_path / "annotated.h5ad")
+    noted, named = anndata.read_h5ad(tmp_path / "annotated.h5ad").uns["citevae"], posterior.program_genes()
+    assert dict(zip(noted["programs"], noted["program_names"], strict=True)) == named.names
+    for name, table in {"program_genes": named.table, "program_terms": named.known_terms}.items():
+        found = noted[name].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found, table, check_dtype=False, check_categorical=False)
+    assert len(noted["program_terms"]) > 0 or genes == "unknown"
+
+
+def test_a_frame_says_what_its_programs_are_called(posterior: cv.Posterior, adata: AnnData) -> None:
+    means = posterior.latent(posterior.read(adata), draws=2)
+    assert means.attrs["program_names"] == posterior.program_genes().names
+    assert set(means.attrs["program_names"]) == {"program_0", "program_1"}
 
 
 def test_nothing_stays_of_a_model_before(

@@ -260,7 +260,7 @@ class TestDataTree:
         globals_ = tree["posterior"]
         assert globals_["W"].dims == ("chain", "draw", "lag", "program", "source")
         assert globals_["a"].dims == ("chain", "draw", "token", "program")
-        assert globals_["z"].dims == ("chain", "draw", "trajectory", "time", "program")
+        assert globals_["z"].dims == ("chain", "draw", "cell", "time", "program")
         assert list(globals_["d"].gene.to_numpy()) == list(split[0].schema.genes)
         assert np.issubdtype(tree["posterior_predictive"]["x"].dtype, np.integer)
         assert np.issubdtype(tree["observed_data"]["x"].dtype, np.integer)

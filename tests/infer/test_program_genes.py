@@ -91,6 +91,11 @@ def test_a_program_is_called_by_its_genes_where_nothing_is_known_of_them() -> No
     assert all(name.count("/") == 2 for name in found.names.values())
 
 
+def test_each_row_of_the_table_has_its_programs_name() -> None:
+    found = unfitted(StaticShift(simulated().schema, n_programs=2)).program_genes(top=3)
+    assert found.table.groupby("program")["program_name"].unique().str[0].to_dict() == found.names
+
+
 def test_equal_seeds_give_equal_loadings() -> None:
     posterior = unfitted(cv.models.CiteVAE(simulated().schema, n_programs=2))
     one, other = (posterior.program_genes(seed=3).loadings for _ in range(2))

@@ -87,7 +87,7 @@ def test_smoothed_means_are_within_a_twentieth_of_a_posterior_sd(
 ) -> None:
     truth = kalman(fitted, data)
     draws = fitted.to_datatree(data, draws=2000, most_cells=40)["posterior"]["z"]
-    cells = [list(data.names).index(name) for name in draws.trajectory.to_numpy()]
+    cells = [list(data.names).index(name) for name in draws[draws.dims[2]].to_numpy()]
     mean, sd = draws.mean(("chain", "draw")).to_numpy(), draws.std(("chain", "draw")).to_numpy()
     off = (mean - truth.mean[cells]) / truth.sd[cells]
     # 2000 draws leave a Monte Carlo error of 0.022 sd in each mean, so judge the root mean square

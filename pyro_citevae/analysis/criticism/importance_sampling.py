@@ -19,6 +19,7 @@ from pyro_citevae.analysis.criticism.replication import require_cells
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
+from pyro_citevae.infer import idata
 from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.importance import log_weights
 from pyro_citevae.infer.posterior import Posterior
@@ -65,9 +66,9 @@ def pareto_k(
         seed: Seed of every draw.
 
     Returns:
-        ``states`` with dim (trajectory) and, if the model has global sites, the scalars ``mechanism``,
-        ``monte_carlo_sd`` and ``log_weight_sd``; the thresholds lie in ``attrs``. Equal weights have
-        k = -inf.
+        ``states`` with dim (cell), of sequences (trajectory), and, if the model has global sites, the scalars
+        ``mechanism``, ``monte_carlo_sd`` and ``log_weight_sd``; the thresholds lie in ``attrs``. Equal
+        weights have k = -inf.
 
     Raises:
         ModelError: The program sums over discrete sites.
@@ -85,9 +86,8 @@ def pareto_k(
     thinned = data.thinned(most_cells)
     with seeded(seed), torch.no_grad():
         weights = _cell_weights(posterior, thinned, draws, posterior.guide.mechanism())
-        found = xr.Dataset(
-            {"states": ("trajectory", _shapes(weights))}, {"trajectory": thinned.names.astype(str)}
-        )
+        cell = idata.cell_dim(data.schema)
+        found = xr.Dataset({"states": (cell, _shapes(weights))}, {cell: thinned.names.astype(str)})
         if mechanism and global_draws(posterior.guide, 1):
             found = found.assign(_mechanism(posterior, data, draws, particles, seed))
     return found.assign_attrs(draws=draws, good_below=0.5, usable_below=min(0.7, 1 - 1 / math.log10(draws)))
@@ -110,8 +110,8 @@ def held_out_bound(
 
     Returns:
         ``bound`` (nats a cell), ``standard_error`` (over cells) and ``n_cells`` with dims (perturbation,
-        time), NaN where there is no cell, and ``cell_bound`` with dim (trajectory). A sequence counts as
-        observed at its last time.
+        time), NaN where there is no cell, and ``cell_bound`` with dim (cell). A sequence has the dim
+        (trajectory), and counts as observed at its last time.
 
     Raises:
         ModelError: The program sums over discrete sites.
@@ -126,14 +126,15 @@ def held_out_bound(
         weights = _cell_weights(posterior, data, particles, global_draws(posterior.guide, particles))
     bound = np.logaddexp.reduce(weights, axis=0) - math.log(particles)
     last = np.flatnonzero(np.diff(data.row_cell, append=data.n_cells))
+    cell = idata.cell_dim(data.schema)
     cells = xr.DataArray(
         bound,
         {
-            "trajectory": data.names.astype(str),
-            "perturbation": ("trajectory", data.labels.astype(str)),
-            "time": ("trajectory", data.row_times[last]),
+            cell: data.names.astype(str),
+            "perturbation": (cell, data.labels.astype(str)),
+            "time": (cell, data.row_times[last]),
         },
-        ("trajectory",),
+        (cell,),
     )
     groups = cells.to_dataframe("bound").groupby(["perturbation", "time"])["bound"]
     found = xr.Dataset(

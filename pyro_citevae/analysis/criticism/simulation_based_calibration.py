@@ -189,7 +189,7 @@ def _quantities(
     names = idata.state_dims(model, batch.n_steps)
     if not model.n_invariant:
         del names["invariant"]
-    found = idata.global_dataset(model, kept).assign_coords({"chain": [0], "draw": np.arange(draws), **names})
+    found = idata.global_dataset(model, kept, draws).assign_coords(names)
     z = torch.stack([local[name][:, 0, 0] for name in states_to(batch.n_steps)], dim=1)
     found["z"] = (("chain", "draw", "time", "program"), z[None].cpu().numpy())
     if model.n_invariant:

@@ -19,6 +19,7 @@ from pyro_citevae.errors import DataError, ModelError
 from pyro_citevae.infer.diagnosis import in_a_word
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.seeding import seeded
+from pyro_citevae.shown import Shown
 
 __all__ = ["Check", "Licence", "licence"]
 
@@ -93,8 +94,8 @@ class Check:
         )
 
 
-@dataclass(frozen=True)
-class Licence:
+@dataclass(frozen=True, repr=False)
+class Licence(Shown):
     """What :func:`licence` found.
 
     Attributes:
@@ -118,6 +119,18 @@ class Licence:
     def table(self) -> pd.DataFrame:
         """A row a check, by its name."""
         return pd.DataFrame(self.checks).set_index("name")
+
+    def facts(self) -> dict[str, str]:
+        """The class, whether the fit is adequate, and why."""
+        said = {
+            "equivalence": self.equivalence
+            if self.adequate
+            else f"none, since the fit is not adequate (would be {self.equivalence})",
+            "draws": str(self.draws),
+            "cells": f"{self.n_cells:,}",
+            "why": self.why,
+        }
+        return said | ({"fit": self.adequacy} if self.adequacy else {})
 
     def report(self) -> str:
         """The class, why, and a sentence for each check."""

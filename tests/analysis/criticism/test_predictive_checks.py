@@ -245,7 +245,7 @@ def test_k_of_each_cell_is_that_of_arviz(narrow: cv.Posterior, unseen: cv.Trajec
     else:
         _, expected = psislw(weights.T.copy())
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert list(found.trajectory.to_numpy()) == list(unseen.names)
+    assert list(found.cell.to_numpy()) == list(unseen.names)
 
 
 def test_a_smoother_has_a_light_tail_and_one_too_narrow_a_heavy_one(
@@ -324,7 +324,7 @@ def test_a_model_without_global_sites_has_states_alone(
     trained: cv.Posterior, unseen: cv.Trajectories
 ) -> None:
     assert set(pareto_k(trained, unseen, most_cells=7).data_vars) == {"states"}
-    assert pareto_k(trained, unseen, most_cells=7).sizes == {"trajectory": 7}
+    assert pareto_k(trained, unseen, most_cells=7).sizes == {"cell": 7}
 
 
 # Held-out bound -----------------------------------------------------------------------------------------
@@ -478,7 +478,7 @@ def test_a_check_has_a_panel_a_statistic_and_one_of_mean_and_variance(values: st
 
 def test_the_picture_of_k_counts_the_cells_below_each_threshold() -> None:
     found = xr.Dataset(
-        {"states": ("trajectory", [-np.inf, 0.2, 0.6, np.inf]), "mechanism": 0.4},
+        {"states": ("cell", [-np.inf, 0.2, 0.6, np.inf]), "mechanism": 0.4},
         attrs={"good_below": 0.5, "usable_below": 0.7},
     )
     figure = plots.pareto_k(found)
