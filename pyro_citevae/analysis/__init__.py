@@ -22,6 +22,7 @@ from pyro_citevae.analysis.baselines import (
     StrongerSingle,
     TechnicalDuplicate,
 )
+from pyro_citevae.analysis.challenge_submission import challenge_submission
 from pyro_citevae.analysis.criticism import (
     diagnose,
     ecdf_band,
@@ -88,6 +89,7 @@ __all__ = [
     "challenge_scale",
     "challenge_scaled",
     "challenge_scores",
+    "challenge_submission",
     "coverage",
     "diagnose",
     "ecdf_band",
