@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
+import numpy as np
+from jaxtyping import Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = ["Picture", "drawn_on"]
+from pyro_citevae.errors import DataError
+
+__all__ = ["Drawn", "Given", "Picture", "drawn_on"]
+
+Given: TypeAlias = Axes | Sequence[Axes] | Shaped[np.ndarray, "..."] | None
+Drawn: TypeAlias = Any  # the Picture, or what was given as ax: which of them, a type checker cannot tell
 
 
 @final
@@ -39,15 +47,42 @@ class Picture(Figure):
         return kept.getvalue(), {"alt": self.alt}
 
 
-def drawn_on(ax: Axes | None, size: tuple[float, float], alt: str) -> tuple[Picture | Axes, Axes]:
-    """What a picture's function returns, and the axis that it draws on.
+def drawn_on(
+    said: str,
+    ax: Given,
+    size: tuple[float, float],
+    alt: str,
+    *,
+    panels: int = 1,
+    columns: int | None = None,
+    **grid: Any,
+) -> tuple[Drawn, list[Axes]]:
+    """What a picture's function returns, and the axis of each of its panels.
 
     Args:
-        ax: The axis that the caller gave, if any; then it is returned as well.
-        size: Width and height in inches of a figure that is made otherwise.
+        said: Name of the picture's function, for the error.
+        ax: An axis for each panel, or the axis of the only one, that the caller gave; it is returned as it
+            is. None for a figure that is made.
+        size: Width and height of that figure in inches.
         alt: What that figure shows, in a sentence.
+        panels: Number of panels.
+        columns: Panels side by side; None for all of them.
+        **grid: Further arguments of :meth:`matplotlib.figure.Figure.subplots`.
+
+    Raises:
+        DataError: There are more axes than panels, or fewer.
     """
     if ax is not None:
-        return ax, ax
+        axes = [ax] if isinstance(ax, Axes) else list(np.ravel(np.asarray(ax, dtype=object)))
+        if len(axes) != panels:
+            raise DataError(
+                f"plots.{said}(ax=...) has {len(axes)} axes, and the picture has {panels} "
+                f"panel{'s' * (panels != 1)}; give one a panel, as in figure.subplots(1, {panels})."
+            )
+        return ax, axes
     made = Picture(figsize=size, layout="constrained", alt=alt)
-    return made, made.subplots()
+    columns = columns or panels
+    places = made.subplots(-(-panels // columns), columns, squeeze=False, **grid).ravel()
+    for axis in places[panels:]:
+        axis.set_visible(False)
+    return made, list(places[:panels])

@@ -20,7 +20,7 @@ from pyro_citevae.errors import DataError, ScheduleError, few
 from pyro_citevae.shown import Shown, as_html, as_text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from pyro_citevae.picture import Drawn, Given
 
 __all__ = ["Effect"]
 
@@ -207,7 +207,8 @@ class Effect(Shown, xr.DataArray):
         threshold: Number = 0.1,
         probability: Number = 0.9,
         most_named: Number = 8,
-    ) -> Figure:
+        ax: Given = None,
+    ) -> Drawn:
         """Size of each gene's effect against how sure its sign is, a panel a perturbation.
 
         The abscissa is the posterior mean, and the ordinate ``-log10`` of the local false sign rate
@@ -221,13 +222,14 @@ class Effect(Shown, xr.DataArray):
             threshold: Size of effects, in their own unit.
             probability: Mass inside the interval.
             most_named: How many genes are named at most, of those that are coloured: the largest means.
+            ax: Where to draw, an axis for each perturbation; None for a figure of its own.
 
         Returns:
-            The figure, for a notebook to show or ``savefig`` to write.
+            The figure, for a notebook to show or ``savefig`` to write, or ``ax`` if it was given.
 
         Raises:
-            DataError: There are more than six perturbations, a label or the time is not in the effect, or
-                :meth:`table` refuses.
+            DataError: There are more than six perturbations, a label or the time is not in the effect, the
+                axes are too few or too many, or :meth:`table` refuses.
 
         Example:
             >>> import pyro_citevae as cv
@@ -268,6 +270,7 @@ class Effect(Shown, xr.DataArray):
             unit=str(self.attrs.get("unit", "")),
             when=f"{self.attrs.get('time_unit', 'time')} {times[at[-1]]:g}",
             most_named=max(0, whole(most_named, "effect.plot_volcano(most_named=...)")),
+            ax=ax,
         )
 
     def _drawn(self) -> Effect:

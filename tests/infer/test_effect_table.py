@@ -244,7 +244,7 @@ class TestVolcano:
     def test_axes_say_what_they_show(self, strong: Effect) -> None:
         figure = strong.plot_volcano()
         assert [axis.get_title() for axis in figure.axes] == [f"{label}, hour 48" for label in LABELS]
-        assert figure.axes[0].get_xlabel() == "mean effect (log(1 + count))"
+        assert figure.axes[0].get_xlabel() == "mean log fold change (natural log)"
         assert "local false sign rate" in figure.axes[0].get_ylabel()
         assert "floor: 1 / 100 draws" in figure.axes[0].get_ylabel()
         legend = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -253,15 +253,19 @@ class TestVolcano:
     def test_points_are_those_of_the_table_above_the_floor(self, strong: Effect) -> None:
         axis = strong.plot_volcano("STAT1+MYC", time=24.0).axes[0]
         table = strong.sel(perturbation="MYC+STAT1", time=24.0).table()
-        shown = np.asarray(axis.collections[0].get_offsets())
+        shown = np.concatenate([group.get_offsets() for group in axis.collections])
         wanted = np.stack([table["mean"], -np.log10(np.maximum(table["lfsr"], 1 / 100))], axis=1)
         np.testing.assert_allclose(shown[np.argsort(shown[:, 0])], wanted[np.argsort(wanted[:, 0])])
         assert shown[:, 1].max() == pytest.approx(2.0)
 
     def test_colour_means_beyond_both_lines(self, strong: Effect) -> None:
         axis = strong.plot_volcano("GATA1", threshold=0.5).axes[0]
-        shown, colours = axis.collections[0].get_offsets(), axis.collections[0].get_facecolors()
-        grey = np.ptp(np.asarray(colours)[:, :3], axis=1) < 1e-6
+        groups = [group for group in axis.collections if len(group.get_offsets())]
+        shown = np.concatenate([group.get_offsets() for group in groups])
+        colours = np.concatenate(
+            [group.get_facecolors().repeat(len(group.get_offsets()), 0) for group in groups]
+        )
+        grey = np.ptp(colours[:, :3], axis=1) < 1e-6
         beyond = (np.abs(shown[:, 0]) > 0.5) & (shown[:, 1] >= -np.log10(0.05))
         assert np.array_equal(grey, ~beyond)
         assert beyond.any() and grey.any()
