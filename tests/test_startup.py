@@ -10,7 +10,7 @@ import pytest
 
 import pyro_citevae as cv
 from pyro_citevae import infer
-from pyro_citevae.cli.app import COMMANDS
+from pyro_citevae.cli.commands import COMMANDS
 
 HEAVY = (
     "torch",
@@ -41,6 +41,9 @@ def imported(code: str) -> set[str]:
         "import pyro_citevae.cli",
         "from pyro_citevae.cli import app\ntry: app(['--help'])\nexcept SystemExit: pass",
         "from pyro_citevae.cli import app\ntry: app(['simulate', '--help'])\nexcept SystemExit: pass",
+        "import os\nos.environ.update(_CITEVAE_COMPLETE='complete_bash', COMP_WORDS='citevae f')\n"
+        "os.environ['COMP_CWORD'] = '1'\n"
+        "from pyro_citevae.cli import app\ntry: app(prog_name='citevae')\nexcept SystemExit: pass",
     ],
 )
 def test_help_and_the_bare_package_import_nothing_heavy(code: str) -> None:
@@ -76,7 +79,6 @@ def test_every_name_of_a_package_is_there_and_listed(package: object) -> None:
 
 @pytest.mark.parametrize("path", COMMANDS)
 def test_the_list_of_commands_says_what_each_says_of_itself(path: str) -> None:
-    where, said = COMMANDS[path]
-    module, _, function = where.partition(":")
+    module, _, function = COMMANDS[path].where.partition(":")
     own = getattr(importlib.import_module(f"pyro_citevae.cli.{module}"), function).__doc__
-    assert own.splitlines()[0] == said
+    assert own.splitlines()[0] == COMMANDS[path].what

@@ -10,74 +10,19 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, final
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from pyro_citevae.cli.terminal import in_one_line, say_error
+from pyro_citevae.cli.as_json import asked_for_json, with_json, write_json
+from pyro_citevae.cli.commands import COMMANDS, GROUPS
+from pyro_citevae.cli.terminal import in_flags, in_one_line, say_error
 from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
 
-__all__ = ["COMMANDS", "app", "imported", "main"]
-
-COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {
-        "demo": (
-            "evaluate:demo",
-            "Train on days 2-4 of 23 real knock-outs, forecast day 5, and score it beside the baselines.",
-        ),
-        "inspect": (
-            "inspect:inspect_command",
-            "Show what a file is read as, without a fit, and propose the arguments that would read it.",
-        ),
-        "fit": (
-            "fit:fit_command",
-            "Fit a model to a screen, and save the run; each epoch is kept in OUT.training until then.",
-        ),
-        "predict": (
-            "predict:predict",
-            "Predict what control cells would show under other schedules, with intervals.",
-        ),
-        "rank": ("predict:rank_command", "Say which perturbation to measure next, and why."),
-        "evaluate": (
-            "evaluate:evaluate",
-            "Score a run's forecast of its held-out time beside baselines and the ceiling.",
-        ),
-        "report": (
-            "report:report",
-            "Write a page on a run (verdict, effects, programs, forecasts), with its notebook beside it.",
-        ),
-        "benchmark": (
-            "benchmark:benchmark_command",
-            "Score predictors and baselines by a protocol, over folds and seeds; a second start goes on.",
-        ),
-        "export": (
-            "predict:export",
-            "Write the posterior as an xarray DataTree: netCDF (.nc) or zarr (.zarr), for ArviZ.",
-        ),
-        "check": (
-            "plugins:check",
-            "Try the laws that fitting and predicting rely on, on a model or a guide of your own.",
-        ),
-        "models": (
-            "plugins:list_models",
-            "List the models and guides, those of installed plug-ins among them.",
-        ),
-        "datasets": ("plugins:list_datasets", "List the shipped screens with their origin and licence."),
-        "simulate c3d": (
-            "simulate:simulate_c3d",
-            "Render C3D-Render, an object that moves by a known process; a second start goes on.",
-        ),
-        "simulate c3d-sheet": (
-            "simulate:simulate_c3d_sheet",
-            "Draw one picture (.png) with every object in several scenes of C3D-Render.",
-        ),
-    }
-)
-"""Where each command is, and what it does."""
+__all__ = ["app", "imported", "main"]
 
 
 def imported(path: str) -> Any:
@@ -90,10 +35,17 @@ def imported(path: str) -> Any:
         >>> imported("simulate c3d").name
         'c3d'
     """
-    module, _, function = COMMANDS[path][0].partition(":")
+    listed = COMMANDS[path]
+    module, _, function = listed.where.partition(":")
+    command = getattr(importlib.import_module(f"pyro_citevae.cli.{module}"), function)
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command(path.split()[-1])(getattr(importlib.import_module(f"pyro_citevae.cli.{module}"), function))
-    return get_command(alone)
+    alone.command(path.split()[-1], epilog=_epilog(listed.examples))(with_json(command))
+    made = get_command(alone)
+    made.help = escape(made.help or "")  # square brackets are shown as they are
+    for one in made.params:
+        if isinstance(said := getattr(one, "help", None), str):
+            one.help = escape(said)  # type: ignore[attr-defined]
+    return made
 
 
 def main() -> None:
@@ -108,6 +60,8 @@ def main() -> None:
 
             if not processes.tell(error):
                 say_error(error)
+                if asked_for_json():
+                    write_json({"error": in_flags(error)})
             sys.exit(2)
 
 
@@ -115,29 +69,44 @@ def main() -> None:
 class _Commands(TyperGroup):
     """A group that lists its commands by their sentences, and imports the one that is called."""
 
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command; a line that cannot be read is told to a script too."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            said = getattr(error, "format_message", None)  # of click, which typer may bring along
+            if said is not None and ctx.parent is None and asked_for_json():
+                write_json({"error": said()})
+            raise
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that is called, and its arguments."""
-        above = (self.name,) if self.name in _GROUPS else ()
+        above = (self.name,) if self.name in GROUPS else ()
         path = " ".join((*above, *args[:1]))
         if path in COMMANDS:
             self.commands[args[0]] = imported(path)
         return super().resolve_command(ctx, args)
 
 
-_GROUPS: Mapping[str | None, str] = MappingProxyType({"simulate": "Make data whose truth is known."})
-
-
 def _listed() -> typer.Typer:
     """All commands, by their sentences."""
-    options: dict[str, Any] = {"cls": _Commands, "no_args_is_help": True}
-    made = typer.Typer(**options, add_completion=False, pretty_exceptions_enable=False)
-    groups = {name: typer.Typer(**options, help=what) for name, what in _GROUPS.items()}
-    for path, (_, what) in COMMANDS.items():
+    options: dict[str, Any] = {"cls": _Commands, "no_args_is_help": True, "pretty_exceptions_enable": False}
+    made = typer.Typer(**options, epilog=_epilog(_FIRST))
+    groups = {name: typer.Typer(**options, help=escape(what)) for name, what in GROUPS.items()}
+    for path, listed in COMMANDS.items():
         *above, name = path.split()
-        (groups[above[0]] if above else made).command(name, help=what)(_not_imported)
+        (groups[above[0]] if above else made).command(name, help=escape(listed.what))(_not_imported)
     for group, one in groups.items():
         made.add_typer(one, name=group)
     return made
+
+
+_FIRST = ("citevae demo", "citevae inspect screen.h5ad", "citevae fit --help")
+
+
+def _epilog(examples: tuple[str, ...]) -> str:
+    """Lines to paste below a help text."""
+    return escape("\n\n".join(["Examples:", *examples]))
 
 
 def _not_imported() -> None:

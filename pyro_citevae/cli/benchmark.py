@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from pyro_citevae import benchmark
+from pyro_citevae.cli.as_json import Facts, rows
+from pyro_citevae.cli.completions import one_of, screens
 from pyro_citevae.cli.options import Layout, MostGenes, Quiet
 from pyro_citevae.cli.terminal import progress_bar, say
 from pyro_citevae.errors import DataError
@@ -20,10 +22,19 @@ __all__ = ["benchmark_command"]
 
 def benchmark_command(
     protocol: Annotated[
-        str, typer.Argument(metavar="PROTOCOL", help=f"{', '.join(benchmark.PROTOCOLS)}, or ablation.")
+        str,
+        typer.Argument(
+            metavar="PROTOCOL",
+            help=f"{', '.join(benchmark.PROTOCOLS)}, or ablation.",
+            autocompletion=one_of(*benchmark.PROTOCOLS, "ablation"),
+        ),
     ],
     config_file: Annotated[
-        Path | None, typer.Option("--config", help="TOML; experiments/<protocol>/config.toml if none.")
+        Path | None,
+        typer.Option(
+            "--config",
+            help="TOML, as by citevae settings --benchmark; experiments/<protocol>/config.toml if none.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Folder of the results; the config's own if none.")
@@ -31,12 +42,15 @@ def benchmark_command(
     seeds: Annotated[int | None, typer.Option(min=1, help="Fits of every predictor.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Folds to run, at most.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="An h5ad file or a shipped name, in place of the config's data.")
+        str | None,
+        typer.Option(
+            help="An h5ad file or a shipped name, in place of the config's data.", autocompletion=screens
+        ),
     ] = None,
     layout: Layout = None,
     most_genes: MostGenes = None,
     quiet: Quiet = False,
-) -> None:
+) -> Facts:
     """Score predictors and baselines by a protocol, over folds and seeds; a second start goes on."""
     benchmark.require_protocol(protocol)
     path = config_file or Path("experiments") / protocol.replace("-", "_") / "config.toml"
@@ -63,3 +77,11 @@ def benchmark_command(
     with aside(folder / "splits.json", overwrite=True) as file:
         file.write_text(json.dumps([asdict(split) for split in results.splits], indent=2) + "\n")
     say(f"{text}\nSaved {folder}/results.parquet, results.md and splits.json.")
+    return {
+        "saved": [folder / name for name in ("results.parquet", "results.md", "splits.json")],
+        "protocol": results.protocol,
+        "headline": results.headline,
+        "folds": len(results.splits),
+        "seconds": results.seconds,
+        "scores": rows(results.scores),
+    }

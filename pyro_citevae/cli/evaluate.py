@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from pyro_citevae import config
 from pyro_citevae.analysis import Licence, diagnose, licence, markdown, plots, summary
 from pyro_citevae.benchmark.held_out_time import Forecast, forecast
+from pyro_citevae.cli.as_json import Facts, rows
 from pyro_citevae.cli.options import Accelerator, Data, Out, Overwrite, OwnGuide, OwnModel, Quiet, Run, Seed
 from pyro_citevae.cli.runs import divided, held_out_cells, loaded_run, origin_of
 from pyro_citevae.cli.terminal import console, say
@@ -26,6 +28,7 @@ from pyro_citevae.whole_files import aside, require_free
 __all__ = ["demo", "evaluate"]
 
 _DEMO_CELLS = 100
+_SAVED = ("scores.md", "scores.json", "diagnosis.txt", "effects.nc", "effects.png", "trajectories.png")
 _ONLY_IN_FILES = ("damped extrapolation", "shrunken persistence")
 
 
@@ -37,7 +40,7 @@ def demo(
         int | None, typer.Option(help="Passes over the cells; none to go on until the bound stops rising.")
     ] = None,
     quiet: Quiet = False,
-) -> None:
+) -> Facts:
     """Train on days 2-4 of 23 real knock-outs, forecast day 5, and score it beside the baselines."""
     require_free(out, overwrite)
     data = datasets.load("renge")
@@ -67,12 +70,21 @@ def demo(
             folder / "posterior.nc", engine="h5netcdf"
         )
     _show_scores(found)
+    then = f"citevae predict {out} --do PRDM14+SOX2 -o prediction.h5ad"
     say(
         f"\n{diagnosis.verdict}\n"
         f"Saved in {out}/: scores.md, effects.png, trajectories.png, predictions.h5ad, effects.nc, and the "
         "posterior (posterior.nc opens in ArviZ).\n"
-        f"Next: citevae predict {out} --do PRDM14+SOX2 -o prediction.h5ad"
+        f"Next: {then}"
     )
+    return {
+        "saved": sorted(out.iterdir()),
+        "name": found.name,
+        "verdict": diagnosis.verdict,
+        "forecast": found.verdict,
+        "scores": rows(found.scores),
+        "next": then,
+    }
 
 
 def evaluate(
@@ -91,15 +103,14 @@ def evaluate(
     model: OwnModel = None,
     guide: OwnGuide = None,
     overwrite: Overwrite = False,
-) -> None:
+) -> Facts:
     """Score a run's forecast of its held-out time beside baselines and the ceiling."""
     if out is not None:
         require_free(out, overwrite)
     posterior = loaded_run(run, model, guide).to(accelerator)
     train, held_out = divided(posterior, data)
     if licence_:
-        _report_licences(posterior, train, out, overwrite)
-        return
+        return _report_licences(posterior, train, out, overwrite)
     if held_out is None:
         raise RunError(f"'{run}' held nothing out; fit it again with --hold-out, such as --hold-out time=5.")
     origin = origin_of(posterior, data)
@@ -122,15 +133,22 @@ def evaluate(
             _write_scores(folder, found)
             (folder / "diagnosis.txt").write_text(f"{diagnosis.report()}\n\n{found.verdict}\n")
             _write_pictures(folder, posterior, found)
-        say(
-            f"Saved in {out}/: scores.md, scores.json, diagnosis.txt, effects.nc, effects.png and "
-            "trajectories.png."
-        )
+        say(f"Saved in {out}/: {', '.join(_SAVED)}.")
+    return {
+        "saved": [] if out is None else [out / name for name in _SAVED],
+        "name": found.name,
+        "cells": train.n_cells,
+        "verdict": diagnosis.verdict,
+        "diagnosis": diagnosis.record(),
+        "forecast": found.verdict,
+        "headline": found.headline,
+        "scores": rows(found.scores),
+    }
 
 
 def _report_licences(
     posterior: Posterior | Ensemble, train: Trajectories, out: Path | None, overwrite: bool
-) -> None:
+) -> Facts:
     """Prints the licence report, one for each fit of an ensemble, and writes it if there is a folder."""
     fits = posterior.posteriors if isinstance(posterior, Ensemble) else (posterior,)
     with console.status("looking at the posterior ..."):
@@ -144,6 +162,11 @@ def _report_licences(
             (folder / "licence.txt").write_text(text + "\n")
             _write_licences(folder, found)
         say(f"Saved in {out}/: licence.txt, licence.csv and a picture of each fit's checks.")
+    return {
+        "saved": [] if out is None else sorted(out.iterdir()),
+        "verdict": adequacy.verdict,
+        "licences": [asdict(one) for one in found],
+    }
 
 
 def _write_licences(folder: Path, found: list[Licence]) -> None:

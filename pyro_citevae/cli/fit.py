@@ -5,40 +5,62 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from pyro_citevae import config
 from pyro_citevae.analysis import diagnose
-from pyro_citevae.cli.options import NSteps, Out, Overwrite, Quiet, Step, TimeUnit, Values, with_columns
+from pyro_citevae.cli.as_json import Facts
+from pyro_citevae.cli.completions import one_of
+from pyro_citevae.cli.options import (
+    Guide,
+    Model,
+    NSteps,
+    Out,
+    Overwrite,
+    Quiet,
+    Screen,
+    Step,
+    TimeUnit,
+    Values,
+    with_columns,
+)
 from pyro_citevae.cli.runs import path_of, screen_of
 from pyro_citevae.cli.terminal import console, say
 from pyro_citevae.data import Split, Summary
 from pyro_citevae.errors import DivergenceError
-from pyro_citevae.infer import Ensemble, processes
+from pyro_citevae.infer import Ensemble, FitSettings, processes
 from pyro_citevae.recipe import Recipe, described
 from pyro_citevae.whole_files import require_free
 
 __all__ = ["fit_command"]
 
 
+def _one_of(setting: str) -> Callable[[str], list[str]]:
+    """Completes a setting of a fit that has one of a few values."""
+    return one_of(*get_args(get_type_hints(FitSettings)[setting]))
+
+
 @with_columns
 def fit_command(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="An h5ad file, or a shipped data set's name.")],
+    data: Screen,
     out: Out,
     features: Annotated[
         str,
         typer.Option(help="What is known of genes: gene-ontology (:mouse), coexpression, a table; or none."),
     ] = "none",
-    model: Annotated[str | None, typer.Option(help="Model: a name, or FILE.py:CLASS.")] = None,
-    guide: Annotated[str | None, typer.Option(help="Guide: a name, or FILE.py:CLASS.")] = None,
+    model: Model = None,
+    guide: Guide = None,
     config_file: Annotated[
-        Path | None, typer.Option("--config", help="TOML with the tables model, guide and fit.")
+        Path | None,
+        typer.Option(
+            "--config", help="TOML with tables [model], [guide], [fit]; citevae settings writes one."
+        ),
     ] = None,
     step: Step = None,
     n_steps: NSteps = 3,
@@ -51,12 +73,20 @@ def fit_command(
         int | None, typer.Option(help="Passes over the cells; none to go on until the bound stops rising.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps at most, where no passes are given.")] = None,
-    accelerator: Annotated[str | None, typer.Option(help="cpu, gpu or auto.")] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="cpu, gpu or auto.", autocompletion=_one_of("accelerator"))
+    ] = None,
     devices: Annotated[
         int | None, typer.Option(help="Devices of this machine to train on, a process each.")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="32-true, 64-true or bf16-mixed.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="auto, uniform, blocks or balanced.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="32-true, 64-true or bf16-mixed.", autocompletion=_one_of("precision")),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="auto, uniform, blocks or balanced.", autocompletion=_one_of("sampler")),
+    ] = None,
     from_disk: Annotated[
         bool, typer.Option("--from-disk", help="Leave the counts in their h5ad or zarr while training.")
     ] = False,
@@ -71,11 +101,12 @@ def fit_command(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     **columns: Any,
-) -> None:
+) -> Facts | None:
     """Fit a model to a screen, and save the run; each epoch is kept in OUT.training until then."""
     if resume and out.exists() and not overwrite:
-        say(f"{out} is complete; there is nothing to go on with.\nNext: citevae evaluate {out}")
-        return
+        then = f"citevae evaluate {out}"
+        say(f"{out} is complete; there is nothing to go on with.\nNext: {then}")
+        return {"saved": [], "complete": out, "next": then}
     require_free(out, overwrite)
     options = {
         "max_epochs": epochs,
@@ -91,7 +122,7 @@ def fit_command(
     if chosen.devices > 1 and not processes.launched():
         with tempfile.TemporaryDirectory() as errors:
             processes.launch(chosen.devices, ("-m", "pyro_citevae.cli", *sys.argv[1:]), Path(errors))
-        return
+        return None  # the first process says what was found
     is_first = processes.world(chosen.devices).rank == 0
     quiet = quiet or not is_first
     training = out.with_name(f"{out.name}.training")
@@ -99,17 +130,21 @@ def fit_command(
         shutil.rmtree(training, ignore_errors=True)
     grid: dict[str, Any] = {"step": step, "n_steps": n_steps, "time_unit": time_unit, "values": values}
     screen = screen_of(data, columns, from_disk=from_disk, quiet=quiet, **grid)
+    known = {} if features == "none" else {"features": described(features)}
+    read = Summary({**screen.summary().content, **known})
     if not quiet:
-        known = {} if features == "none" else {"features": described(features)}
-        console.print(Summary({**screen.summary().content, **known}))
+        console.print(read)
     train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
     if dry_run:
+        recipe.made(train)  # what the file says of the model and the guide can be made, or is refused now
+        named = (recipe.model.name, recipe.guide.name)
         said = ", ".join(f"{name}={value!r}" for name, value in asdict(chosen).items() if value is not None)
         say(
-            f"Would fit {recipe.model.name} with {recipe.guide.name} to {train.n_cells:,} of "
-            f"{screen.n_cells:,} cells and save it in {out}; {said}."
+            f"Would fit {named[0]} with {named[1]} to {train.n_cells:,} of {screen.n_cells:,} cells and save "
+            f"it in {out}; {said}."
         )
-        return
+        would = {"name": "/".join(named), "cells": train.n_cells, "settings": asdict(chosen)}
+        return {"saved": [], "would_save": [out], **would, "read": read.content}
     fits = []
     for one in range(chosen.seed, chosen.seed + seeds):
         seeded = replace(recipe, fit={**recipe.fit, "seed": one})
@@ -118,7 +153,7 @@ def fit_command(
             fits.append(seeded.fitted(train, progress=not quiet, **kept))
         fits[-1].record["source"] = {"path": path_of(data), **({"from_disk": True} if from_disk else {})}
     if not is_first:
-        return
+        return None
     posterior = fits[0] if seeds == 1 else Ensemble(fits)
     with console.status("looking at the fit ..."):
         found = diagnose(posterior, train)
@@ -127,12 +162,22 @@ def fit_command(
     posterior.save(out, overwrite=overwrite)
     shutil.rmtree(training, ignore_errors=True)
     bound = sum(one.history["training"].iloc[-1] for one in fits) / seeds
+    then = f"citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
     say(
         f"Fitted {posterior.name} to {train.n_cells} cells{f' from {seeds} seeds' if seeds > 1 else ''}; the "
-        f"bound is {bound:.2f} nats a cell. Saved in {out}.\n"
-        f"{found.verdict}\n"
-        f"Next: citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
+        f"bound is {bound:.2f} nats a cell. Saved in {out}.\n{found.verdict}\nNext: {then}"
     )
+    return {
+        "saved": [out],
+        "name": posterior.name,
+        "cells": train.n_cells,
+        "seeds": [one.record["settings"]["seed"] for one in fits],
+        "bound": bound,
+        "verdict": found.verdict,
+        "diagnosis": found.record(),
+        "read": read.content,
+        "next": then,
+    }
 
 
 def _recipe(

@@ -10,7 +10,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from pyro_citevae.cli.completions import known_guides, known_models, one_of, screens
 from pyro_citevae.data.columns import Columns
+from pyro_citevae.data.published_layouts import LAYOUTS
 from pyro_citevae.scenes import render
 
 __all__ = [
@@ -18,8 +20,10 @@ __all__ = [
     "Backend",
     "Candidates",
     "Data",
+    "Guide",
     "Layout",
     "MeshDir",
+    "Model",
     "MostGenes",
     "NSteps",
     "NewBatches",
@@ -29,6 +33,7 @@ __all__ = [
     "OwnModel",
     "Quiet",
     "Run",
+    "Screen",
     "Seed",
     "Step",
     "TimeUnit",
@@ -51,20 +56,46 @@ Step = Annotated[
 ]
 NSteps = Annotated[int, typer.Option(min=1, help="Latent steps of a snapshot.")]
 TimeUnit = Annotated[str | None, typer.Option(help="Name of the unit of time.")]
-Values = Annotated[str, typer.Option(help="counts, or real for a Gaussian emission.")]
-NewBatches = Annotated[
-    str, typer.Option(help="Batches that training did not have: refuse, or spread over the known ones.")
+Values = Annotated[
+    str,
+    typer.Option(help="counts, or real for a Gaussian emission.", autocompletion=one_of("counts", "real")),
 ]
-Accelerator = Annotated[str, typer.Option("--accelerator", help="cpu, gpu or auto.")]
+NewBatches = Annotated[
+    str,
+    typer.Option(
+        help="Batches that training did not have: refuse, or spread over the known ones.",
+        autocompletion=one_of("refuse", "spread"),
+    ),
+]
+Screen = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA", help="An h5ad file, or a shipped data set's name.", autocompletion=screens
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option(help="Model: a name, or FILE.py:CLASS.", autocompletion=known_models)
+]
+Guide = Annotated[
+    str | None, typer.Option(help="Guide: a name, or FILE.py:CLASS.", autocompletion=known_guides)
+]
+Accelerator = Annotated[
+    str, typer.Option("--accelerator", help="cpu, gpu or auto.", autocompletion=one_of("cpu", "gpu", "auto"))
+]
 MeshDir = Annotated[
     Path | None, typer.Option(help="Folder of meshes in the places of shapes, such as cow.obj or hare.npz.")
 ]
-Backend = Annotated[str, typer.Option(help=f"{', '.join(render.BACKENDS)} or auto.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(render.BACKENDS)} or auto.", autocompletion=one_of(*render.BACKENDS, "auto")
+    ),
+]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _HELP = {one.name: one.metadata["help"] for one in fields(Columns)}
 
-Layout = Annotated[str | None, typer.Option(help=_HELP["layout"])]
+Layout = Annotated[str | None, typer.Option(help=_HELP["layout"], autocompletion=one_of(*LAYOUTS))]
 MostGenes = Annotated[int | None, typer.Option(min=1, help=_HELP["most_genes"])]
 Candidates = Annotated[
     Path | None, typer.Option(help="File with a perturbation a line, without cells, to be predicted.")

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from pyro_citevae.analysis import plots
+from pyro_citevae.cli.as_json import Facts, rows
+from pyro_citevae.cli.completions import one_of
 from pyro_citevae.cli.options import (
     Accelerator,
     Data,
@@ -26,6 +28,9 @@ from pyro_citevae.errors import RunError
 from pyro_citevae.whole_files import aside, require_free
 
 __all__ = ["export", "predict", "rank_command"]
+
+_OF_A_RANKING = ("ranking.csv", "ranking.nc", "ranking.png")
+_ORDERS = ("information", "spread", "effect")
 
 
 def predict(
@@ -49,7 +54,7 @@ def predict(
     model: OwnModel = None,
     guide: OwnGuide = None,
     overwrite: Overwrite = False,
-) -> None:
+) -> Facts:
     """Predict what control cells would show under other schedules, with intervals."""
     require_free(out, overwrite)
     if out.suffix == ".nc":
@@ -73,6 +78,14 @@ def predict(
         f"{controls.n_cells} cells each). Saved {out} and {effects_path}.\n"
         f"Next: anndata.read_h5ad('{out}').layers['mean'], or xarray.open_dataarray('{effects_path}')"
     )
+    return {
+        "saved": [out, effects_path],
+        "schedules": [str(one) for one in predicted.obs["perturbation"].unique()],
+        "times": sorted(float(one) for one in predicted.obs["time"].unique()),
+        "cells": predicted.n_obs,
+        "cells_of_each": controls.n_cells,
+        "draws": draws,
+    }
 
 
 def rank_command(
@@ -81,7 +94,9 @@ def rank_command(
         Path | None, typer.Option(help="File with a candidate a line, A or A+B; all perturbations if none.")
     ] = None,
     do_: Annotated[list[str] | None, typer.Option("--do", help="A candidate; may be repeated.")] = None,
-    by: Annotated[str, typer.Option(help="information, spread or effect.")] = "information",
+    by: Annotated[
+        str, typer.Option(help="information, spread or effect.", autocompletion=one_of(*_ORDERS))
+    ] = "information",
     n_cells: Annotated[int, typer.Option("--cells", help="Cells to measure a candidate in.")] = 100,
     time: Annotated[str | None, typer.Option(help="Time to measure; the last one if not given.")] = None,
     draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
@@ -91,7 +106,7 @@ def rank_command(
     model: OwnModel = None,
     guide: OwnGuide = None,
     overwrite: Overwrite = False,
-) -> None:
+) -> Facts:
     """Say which perturbation to measure next, and why."""
     if out is not None:
         require_free(out, overwrite)
@@ -107,7 +122,13 @@ def rank_command(
             found.table.to_csv(folder / "ranking.csv", index=False)
             found.to_dataset().to_netcdf(folder / "ranking.nc", engine="h5netcdf")
             plots.ranking(found).savefig(folder / "ranking.png", dpi=130)
-        say(f"Saved in {out}/: ranking.csv, ranking.nc, ranking.png.")
+        say(f"Saved in {out}/: {', '.join(_OF_A_RANKING)}.")
+    return {
+        "saved": [] if out is None else [out / name for name in _OF_A_RANKING],
+        "by": found.by,
+        "cells": found.n_cells,
+        "ranking": rows(found.table),
+    }
 
 
 def export(
@@ -120,7 +141,7 @@ def export(
     model: OwnModel = None,
     guide: OwnGuide = None,
     overwrite: Overwrite = False,
-) -> None:
+) -> Facts:
     """Write the posterior as an xarray DataTree: netCDF (.nc) or zarr (.zarr), for ArviZ."""
     require_free(out, overwrite)
     if out.suffix not in (".nc", ".zarr"):
@@ -136,3 +157,4 @@ def export(
             tree.to_zarr(file, zarr_format=2)
     groups = ", ".join(tree.children)
     say(f"Saved {out} with groups {groups}.\nNext: xarray.open_datatree('{out}')")
+    return {"saved": [out], "groups": list(tree.children)}

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pyro_citevae.cli.as_json import Facts
 from pyro_citevae.cli.options import Data, Out, Overwrite, Run, Seed
 from pyro_citevae.cli.terminal import console, say
 from pyro_citevae.errors import RunError
@@ -24,7 +25,7 @@ def report(
     data: Data = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
-) -> None:
+) -> Facts:
     """Write a page on a run (verdict, effects, programs, forecasts), with its notebook beside it."""
     if out.suffix != ".html":
         raise RunError(f"'{out}' does not end in .html; name a page, such as -o report.html.")
@@ -34,3 +35,4 @@ def report(
     with console.status("writing the report, which takes a minute or two ..."):
         notebook = write(run, out, data=data, draws=draws, seed=seed)
     say(f"Saved {out}, and {notebook.name} beside it, which Jupyter opens.")
+    return {"saved": [out, out.with_name(notebook.name)]}

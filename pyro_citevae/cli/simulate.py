@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from matplotlib.image import imsave
 
+from pyro_citevae.cli.as_json import Facts
+from pyro_citevae.cli.completions import one_of
 from pyro_citevae.cli.options import Backend, MeshDir, Out, Overwrite, Quiet, Seed
 from pyro_citevae.cli.terminal import progress_bar, say
 from pyro_citevae.errors import DataError
@@ -23,14 +25,16 @@ def simulate_c3d(
     frames: Annotated[
         int, typer.Option(help="Frames to train on; the six other parts have a tenth.")
     ] = 20_000,
-    shapes: Annotated[str, typer.Option(help="one (the teapot) or all seven.")] = "all",
+    shapes: Annotated[
+        str, typer.Option(help="one (the teapot) or all seven.", autocompletion=one_of("one", "all"))
+    ] = "all",
     mesh_dir: MeshDir = None,
     backend: Backend = "numpy",
     jobs: Annotated[int | None, typer.Option(help="Processes; one a core if not given.")] = None,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
-) -> None:
+) -> Facts:
     """Render C3D-Render, an object that moves by a known process; a second start goes on."""
     if shapes not in ("one", "all"):
         raise DataError(f"--shapes '{shapes}' is neither 'one' nor 'all'; give one of them.")
@@ -41,10 +45,9 @@ def simulate_c3d(
         render_parts(
             out, parts, meshes, seed=seed, backend=backend, jobs=jobs, overwrite=overwrite, progress=advance
         )
-    say(
-        f"Rendered {sum(part.latents[..., 0].size for part in parts.values())} frames. Saved in {out}/: "
-        f"{', '.join(f'{name}.npz' for name in parts)}."
-    )
+    rendered = sum(part.latents[..., 0].size for part in parts.values())
+    say(f"Rendered {rendered} frames. Saved in {out}/: {', '.join(f'{name}.npz' for name in parts)}.")
+    return {"saved": [out / f"{name}.npz" for name in parts], "frames": rendered}
 
 
 def simulate_c3d_sheet(
@@ -53,10 +56,11 @@ def simulate_c3d_sheet(
     backend: Backend = "numpy",
     seed: Seed = 0,
     overwrite: Overwrite = False,
-) -> None:
+) -> Facts:
     """Draw one picture (.png) with every object in several scenes of C3D-Render."""
     require_free(out, overwrite)
     sheet = render.contact_sheet(render.open_renderer(backend, render.meshes(mesh_dir)), seed=seed)
     with aside(out, overwrite=overwrite) as file:
         imsave(file, sheet, format="png")
     say(f"Saved {out}.")
+    return {"saved": [out]}

@@ -13,25 +13,26 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
 
-__all__ = ["console", "in_one_line", "progress_bar", "say", "say_error"]
+__all__ = ["console", "in_flags", "in_one_line", "progress_bar", "say", "say_error"]
 
 console = get_console()  # that of every bar, so that they stand below each other
 
 
 def say_error(error: CiteVAEError) -> None:
     """Prints a mistake in one sentence."""
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(_in_flags(error))}", soft_wrap=True)
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(in_flags(error))}", soft_wrap=True)
 
 
-def _in_flags(error: object) -> str:
-    from pyro_citevae.cli.flags import in_flags  # which needs the reader of screens
+def in_flags(said: object) -> str:
+    """A sentence of the library as it is typed in a shell."""
+    from pyro_citevae.cli import flags  # which needs the reader of screens
 
-    return in_flags(str(error))
+    return flags.in_flags(str(said))
 
 
 def say(text: str) -> None:
     """Prints text as it is, on lines that can be copied."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text, markup=False, emoji=False, soft_wrap=True)
 
 
 def in_one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
@@ -40,7 +41,7 @@ def in_one_line(otherwise: Callable[..., None]) -> Callable[..., None]:
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, CiteVAEWarning):
             Console(stderr=True).print(
-                f"[bold yellow]warning:[/] {escape(_in_flags(message))}", soft_wrap=True
+                f"[bold yellow]warning:[/] {escape(in_flags(message))}", soft_wrap=True
             )
         else:
             otherwise(message, category, *where, **more)

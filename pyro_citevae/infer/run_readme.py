@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
+
+from pyro_citevae.infer.fit_settings import FitSettings
 
 __all__ = ["readme"]
 
@@ -15,21 +18,24 @@ def readme(name: str, record: Mapping[str, Any], verdict: str, tokens: tuple[str
     Args:
         name: Model and guide.
         record: What the run notes of itself.
-        verdict: What its diagnosis says.
+        verdict: What the fit says of itself, for a run without a diagnosis.
         tokens: Perturbations of the screen.
         folder: Name of the folder.
     """
     source = (record.get("source") or {}).get("path", "data that are not noted")
     settings = record.get("settings") or {}
+    place = _quoted(folder)
     some = _quoted(tokens[0]) if tokens else "NAME"
     summary = (record.get("summary") or {}).items()
-    read = "\n".join(f"| {_plain(key)} | {_plain(value)} |" for key, value in summary)
+    noted = ((key.replace("_", " "), value) for key, value in summary if value not in (None, "", [], (), {}))
+    read = "\n".join(f"| {_plain(key)} | {_plain(value)} |" for key, value in noted)
+    said = (record.get("diagnosis") or {}).get("verdict", verdict)
     return f"""# {folder}
 
 {_plain(name)}, fitted to {record.get("n_cells", 0):,} cells of `{_plain(source)}`. Written on \
-{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {settings.get("seed", "unknown")}.
+{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {settings.get("seed", "unknown")}, {_changed(settings)}.
 
-{_plain(verdict)}
+{_plain(said)}
 
 ## What was read
 
@@ -39,11 +45,14 @@ def readme(name: str, record: Mapping[str, Any], verdict: str, tokens: tuple[str
 
 ## What to do with it
 
+In the folder that it lies in:
+
 ```sh
-citevae predict {folder} --do {some} -o predicted.h5ad
-citevae evaluate {folder}
-citevae report {folder} -o report.html
-citevae export {folder} -o posterior.nc
+citevae predict {place} --do {some} -o predicted.h5ad
+citevae evaluate {place} --licence     # what it may be believed in
+citevae evaluate {place}               # beside baselines, if a time was held out
+citevae report {place} -o report.html  # a page to send
+citevae export {place} -o posterior.nc # for ArviZ
 ```
 
 In Python: `posterior = pyro_citevae.load("{folder}")`.
@@ -56,8 +65,21 @@ In Python: `posterior = pyro_citevae.load("{folder}")`.
 """
 
 
+def _changed(settings: Mapping[str, Any]) -> str:
+    """The settings of the fit that are not the defaults."""
+    defaults = {one.name: one.default for one in fields(FitSettings) if one.name != "seed"}
+    changed = [
+        f"{name}={settings[name]!r}"
+        for name in defaults
+        if settings.get(name, defaults[name]) != defaults[name]
+    ]
+    return f"{', '.join(changed)} and otherwise default settings" if changed else "default settings"
+
+
 def _plain(value: Any) -> str:
     """A value on one line of a table."""
+    if isinstance(value, Mapping):
+        value = [f"{name}: {one}" for name, one in value.items()]
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
     return text if len(text) <= 200 else f"{text[:200]} ..."

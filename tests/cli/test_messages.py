@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import pyro_citevae
-from pyro_citevae.cli.app import COMMANDS, imported
+from pyro_citevae.cli.app import imported
+from pyro_citevae.cli.commands import COMMANDS
 from pyro_citevae.cli.flags import in_flags
 from pyro_citevae.data import Columns
 

@@ -24,7 +24,9 @@ def test_it_says_what_was_fitted_and_which_commands_come_next(tmp_path: Path) ->
     assert "60 cells of `screen.h5ad`" in said
     assert posterior.adequacy.verdict in said
     assert "citevae predict mine --do gene_0 -o predicted.h5ad" in said
-    assert "| cells |" in said
+    assert "| cells | 60 |" in said
+    assert "seed 0, max_epochs=1 and otherwise default settings" in said
+    assert f"gene_0: {data.summary().content['perturbations']['gene_0']}" in said
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,11 @@ def test_it_says_what_was_fitted_and_which_commands_come_next(tmp_path: Path) ->
 )
 def test_a_name_is_quoted_where_a_shell_would_read_more(token: str, asked: str) -> None:
     assert asked in readme("model", {}, "fine", (token,), "run")
+
+
+def test_the_verdict_is_that_of_the_diagnosis_where_there_is_one() -> None:
+    assert "far off" in readme("model", {"diagnosis": {"verdict": "far off"}}, "fine", (), "run")
+    assert "fine" in readme("model", {}, "fine", (), "run")
 
 
 def test_what_the_data_say_breaks_no_table() -> None:
