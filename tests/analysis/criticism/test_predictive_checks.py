@@ -245,7 +245,7 @@ def test_k_of_each_cell_is_that_of_arviz(narrow: cv.Posterior, unseen: cv.Trajec
     else:
         _, expected = psislw(weights.T.copy())
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert list(found.cell.to_numpy()) == list(unseen.names)
+    assert list(found.trajectory.to_numpy()) == list(unseen.names)
 
 
 def test_a_smoother_has_a_light_tail_and_one_too_narrow_a_heavy_one(
@@ -324,7 +324,7 @@ def test_a_model_without_global_sites_has_states_alone(
     trained: cv.Posterior, unseen: cv.Trajectories
 ) -> None:
     assert set(pareto_k(trained, unseen, most_cells=7).data_vars) == {"states"}
-    assert pareto_k(trained, unseen, most_cells=7).sizes == {"cell": 7}
+    assert pareto_k(trained, unseen, most_cells=7).sizes == {"trajectory": 7}
 
 
 # Held-out bound -----------------------------------------------------------------------------------------
