@@ -142,13 +142,19 @@ def controls_of(
     return controls
 
 
-def candidates_in(path: Path) -> list[str]:
-    """The lines of a file, without those that are empty or begin with '#'."""
+def candidates_in(path: Path, what: str = "candidate") -> list[str]:
+    """The lines of a file, without those that are empty or begin with '#'.
+
+    Args:
+        path: The file, which the command line names by the option of what it lists.
+        what: What a line is.
+    """
+    said = f"--{what}s '{path}'"
     try:
         lines = [line.strip() for line in path.read_text().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--candidates '{path}' cannot be read as text; give a candidate a line.") from error
+        raise DataError(f"{said} cannot be read as text; give a {what} a line.") from error
     found = [line for line in lines if line and not line.startswith("#")]
     if not found:
-        raise DataError(f"--candidates '{path}' holds no candidate; give one a line, such as KLF1+MAP2K6.")
+        raise DataError(f"{said} holds no {what}; give one a line, such as KLF1+MAP2K6.")
     return found
