@@ -9,7 +9,12 @@ import numpy as np
 import pandas as pd
 
 from pyro_citevae.analysis.scoring.tables import ALL, COLUMNS
-from pyro_citevae.analysis.scoring.virtual_cell_challenge import PREFIX, challenge_rows, configured
+from pyro_citevae.analysis.scoring.virtual_cell_challenge import (
+    PREFIX,
+    challenge_rows,
+    configured,
+    without_advice,
+)
 from pyro_citevae.data.cell_eval2_files import cells_for_cell_eval2
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import CiteVAEWarning
@@ -57,10 +62,12 @@ def challenge_scale(measured: Trajectories, time: float, preset: str = "vcc2026"
     cells = cells_for_cell_eval2(now.stored.tocsr(), now.row_labels, now.schema.genes)
     frames = []
     try:
-        baseline = package.build_generic_baseline(cells, config=config, allow_degenerate=True)
+        with without_advice():
+            baseline = package.build_generic_baseline(cells, config=config, allow_degenerate=True)
         frames.append(challenge_rows(baseline.results, MEAN_RESPONSE, time))
         splits = {"base_seed": competition.BASE_SEED, "n_splits": competition.N_SPLITS}
-        _, anchor = compute_replicate_anchor(cells, config=config, **splits)
+        with without_advice():
+            _, anchor = compute_replicate_anchor(cells, config=config, **splits)
         found = pd.DataFrame(anchor.select("metric", "replicate").to_dict(as_series=False))
         found = found.rename(columns={"replicate": "value"}).assign(score=PREFIX + found["metric"])
         frames.append(found.assign(predictor=REPLICATE, perturbation=ALL, time=time))

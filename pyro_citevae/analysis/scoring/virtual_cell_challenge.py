@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -18,7 +21,7 @@ from pyro_citevae.errors import DataError
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["PREFIX", "challenge_rows", "challenge_scores", "configured"]
+__all__ = ["PREFIX", "challenge_rows", "challenge_scores", "configured", "without_advice"]
 
 PREFIX = "cell_eval2_"
 """What the names of cell-eval2's scores begin with."""
@@ -49,10 +52,18 @@ def challenge_scores(
             not predicted.
     """
     package, config = configured(measured, preset)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, without_advice():
         paths = write_pair(on_measured_genes(predicted, measured.schema), measured, time, folder)
         found = package.compute_metrics(*map(str, paths), config=config)
     return challenge_rows(found, name, time)
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Without what pandas advises scanpy on how to build its tables, once a column and a perturbation."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pd.errors.PerformanceWarning)
+        yield
 
 
 def configured(measured: Trajectories, preset: str) -> tuple[Any, Any]:
