@@ -56,7 +56,7 @@ class Framewise(AmortizedGuide):
     ) -> None:
         """Draws each observed step from its observation, and each other one from the model's transition."""
         model = self.model
-        mechanism, L = model.mechanism_at(drawn), model.n_lags
+        mechanism, L = model.mechanism_at(drawn, batch), model.n_lags
         encoded = summary.unflatten(-1, (-1, self.hidden)).transpose(0, 1)
         loc, scale = loc_scale(self.head(encoded))
         z: list[Tensor] = []

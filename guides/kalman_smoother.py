@@ -98,7 +98,7 @@ class KalmanSmoother(AmortizedGuide):
         drawn: dict[str, Tensor],
     ) -> None:
         """Newton steps from the reference; then draws the last step, and each earlier one given the later."""
-        mechanism = self.model.mechanism_at(drawn)
+        mechanism = self.model.mechanism_at(drawn, batch)
         steps = range(batch.n_steps + 1)
         doses = self.dose_code(batch.u)
         inputs = [joined(summary, s, doses[max(t, 1)], self.clock(batch, t)) for t in steps]

@@ -14,6 +14,8 @@ from pyro_citevae.data.doses import Doses
 from pyro_citevae.data.features import GeneFeatures
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import ModelError
+from pyro_citevae.models.context_rows import CONTEXT_TERMS
+from pyro_citevae.models.context_terms import ContextDeviation
 from pyro_citevae.models.lagged import LaggedExpression
 from pyro_citevae.models.token_rows import Direct, OwnTranscript, Rescaling, Rows, Shift
 from pyro_citevae.models.token_terms import (
@@ -54,17 +56,19 @@ class CiteVAE(LaggedExpression):
         e_tpg   ~ N(0, s_p)                                        what a group takes on in a step (group)
         e_later ~ N(0, s_p)                                        what it takes on after the screen's last
 
+        g_cpk   ~ N(0, s_g)               a_c = a + L_c g         what a token does in a context (contexts)
+
         s_n      ~ N(0, I)                                         invariant state
-        z_{n,0}  ~ N(0, I)
+        z_{n,0}  ~ N(mu_z, I)                                      mu_z of the cell's context, else zero
         r_{n,t}  = 1 - exp(-kappa sum_{t' <= t} u_{t'})            share that the exposure has set in
         h_{n,t}  = u_t r_t / mean_{t' <= T} (1 - exp(-kappa t'))   dose that acts, T units in all T steps
         E_t      = e_1 + ... + e_t, and later E_T + e_later        deviation of the groups by now
         pairs(h) = sum_{i < j} h_i h_j sum_r v_ir v_jr w_r
         epi(h)   = sum_{i < j} h_i h_j q_ij
         z_{n,t}  ~ N((1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l})
-                     + h_t (m a) - (sum_p h_tp - max_p h_tp) mu_a + pairs(h_t) + epi(h_t),
+                     + h_t (m a_c) - (sum_p h_tp - max_p h_tp) mu_a + pairs(h_t) + epi(h_t),
                      sigma exp(h_t (m b)))
-        x_{n,t}  ~ NB(library_n softmax(f(z_t, s_n) + batch_n + r_t (d + c + E_t)), theta_g)
+        x_{n,t}  ~ NB(library_n softmax(f(z_t, s_n) + batch_n + context_n + r_t (d + c + E_t)), theta_g)
 
     ================  ============================================  ==================
     symbol            meaning                                       shape
@@ -77,6 +81,8 @@ class CiteVAE(LaggedExpression):
                                                                     (change, token, gene)
     e_later           deviation that it takes on later (log)        (token, gene)
     kappa             rate at which a token sets in, a step         (token,)
+    g                 deviation of a token in a context             (context, token, program)
+    L                 root of how alike contexts' controls look     (context, context)
     v, w              pair loadings of a token, shift by a factor   (token, rank), (rank, program)
     q                 shift of a pair i < j by itself               (pair, program)
     sigma             noise scale of the transition                 (program,)
@@ -123,9 +129,12 @@ class CiteVAE(LaggedExpression):
         features: Features of every token, such as ``features.gene_ontology(schema.tokens)``; or the names of
             their columns alone, where the values are loaded with the weights.
         informed: Sites whose rows the features move, among a, b, c and d; None for a, and d where it is.
+        contexts: What a context changes where the data name some: ``"start"`` (mu_z), ``"baseline"``
+            (context) and ``"mechanism"`` (g).
 
     Raises:
-        ModelError: ``informed`` names a site that the model lacks, or the features are a text.
+        ModelError: ``informed`` names a site that the model lacks, the features are a text, or ``contexts``
+            names something else.
         DataError: A token has no row in the features.
 
     Source: W. Jiang et al., Learning Latent Dynamical Causal Processes for Single-Cell Perturbation
@@ -166,7 +175,13 @@ class CiteVAE(LaggedExpression):
         direct_scale: float = 0.15,
         features: GeneFeatures | Sequence[str] | None = None,
         informed: Sequence[str] | None = None,
+        contexts: Sequence[str] = CONTEXT_TERMS,
     ) -> None:
+        for name in contexts:
+            if name not in CONTEXT_TERMS:
+                raise ModelError(
+                    f"CiteVAE(contexts=...) names {name!r}, expected some of {', '.join(CONTEXT_TERMS)}."
+                )
         super().__init__(
             schema,
             n_programs=n_programs,
@@ -175,11 +190,14 @@ class CiteVAE(LaggedExpression):
             hidden=hidden,
             emission=emission,
             decay=decay,
+            contexts=contexts,
         )
         self.register_buffer("own_gene", torch.from_numpy(schema.own_gene), persistent=False)
         self.memory = Memory(self) if time else Absent(self)
         self.deviation = GroupDeviation(self) if group else NoDeviation(self)
         self.shift = Shift(self, shift_scale, masked=mask)
+        apart = "mechanism" in contexts and schema.n_contexts > 1
+        self.in_context = ContextDeviation(self) if apart else Absent(self)
         self.rescaling = Rescaling(self) if scale else Absent(self)
         self.edges = EdgeGates(self) if time and edges else Absent(self)
         self.targets = TargetMask(self) if mask else Absent(self)
@@ -193,12 +211,17 @@ class CiteVAE(LaggedExpression):
         axes = {site: names for term in self.terms for site, names in term.dims.items()}
         self.dims = {**axes, **self.rows.axes(axes)}
         named = {axis for axes in self.dims.values() for axis in axes}
-        coords = {"change": ("by the observation",), "own": ("own transcript",)}
+        coords = {
+            "change": ("by the observation",),
+            "own": ("own transcript",),
+            "context": schema.contexts,
+        }
         self.coords = {axis: names for axis, names in coords.items() if axis in named}
         if epistasis:
             self.coords["pair"] = ["+".join(pair) for pair in combinations(schema.tokens, 2)]
         # rows of a token that meet its cells alone; a mask has values for all tokens
         own = [term.symbol for term in self.terms if isinstance(term, Rows)] if not mask else ["d"] * direct
+        own += ["g"] * (apart and "a" in own)
         self.local_sites = (*own, *["e", "e_later"] * group)
         self.prior_sites = ["e_later"] * group
 
@@ -208,6 +231,7 @@ class CiteVAE(LaggedExpression):
         return (
             self.memory,  # W
             self.shift,  # a
+            self.in_context,  # g
             self.rescaling,  # b
             self.edges,  # A
             self.targets,  # m
@@ -237,6 +261,7 @@ class CiteVAE(LaggedExpression):
         h = self.onset.dose(mechanism, u)
         own = self._placed(h)
         shift = self.shift(mechanism, own)  # h (m a) - (sum_p h_p - max_p h_p) mu_a
+        shift = shift + self.in_context(mechanism, own)  # h (m L_c g)
         shift = shift + self.pairs(mechanism, h)  # sum_{i < j} h_i h_j sum_r v_ir v_jr w_r
         shift = shift + self.epistasis(mechanism, h)  # sum_{i < j} h_i h_j q_ij
         mean = self.memory(mechanism, history) + shift  # (1 - decay) z_{t-1} + sum_l (A_l W_l) tanh(z_{t-l})
@@ -256,7 +281,8 @@ class CiteVAE(LaggedExpression):
         direct = direct.expand(*direct.shape[:-2], len(rows.tokens), self.schema.n_genes)
         table, first = self.deviation.in_steps(direct, mechanism, step, rows)  # d + c + E_t
         r = Doses.of(self.onset.share(mechanism, given))
-        return mechanism.updated(offset=self._offset(table, first + rows.place[r.token], r.amount, technical))
+        place = first + rows.place[r.token]
+        return mechanism.updated(offset=self._offset(mechanism, table, place, r.amount, technical))
 
     def _placed(self, h: Float[Tensor, "... cell token"]) -> Float[Tensor, "... cell used"]:
         """The doses by the places of the tokens whose own rows are drawn; as they are where all are."""
@@ -268,18 +294,20 @@ class CiteVAE(LaggedExpression):
 
     def _offset(
         self,
+        mechanism: Mechanism,
         table: Float[Tensor, "... row gene"],
         index: Int[Tensor, "slot cell given"],
         r: Float[Tensor, "... slot cell given"],
         technical: Int[Tensor, " cell"],
     ) -> Float[Tensor, "... slot cell gene"]:
-        """The batch's effect and those of the tokens that act, as a sum of few rows of one table."""
+        """The effects of batch, context and tokens that act, as a sum of few rows of one table."""
         batch = technical.expand(index.shape[:-1])[..., None]
-        return weighted_rows(
+        moved = weighted_rows(
             torch.cat([self.batch_effect.expand(*table.shape[:-2], -1, -1), table], dim=-2),
             torch.cat([batch, self.schema.n_batches + index], dim=-1),
             joined(torch.ones_like(batch, dtype=r.dtype), r),
         )
+        return moved + self.baseline(mechanism) if self.baseline.on else moved
 
     @property
     def has_features(self) -> Bool[Tensor, " token"]:

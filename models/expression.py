@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import pyro.distributions as dist
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pyro_citevae.data.schema import Schema
+from pyro_citevae.models.context_rows import CONTEXT_TERMS, Baseline, Start
 from pyro_citevae.nn.emissions import Emission
 from pyro_citevae.nn.networks import Decoder, joined
 from pyro_citevae.program import Distribution, LatentDynamics, Mechanism
@@ -22,18 +24,20 @@ class ExpressionDynamics(LatentDynamics):
     ::
 
         s_n     ~ N(0, I)                                          invariant state
-        z_{n,0} ~ N(0, I)
+        z_{n,0} ~ N(mu_z, I)                                       mu_z of the cell's context, else zero
         z_{n,t} ~ transition(mechanism, history, u_{n,t})          from the subclass
         x_{n,t} ~ NB(library_n softmax(f(z_t, s_n) + offset), theta_g)
-        offset  = batch_n                                          a subclass may add to it
+        offset  = batch_n + context_n                              a subclass may add to it
 
-    ======  =====================================  ==============
-    symbol  meaning                                shape
-    ======  =====================================  ==============
-    f       decoder, blind to dose and time        to (gene,)
-    batch   effect of a technical batch (log)      (batch, gene)
-    theta   inverse dispersion                     (gene,)
-    ======  =====================================  ==============
+    =======  =====================================  ==================
+    symbol   meaning                                shape
+    =======  =====================================  ==================
+    f        decoder, blind to dose and time        to (gene,)
+    batch    effect of a technical batch (log)      (batch, gene)
+    mu_z     where cells of a context start         (context, program)
+    context  baseline of a context (log)            (context, gene)
+    theta    inverse dispersion                     (gene,)
+    =======  =====================================  ==================
 
     Where the library size counts unmeasured genes too, the softmax has one more class for them.
 
@@ -44,6 +48,8 @@ class ExpressionDynamics(LatentDynamics):
         n_lags: Number L of past states that a transition sees.
         hidden: Width of the decoder's hidden layers; 0 makes it linear.
         emission: Family of :class:`Emission`; None for NB, or N(f + offset, scale) where values are real.
+        contexts: What a context changes, of ``"start"`` (mu_z) and ``"baseline"`` (context), where there are
+            contexts.
 
     Attributes:
         batch_moves_rest: Whether a technical batch has an effect on the class of unmeasured genes too.
@@ -60,16 +66,26 @@ class ExpressionDynamics(LatentDynamics):
         n_lags: int = 1,
         hidden: int,
         emission: str | None,
+        contexts: Sequence[str] = CONTEXT_TERMS,
     ) -> None:
         super().__init__(schema, n_programs=n_programs, n_invariant=n_invariant, n_lags=n_lags)
         self.decoder = Decoder(n_programs + n_invariant, schema.n_shares, hidden)
         n_moved = schema.n_shares if self.batch_moves_rest else schema.n_genes
         self.batch_effect = torch.nn.Parameter(torch.zeros(schema.n_batches, n_moved))
         self.likelihood = Emission(schema.values, schema.n_genes, emission)
+        changed = contexts if schema.contexts else ()
+        self.start = Start(self, "start" in changed)
+        self.baseline = Baseline(self, n_moved, "baseline" in changed)
+
+    @property
+    def zero(self) -> Float[Tensor, ""]:
+        """Zero, where the model's parameters are."""
+        return self._like.new_zeros(())
 
     def initial(self, mechanism: Mechanism) -> Distribution:
-        """Standard normal: the same state before every perturbation."""
-        return dist.Normal(self._like.new_zeros(self.n_programs), 1.0).to_event(1)
+        """Normal around where cells of a context start: the same state before every perturbation."""
+        start = self._like.new_zeros(self.n_programs) + self.start(mechanism)
+        return dist.Normal(start, 1.0).to_event(1)
 
     def observation(
         self,
@@ -78,8 +94,8 @@ class ExpressionDynamics(LatentDynamics):
         step: Int[Tensor, "slot cell"],
         technical: Int[Tensor, " cell"],
     ) -> Mechanism:
-        """Adds the effect of technical batches."""
-        return mechanism.updated(offset=self.batch_effect[technical])
+        """Adds the effect of technical batches, and the baseline of contexts."""
+        return mechanism.updated(offset=self.batch_effect[technical] + self.baseline(mechanism))
 
     def emission(
         self,

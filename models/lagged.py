@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_citevae.data.schema import Schema
+from pyro_citevae.models.context_rows import CONTEXT_TERMS
 from pyro_citevae.models.expression import ExpressionDynamics
 from pyro_citevae.nn.lags import saturating
 from pyro_citevae.nn.priors import normal
@@ -44,6 +45,7 @@ class LaggedExpression(ExpressionDynamics):
         hidden: Width of the decoder's hidden layers; 0 makes it linear.
         emission: Family of :class:`Emission`; None for NB, or N(f + offset, scale) where values are real.
         decay: Share of a program's state that a step loses.
+        contexts: What a context changes, of ``"start"`` and ``"baseline"``, where there are contexts.
     """
 
     sigma: Tensor
@@ -58,6 +60,7 @@ class LaggedExpression(ExpressionDynamics):
         hidden: int,
         emission: str | None,
         decay: float,
+        contexts: Sequence[str] = CONTEXT_TERMS,
     ) -> None:
         super().__init__(
             schema,
@@ -66,14 +69,10 @@ class LaggedExpression(ExpressionDynamics):
             n_lags=n_lags,
             hidden=hidden,
             emission=emission,
+            contexts=contexts,
         )
         self.decay = decay
         self.sigma = positive(torch.full((n_programs,), 0.3))
-
-    @property
-    def zero(self) -> Float[Tensor, ""]:
-        """Zero, where the model's parameters are."""
-        return self._like.new_zeros(())
 
     def lag_weights(self, *lead: int) -> Float[Tensor, "... lag program program"]:
         """Samples W, with further axes to the left if any are named."""

@@ -115,7 +115,9 @@ class TargetMask(TokenTerm):
         """Samples m, and masks what is there of a and b by it."""
         shape = (self.model.schema.n_tokens, self.model.n_programs)
         m = pyro.sample("m", gate(self.model.zero + 0.5, *shape))
-        return {symbol: m * values[symbol] for symbol in ("a", "b") if symbol in values}
+        return {symbol: m * values[symbol] for symbol in ("a", "b") if symbol in values} | {
+            symbol: m[..., None, :, :] * values[symbol] for symbol in ("g",) if symbol in values
+        }
 
 
 @final

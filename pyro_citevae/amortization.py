@@ -54,7 +54,7 @@ class AmortizedGuide(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
     from a point estimate of the states before it. A model whose mechanism changes by step (``regime``)
     shows the values alone.
 
-    The invariant state sees the counts and the technical batch, never the dose or the time.
+    The invariant state sees the counts, the technical batch and the context, never the dose or the time.
 
     Args:
         model: The model whose posterior is approximated.
@@ -92,7 +92,7 @@ class AmortizedGuide(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
         self.encoder = (
             ImageEncoder(schema.image, schema.n_batches, hidden)
             if schema.image
-            else Perceptron(schema.n_genes + schema.n_batches, hidden, self.correction)
+            else Perceptron(schema.n_genes + schema.n_batches + len(schema.contexts), hidden, self.correction)
         )
         self.dose_code = DoseCode(schema.n_tokens)
         self.n_summary = hidden * schema.n_slots
@@ -190,7 +190,11 @@ class AmortizedGuide(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
             x = self.observations(batch)
         batches = torch.arange(self.model.schema.n_batches, device=x.device)
         technical = (batch.technical[:, None] == batches).to(x.dtype)  # one_hot would ask the device
-        encoded = self.encoder(torch.cat([x, technical.expand(*x.shape[:-1], -1)], dim=-1))
+        known = [technical]
+        if batch.context is not None:
+            contexts = torch.arange(self.model.schema.n_contexts, device=x.device)
+            known.append((batch.context[:, None] == contexts).to(x.dtype))
+        encoded = self.encoder(torch.cat([x, *(one.expand(*x.shape[:-1], -1) for one in known)], dim=-1))
         encoded = torch.where(batch.observed[..., None], encoded, 0.0)
         return encoded.transpose(0, 1).flatten(1)
 
@@ -200,7 +204,7 @@ class AmortizedGuide(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
         """Mean of each step's transition under the drawn mechanism, from a point estimate of the states."""
         means = [summary.new_zeros(batch.n_cells, 0)]
         if self.foresees:
-            mechanism, K, L = self.model.mechanism_at(drawn), self.model.n_programs, self.model.n_lags
+            mechanism, K, L = self.model.mechanism_at(drawn, batch), self.model.n_programs, self.model.n_lags
             reference = self.reference_head(joined(summary, self.dose_code(batch.u[-1])))
             states = reference.unflatten(-1, (-1, K)).unbind(-2)
             for t in range(1, len(states) + 1):

@@ -21,7 +21,13 @@ __all__ = ["Distribution", "Hooks", "Mechanism", "plate_refused"]
 
 
 class Mechanism(SimpleNamespace):
-    """Values of the global sites, named by their symbols: ``Mechanism(W=W, a=a)``."""
+    """Values of the global sites, named by their symbols: ``Mechanism(W=W, a=a)``.
+
+    Attributes:
+        context: Index of each cell's context; None where cells are of no context in particular.
+    """
+
+    context: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the mechanism has no '{name}'; mechanism() returned {', '.join(vars(self))}.")

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from pyro_citevae import sites
 from pyro_citevae.data.batch import Batch
+from pyro_citevae.data.contexts import batches_of_contexts, control_profiles, distances
 from pyro_citevae.data.observations import SparseObservations
 from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import ModelError
 from pyro_citevae.hooks import Distribution, Hooks, Mechanism, plate_refused
 from pyro_citevae.nn.default_dtype import default_dtype
@@ -150,7 +152,8 @@ class LatentDynamics(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
     Hooks receive doses and library sizes, never counts. Tensors are indexed from the right: a state is
     ``(..., cell, program)``, a dose ``(cell, token)``, and a global value broadcasts against them (a vector
     as ``(..., gene)``, a matrix as ``(..., token, program)`` for ``u @ a``), so that every program runs on
-    many draws at once. Steps after a cell's last observation are masked: they integrate to one. In step t
+    many draws at once. Where the data name contexts, ``mechanism.context`` is the index of each cell's own.
+    Steps after a cell's last observation are masked: they integrate to one. In step t
     ``history`` holds the last ``min(t, n_lags)`` states: at step 1 that is z_0 alone.
 
     Args:
@@ -163,7 +166,11 @@ class LatentDynamics(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
         settings: The arguments that the model was made with, for the run's record.
         dims: Names of the axes of global sites.
         coords: Names along the axes of one's own.
-        seen: Which tokens have training cells; :func:`~pyro_citevae.fit` notes it.
+        seen: Which tokens have training cells; :func:`~pyro_citevae.fit` notes it by :meth:`note`.
+        context_profile: Log pseudobulk profile of each context's controls, where there are contexts; noted.
+        context_distance: How far the controls of two contexts lie apart; noted.
+        context_unit: Its mean over the contexts of a fit; noted.
+        batches_of: Which technical batches have cells of a context; noted.
         enumerated: Whether cells have discrete sites that inference sums over (``TraceEnum_ELBO``).
         local_sites: Sites of axes (..., token, value) whose rows of a token meet the data in its cells alone:
             in training on a large screen they are drawn for the tokens of a minibatch, ``in_use.tokens``.
@@ -181,6 +188,10 @@ class LatentDynamics(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
     in_use: RowsInUse | None = None
     coords: Mapping[str, Sequence[Any]] = MappingProxyType({})
     seen: Tensor
+    context_profile: Tensor
+    context_distance: Tensor
+    context_unit: Tensor
+    batches_of: Tensor
 
     def __init__(self, schema: Schema, *, n_programs: int = 8, n_invariant: int = 0, n_lags: int = 1) -> None:
         super().__init__()
@@ -194,6 +205,27 @@ class LatentDynamics(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
         self.n_invariant = n_invariant
         self.n_lags = n_lags
         self.register_buffer("seen", torch.ones(schema.n_tokens, dtype=torch.bool))
+        if schema.contexts:
+            C = schema.n_contexts
+            self.register_buffer("context_profile", torch.zeros(C, schema.n_genes))
+            self.register_buffer("context_distance", 1 - torch.eye(C))
+            self.register_buffer("batches_of", torch.ones(C, schema.n_batches, dtype=torch.bool))
+            self.register_buffer("context_unit", torch.ones(()))
+
+    def note(self, data: Trajectories) -> None:
+        """Notes what a fit's cells are of: which tokens act, how contexts differ and which batches they have.
+
+        Args:
+            data: Training cells.
+        """
+        self.seen.copy_(torch.from_numpy(data.seen))
+        if self.schema.contexts:
+            profiles = control_profiles(data)
+            distance, C = torch.from_numpy(distances(profiles)), len(profiles)
+            self.context_profile.copy_(torch.from_numpy(profiles))
+            self.context_distance.copy_(distance)
+            self.context_unit.copy_((distance.sum() / max(1, C * (C - 1))).clamp(min=1e-6))
+            self.batches_of.copy_(torch.from_numpy(batches_of_contexts(data)))
 
     def axes(self, site: str) -> tuple[str, ...] | None:
         """The names of a site's axes by ``dims``; None where it does not name the site."""
@@ -305,6 +337,8 @@ class LatentDynamics(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
         hooks = Hooks(self, batch.n_cells, batch.step.shape[0])
         with self._aligned():
             mechanism = hooks.mechanism()
+        if batch.context is not None:
+            mechanism = mechanism.updated(context=batch.context)
         with pyro.plate("cell", batch.size, subsample=batch.index, dim=-1):
             s = (
                 pyro.sample(sites.INVARIANT, hooks.invariant())
@@ -329,10 +363,17 @@ class LatentDynamics(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
                 pyro.sample(sites.VALUES, emission, obs=observed_values(batch))
         return Rollout(mechanism, s, z, emission)
 
-    def mechanism_at(self, values: Mapping[str, Tensor]) -> Mechanism:
-        """The mechanism whose sites have these values, as the other hooks see it; draws no site."""
+    def mechanism_at(self, values: Mapping[str, Tensor], batch: Batch | None = None) -> Mechanism:
+        """The mechanism whose sites have these values, as the other hooks see it; draws no site.
+
+        Args:
+            values: Values of the global sites.
+            batch: Cells whose contexts count; None for cells of no context in particular.
+        """
         with poutine.block(), poutine.condition(data=dict(values)):
-            return self.aligned_mechanism()
+            found = self.aligned_mechanism()
+        known = batch is not None and batch.context is not None
+        return found.updated(context=batch.context) if batch is not None and known else found
 
     def aligned_mechanism(self) -> Mechanism:
         """The mechanism as the other hooks see it: under a plate of draws it broadcasts against cells."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, cast
 
 import anndata
@@ -15,7 +16,7 @@ from pyro_citevae.data.gene_names import gene_names, require_unique
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.errors import CiteVAEWarning, DataError
 
-__all__ = ["layer_names", "padded", "predictions"]
+__all__ = ["joined_cells", "layer_names", "padded", "predictions"]
 
 _FEWEST_SHARED = 0.5
 
@@ -85,3 +86,12 @@ def predictions(
     """Predicted cells as AnnData: one draw of counts in ``X``, summaries in the layers."""
     frame = pd.DataFrame(obs, index=[str(i) for i in range(draw.shape[0])])
     return AnnData(X=draw, obs=frame, var=pd.DataFrame(index=list(genes)), layers=layers, uns=uns)
+
+
+def joined_cells(parts: Sequence[AnnData]) -> AnnData:
+    """Predicted cells of several contexts as one, context by context."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = anndata.concat(parts, merge="same", uns_merge="first", index_unique="-")
+    joined.obs_names = [str(i) for i in range(joined.n_obs)]
+    return joined

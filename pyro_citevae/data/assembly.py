@@ -31,6 +31,7 @@ class Screen:
         schedule: Which of these each observation's cell has.
         times: Time of each observation; None for a snapshot.
         batches: Technical batch of each observation.
+        contexts: Context of each observation; None where the data name none.
         cells: Name of the cell of each observation.
         obs: What the AnnData says of each observation.
         var: What it says of each gene.
@@ -44,6 +45,7 @@ class Screen:
     schedule: Int[np.ndarray, " observation"]
     times: Float[np.ndarray, " observation"] | None
     batches: np.ndarray
+    contexts: np.ndarray | None
     cells: np.ndarray
     obs: pd.DataFrame
     var: pd.DataFrame
@@ -91,6 +93,12 @@ def assembled(screen: Screen) -> dict[str, Any]:
     if (row_condition != row_condition[first][row_cell]).any():
         raise DataError("a cell of the sequence column changes its perturbation; write it as 'A@0+B@24'.")
     technical = np.searchsorted(np.array(screen.schema.batches), screen.batches)
+    context = np.zeros(len(screen.cells), dtype=np.int64)
+    if screen.contexts is not None:
+        context = np.array(screen.schema.contexts)[:, None] == screen.contexts
+        context = context.argmax(0).astype(np.int64)
+        if (context != context[first][row_cell]).any():
+            raise DataError("a cell of the sequence column changes its context; give each cell one.")
     return {
         "schema": screen.schema,
         "values": screen.values[order].plain(),
@@ -100,6 +108,7 @@ def assembled(screen: Screen) -> dict[str, Any]:
         "conditions": conditions,
         "condition": row_condition[first].astype(np.int64),
         "technical": technical[first].astype(np.int64),
+        "context": context[first],
         "names": names,
         "obs": screen.obs.iloc[order],
         "var": screen.var,

@@ -31,6 +31,7 @@ class Batch:
         technical: Index of each cell's technical batch.
         x: Observed values, or None when the program only predicts.
         weight: What each cell's terms count in the bound; None for one each.
+        context: Index of each cell's context; None where the data name none.
     """
 
     size: int
@@ -42,6 +43,7 @@ class Batch:
     technical: Int[Tensor, " cell"]
     x: Observations | None
     weight: Float[Tensor, " cell"] | None = None
+    context: Int[Tensor, " cell"] | None = None
 
     @property
     def n_cells(self) -> int:
@@ -86,5 +88,7 @@ class Batch:
     def _mapped(self, copy: Callable[[Tensor], Tensor], x: Observations | None) -> Batch:
         names = ("index", "u", "step", "observed", "library", "technical")
         copies: dict[str, Any] = {name: copy(getattr(self, name)) for name in names}
-        weight = None if self.weight is None else copy(self.weight)
-        return Batch(size=self.size, x=x, weight=weight, **copies)
+        for name in ("weight", "context"):
+            value = getattr(self, name)
+            copies[name] = None if value is None else copy(value)
+        return Batch(size=self.size, x=x, **copies)

@@ -43,6 +43,8 @@ class Columns:
         layer: Layer that holds the counts, or ``"raw"`` for ``.raw``; None for ``X``.
         library: Column of ``obs`` with library sizes; None for the sum over the genes given.
         batch: Column of ``obs`` with technical batches.
+        context: Column of ``obs`` with what kind of cell it is (type, line, donor), which no perturbation
+            changes; each context has a start, a baseline and mechanisms of its own.
         sequence: Column of ``obs`` that says which rows are the same cell at several times.
         exclude: Labels whose cells are left out, such as ``"unassigned"``.
         candidates: Perturbations without cells that a model shall predict; see :mod:`features`.
@@ -67,6 +69,7 @@ class Columns:
     layer: str | None = _column("Layer with counts, or raw; X if not given.")
     library: str | None = _column("Column of obs with library sizes.")
     batch: str | None = _column("Column of obs with technical batches.")
+    context: str | None = _column("Column of obs with contexts: cell types, lines or donors.")
     sequence: str | None = _column("Column of obs that joins a cell's rows.")
     exclude: tuple[str, ...] = _column("Label to leave out; may be repeated.", ())
     candidates: tuple[str, ...] = _column("Perturbations without cells, to be predicted.", ())

@@ -12,7 +12,13 @@ from scipy.sparse.csgraph import connected_components
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.errors import few
 
-__all__ = ["apart_from_batches", "doubts_of_design", "never_alone", "times_without_controls"]
+__all__ = [
+    "apart_from_batches",
+    "doubts_of_contexts",
+    "doubts_of_design",
+    "never_alone",
+    "times_without_controls",
+]
 
 _LARGEST = 2_000  # unknowns whose rank is taken; beyond, what one observation after the other tells counts
 
@@ -106,6 +112,52 @@ def doubts_of_design(
             "that their own effects are told by the prior alone."
         )
     return doubts, notes, confounded
+
+
+def doubts_of_contexts(
+    schedules: Sequence[Schedule], batches: Sequence[str], contexts: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """What contexts stand for besides themselves, in words.
+
+    Args:
+        schedules: Schedule of each group of cells.
+        batches: Batch of each group.
+        contexts: Context of each group.
+
+    Returns:
+        Sentences that warn, and sentences to note.
+
+    Example:
+        >>> from pyro_citevae.data import do
+        >>> doubts_of_contexts([do(), do("A"), do("A")], ["1", "1", "1"], ["T", "T", "B"])[0][0][:37]
+        'no control was observed in context B,'
+    """
+    doubts: list[str] = []
+    notes: list[str] = []
+    groups = list(zip(schedules, batches, contexts, strict=True))
+    controlled = {context for one, _, context in groups if one.is_control}
+    without = sorted(set(contexts) - controlled)
+    if without:
+        only = sorted(
+            {token for one, _, context in groups if context in without for token in one.tokens}
+            - {token for one, _, context in groups if context not in without for token in one.tokens}
+        )
+        said = f"; the effects of {_few(only)} cannot be told apart from that of the context" if only else ""
+        doubts.append(
+            f"no control was observed in context {_few(without)}, so that effects there cannot be measured"
+            f"{said}. Add its controls, or leave its cells out."
+        )
+    where: dict[str, set[str]] = {}
+    for _, batch, context in groups:
+        where.setdefault(batch, set()).add(context)
+    nested = sorted(batch for batch, found in where.items() if len(found) == 1)
+    if nested and len(where) > 1:
+        context = next(iter(where[nested[0]]))
+        notes.append(
+            f"batch {_few(nested)} {'is' if len(nested) == 1 else 'are each'} of one context alone "
+            f"('{nested[0]}' of '{context}'): what such a batch differs by counts as context."
+        )
+    return doubts, notes
 
 
 def _unresolved(schedules: Sequence[Schedule], batches: Sequence[str]) -> set[str]:

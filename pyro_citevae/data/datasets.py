@@ -83,7 +83,7 @@ CATALOGUE = MappingProxyType(
             values="raw UMI of 1,267 genes",
             origin="muscat (Bioconductor) example data at 017b290d, a subset of GSE96583; Kang et al. 2018",
             licence="public (GEO)",
-            columns=Columns(batch="donor"),
+            columns=Columns(context="cell_type", batch="donor"),
             headline=("IFNB1",),
         ),
     }

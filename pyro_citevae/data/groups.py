@@ -1,9 +1,9 @@
-"""Groups of cells: the profile of each perturbation at each time, with its sampling variance."""
+"""Groups of cells: the profile of each perturbation, time and context, with its sampling variance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 import numpy as np
@@ -18,6 +18,7 @@ __all__ = ["Groups", "grouped"]
 
 _CHUNK = 20_000
 _CELLS_OF_A_PRIOR = 20.0  # that a group's own scatter is weighed against
+_OF_CELLS = 4  # fields before those that cells add to
 _LEAST = 1e-3  # counts at the common total that a gene is expected to have at least
 
 
@@ -41,6 +42,7 @@ class Groups:
         schema: Names of the genes, and the common total.
         labels: Perturbation of each group.
         times: Time of each group.
+        contexts: Context of each group.
         n: Cells of each group.
         depth: Sum of the cells' counts N; of ones where values are real.
         depth_squared: Sum of their squares.
@@ -52,6 +54,7 @@ class Groups:
     schema: Schema
     labels: tuple[str, ...]
     times: Float[np.ndarray, " group"]
+    contexts: Int[np.ndarray, " group"]
     n: Float[np.ndarray, " group"]
     depth: Float[np.ndarray, " group"]
     depth_squared: Float[np.ndarray, " group"]
@@ -73,7 +76,7 @@ class Groups:
             >>> len(groups.labels), groups.sums.shape, int(groups.n.sum())
             (6, (6, 8), 60)
         """
-        labels, times, group = grouped(data)
+        labels, times, contexts, group = grouped(data)
         shape = (len(labels), data.schema.n_genes)
         made: dict[str, Any] = {name: np.zeros(shape) for name in ("sums", "squares", "products")}
         made |= {name: np.zeros(shape[0]) for name in ("n", "depth", "depth_squared")}
@@ -91,13 +94,13 @@ class Groups:
             made["sums"] += (belongs @ x).toarray()
             made["squares"] += (belongs @ x.multiply(x).tocsr()).toarray()
             made["products"] += (belongs @ sparse.diags(N) @ x).toarray()
-        return cls(schema=data.schema, labels=labels, times=times, **made)
+        return cls(schema=data.schema, labels=labels, times=times, contexts=contexts, **made)
 
     def __add__(self, other: Groups) -> Groups:
         """The cells of both."""
-        names = [one.name for one in fields(self) if one.name not in ("schema", "labels", "times")]
+        names = [one.name for one in fields(self)][_OF_CELLS:]
         added: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in names}
-        return Groups(schema=self.schema, labels=self.labels, times=self.times, **added)
+        return replace(self, **added)
 
     @property
     def share(self) -> Float[np.ndarray, "group gene"]:
@@ -170,21 +173,27 @@ class Groups:
 
 def grouped(
     data: Trajectories,
-) -> tuple[tuple[str, ...], Float[np.ndarray, " group"], Int[np.ndarray, " observation"]]:
-    """Label and time of each group, the control's first, and the group of each observation.
+) -> tuple[
+    tuple[str, ...],
+    Float[np.ndarray, " group"],
+    Int[np.ndarray, " group"],
+    Int[np.ndarray, " observation"],
+]:
+    """Label, time and context of each group, the control's first, and the group of each observation.
 
     Args:
         data: Cells.
     """
     condition = data.condition[data.row_cell]
-    pairs, group = np.unique(np.stack([condition, data.row_step], 1), axis=0, return_inverse=True)
+    keys = np.stack([condition, data.row_step, data.context[data.row_cell]], 1)
+    pairs, group = np.unique(keys, axis=0, return_inverse=True)
     control = data.schema.control
     labels: Sequence[str] = [data.conditions[c].label(control) for c in pairs[:, 0]]
     times = data.schema.ends(int(pairs[:, 1].max(initial=0)))[pairs[:, 1]]
-    order = sorted(range(len(pairs)), key=lambda i: (labels[i] != control, labels[i], times[i]))
+    order = sorted(range(len(pairs)), key=lambda i: (labels[i] != control, labels[i], times[i], pairs[i, 2]))
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
-    return tuple(labels[i] for i in order), times[order], rank[group.ravel()]
+    return tuple(labels[i] for i in order), times[order], pairs[order, 2], rank[group.ravel()]
 
 
 def _expected(

@@ -50,11 +50,13 @@ class ResidentScreen(nn.Module):
     row_step: Tensor
     library: Tensor
     technical: Tensor
+    context: Tensor
     slot_step: Tensor
 
     def __init__(self, data: Trajectories, size: int) -> None:
         super().__init__()
         self.n_cells, self.n_genes, self.size = data.n_cells, data.schema.n_genes, size
+        self.has_contexts = bool(data.schema.contexts)
         self.total, self.n_tokens = float(data.schema.total), data.schema.n_tokens
         matrix, slots = data.stored.tocsr(), data.slots
         doses = slots.doses_of_conditions
@@ -67,6 +69,7 @@ class ResidentScreen(nn.Module):
             "row_step": data.row_step.astype(np.int64),
             "library": data.library.astype(np.float32),
             "technical": data.technical.astype(np.int64),
+            "context": data.context.astype(np.int64),
             "slot_step": slots.steps.astype(np.int64),
         }
         for name, array in held.items():
@@ -122,6 +125,7 @@ class ResidentScreen(nn.Module):
             observed=observed,
             library=torch.where(observed, of_rows(self.library), self.total),
             technical=self.technical.index_select(0, cells),
+            context=self.context.index_select(0, cells) if self.has_contexts else None,
             x=self._observations(row, observed),
             weight=weight,
         )

@@ -53,6 +53,7 @@ class Schema(Shown):
         dose_ranges: Smallest and largest amount of each token, where amounts have units of their own; empty
             where all are strengths between 0 and 1. A program sees an amount as a share of the largest.
         dose_unit: Unit of the amounts.
+        contexts: Kinds of cells that a perturbation does not change; empty where the data name none.
 
     Raises:
         DataError: The grid does not increase from above 0, or the image has other values than genes.
@@ -78,6 +79,7 @@ class Schema(Shown):
     image: tuple[int, ...] = ()
     dose_ranges: tuple[tuple[float, float], ...] = ()
     dose_unit: str = ""
+    contexts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = (0.0, *self.grid)
@@ -103,6 +105,7 @@ class Schema(Shown):
             "times": f"{few([f'{time:g}' for time in self.times], 6)} {self.time_unit}",
             "steps": str(self.n_steps),
             "batches": str(self.n_batches),
+            **({"contexts": few(self.contexts)} if self.contexts else {}),
         }
 
     @property
@@ -119,6 +122,26 @@ class Schema(Shown):
     def n_batches(self) -> int:
         """Number of technical batches."""
         return len(self.batches)
+
+    @property
+    def n_contexts(self) -> int:
+        """Number of contexts; one where the data name none."""
+        return max(1, len(self.contexts))
+
+    def context_of(self, name: str) -> int:
+        """Position of a context.
+
+        Raises:
+            DataError: There is no such context.
+
+        Example:
+            >>> Schema(("g",), ("A",), contexts=("B cells", "T cells")).context_of("T cells")
+            1
+        """
+        if name not in self.contexts:
+            known = ", ".join(self.contexts) or "none; name a column with context="
+            raise DataError(f"context '{name}' is not in the data, whose contexts are {known}.")
+        return self.contexts.index(name)
 
     @property
     def n_shares(self) -> int:
@@ -281,7 +304,7 @@ class Schema(Shown):
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that :meth:`from_json` reads back; what came later is left out where it is empty."""
-        later = ("grid", "image", "dose_ranges", "dose_unit")
+        later = ("grid", "image", "dose_ranges", "dose_unit", "contexts")
         kept = {name: value for name, value in asdict(self).items() if name not in later or value}
         return {_IN_JSON.get(name, name): value for name, value in kept.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,9 @@ from pyro_citevae.data import values as matrices
 from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.stored_rows import StoredRows
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import DataError, few
 
-__all__ = ["known_batches", "on_panel", "require_fitting"]
+__all__ = ["known_batches", "on_panel", "require_fitting", "with_contexts"]
 
 
 def known_batches(
@@ -62,6 +63,33 @@ def known_batches(
         f"{what}: {int(unknown.sum())} cells were dealt to the known batches in turn, so that predictions "
         "are an average over these."
     ]
+
+
+def with_contexts(contexts: np.ndarray | None, schema: Schema, columns: Columns) -> tuple[Schema, list[str]]:
+    """The schema of the training data with the contexts of these cells, and the names of the new ones.
+
+    Args:
+        contexts: Context of each observation; None where none is named.
+        schema: The schema of the training data.
+        columns: The columns of these cells.
+
+    Raises:
+        DataError: The model knows contexts and these cells name none, or the other way round.
+    """
+    if contexts is None and not schema.contexts:
+        return schema, []
+    if contexts is None:
+        raise DataError(
+            f"the model knows the contexts {few(schema.contexts)}, and no column says which these cells are "
+            "of; name it with context=."
+        )
+    if not schema.contexts:
+        raise DataError(
+            f"context='{columns.context}' names contexts, and the model was fitted without any; leave it "
+            "out, or fit with context=."
+        )
+    new = sorted(set(contexts.tolist()) - set(schema.contexts))
+    return replace(schema, contexts=(*schema.contexts, *new)), new
 
 
 def _writings(name: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from pyro_citevae.data import stores
 from pyro_citevae.data import values as matrices
 from pyro_citevae.data.assembly import Screen
 from pyro_citevae.data.columns import Columns
-from pyro_citevae.data.confounding import doubts_of_design
+from pyro_citevae.data.confounding import doubts_of_contexts, doubts_of_design
 from pyro_citevae.data.dose_columns import dose_ranges, dose_unit
 from pyro_citevae.data.gene_names import doubts_of_genes, gene_names, require_unique
 from pyro_citevae.data.interventions import Schedule
@@ -29,7 +29,7 @@ from pyro_citevae.data.opening import RAW, in_hand, raw_as_anndata
 from pyro_citevae.data.published_layouts import LAYOUTS, reason_of, resolve
 from pyro_citevae.data.reading import Reading
 from pyro_citevae.data.schema import Schema, StudyDesign
-from pyro_citevae.data.schema_fitting import known_batches, on_panel, require_fitting
+from pyro_citevae.data.schema_fitting import known_batches, on_panel, require_fitting, with_contexts
 from pyro_citevae.data.screen_doubts import ignored_doses, require_both, require_some, without_effect
 from pyro_citevae.data.stored_rows import StoredRows
 from pyro_citevae.data.times import check_grid, steps_of, times_in, unit_of
@@ -79,7 +79,7 @@ def read(
     if schema is None:
         parts, schema = _new(parts, columns, step, whole(n_steps, "n_steps"), time_unit, values)
     else:
-        parts = _more(parts, columns, schema, new_batches, expected)
+        parts, schema = _more(parts, columns, schema, new_batches, expected)
     for one in parts.schedules:
         schema.require(one)
     reading = Reading(
@@ -108,6 +108,7 @@ def read(
         parts.schedule,
         parts.times,
         parts.batches,
+        parts.contexts,
         cells,
         obs,
         var,
@@ -132,6 +133,7 @@ class _Parts:
     library: np.ndarray
     share: float
     batches: np.ndarray
+    contexts: np.ndarray | None
     left_out: Mapping[str, int]
     doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -174,6 +176,7 @@ def _parts(
     named = None if columns.library is None else _column(cells, columns.library, "library")
     library, share = library_sizes(named, columns.library, rows.sum(1), values)
     batches = _categories(cells, columns.batch)
+    contexts = None if columns.context is None else _named(cells, columns.context, "context")
     counted = _counted(said[left_out])
     return _Parts(
         cells,
@@ -188,6 +191,7 @@ def _parts(
         library,
         share,
         batches,
+        contexts,
         counted,
     )
 
@@ -222,9 +226,11 @@ def _new(
         grid=grid,
         dose_ranges=dose_ranges(schedules, tokens),
         dose_unit=dose_unit(cast(pd.DataFrame, parts.cells.obs), columns.dose) if columns.dose else "",
+        contexts=() if parts.contexts is None else tuple(sorted(set(parts.contexts.tolist()))),
     )
     check_grid(schema)
     groups = pd.DataFrame({"schedule": parts.schedule, "batch": parts.batches})
+    groups = groups.assign(context="" if parts.contexts is None else parts.contexts)
     groups = groups.assign(time=0.0 if parts.times is None else parts.times).drop_duplicates()
     found, notes, confounded = doubts_of_design(
         [schedules[i] for i in groups["schedule"]],
@@ -232,6 +238,10 @@ def _new(
         None if parts.times is None else groups["time"].tolist(),
         same=columns.batch == columns.time,
     )
+    if schema.contexts:
+        schedules_of = [schedules[i] for i in groups["schedule"]]
+        of_contexts = doubts_of_contexts(schedules_of, groups["batch"].tolist(), groups["context"].tolist())
+        found, notes = [*found, *of_contexts[0]], [*notes, *of_contexts[1]]
     doubts += [*found, *without_effect(schedules, schema, parts.labels)]
     known: dict[str, Any] = {"doubts": tuple(doubts), "notes": tuple(notes), "confounded": confounded}
     return replace(parts, genes=genes, rows=rows, share=share, **known), schema
@@ -239,17 +249,23 @@ def _new(
 
 def _more(
     parts: _Parts, columns: Columns, schema: Schema, new_batches: str, expected: Mapping[str, float] | None
-) -> _Parts:
-    """More cells for an earlier schema."""
+) -> tuple[_Parts, Schema]:
+    """More cells for an earlier schema, and that with their contexts."""
     unit = dose_unit(cast(pd.DataFrame, parts.cells.obs), columns.dose) if columns.dose else ""
     require_fitting(columns, schema, parts.unit, unit)
     by_name = np.argsort(parts.cells.obs_names.to_numpy(dtype=str))
     rows, of_genes = on_panel(parts.rows, parts.genes, schema, expected, by_name)
     library, of_library = at_share_of_training(parts.library, rows.sum(1), schema, columns.library)
     order = np.lexsort((parts.cells.obs_names.to_numpy(dtype=str), parts.texts.to_numpy(dtype=str)))
+    schema, new_contexts = with_contexts(parts.contexts, schema, columns)
+    if (
+        new_contexts
+        and np.isin(np.array(parts.contexts)[~np.isin(parts.batches, schema.batches)], new_contexts).all()
+    ):
+        new_batches = "spread"  # what a batch adds is part of a new context's own baseline
     batches, of_batches = known_batches(parts.batches, schema, columns, new_batches, order)
     doubts = (*of_genes, *of_library, *of_batches)
-    return replace(parts, rows=rows, library=library, batches=batches, doubts=doubts)
+    return replace(parts, rows=rows, library=library, batches=batches, doubts=doubts), schema
 
 
 def _doubts(parts: _Parts, columns: Columns, tokens: Sequence[str]) -> list[str]:

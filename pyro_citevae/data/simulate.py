@@ -20,6 +20,7 @@ from pyro_citevae.shown import Shown
 __all__ = ["Simulation", "Truth", "simulate"]
 
 _RANK = 2  # of the interactions
+_PLANE = 2  # directions in which contexts differ
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Truth:
         intercept: Baseline of each gene.
         z: States of the cells at every step of length one, whichever of them are observed.
         saturating: Whether a program's influence is bounded (tanh).
+        start: Where the programs of each context start.
+        baseline: How far each context's log-expression lies from the intercept.
+        a_context: Shift of each token on each program in each context.
     """
 
     A: Bool[np.ndarray, "lag program program"]
@@ -53,6 +57,15 @@ class Truth:
     intercept: Float[np.ndarray, " gene"]
     z: Float[np.ndarray, "step cell program"]
     saturating: bool = False
+    start: Float[np.ndarray, "context program"] | None = None
+    baseline: Float[np.ndarray, "context gene"] | None = None
+    a_context: Float[np.ndarray, "context token program"] | None = None
+
+    def of_context(self, c: int | None) -> Truth:
+        """What generates cells of a context; of the mean of all if None."""
+        if self.a_context is None or self.baseline is None or c is None:
+            return self
+        return replace(self, a=self.a_context[c], intercept=self.intercept + self.baseline[c])
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +85,13 @@ class Simulation(Shown):
         return self.data.facts()
 
     def effects(
-        self, schedules: Sequence[Schedule | str], time: float, *, n_cells: int = 20_000, seed: int = 0
+        self,
+        schedules: Sequence[Schedule | str],
+        time: float,
+        *,
+        n_cells: int = 20_000,
+        seed: int = 0,
+        context: str | None = None,
     ) -> Float[np.ndarray, "perturbation gene"]:
         """True effects against the control: differences of profiles of a large population without noise.
 
@@ -81,6 +100,7 @@ class Simulation(Shown):
             time: Time, in steps of length one.
             n_cells: Cells of the population.
             seed: Seed of its states.
+            context: Context of the population, where the data have some.
 
         Example:
             >>> simulation = simulate(n_cells=60, n_inert=1, n_perturbations=2)
@@ -90,16 +110,20 @@ class Simulation(Shown):
         """
         schema = self.data.schema
         asked = [one if isinstance(one, Schedule) else schema.schedule(one) for one in schedules]
-        control, *levels = (self._level(one, int(time), n_cells, seed) for one in (do(), *asked))
+        where = None if context is None else schema.context_of(context)
+        control, *levels = (self._level(one, int(time), n_cells, seed, where) for one in (do(), *asked))
         return np.array(levels) - control
 
-    def _level(self, schedule: Schedule, step: int, n_cells: int, seed: int) -> Float[np.ndarray, " gene"]:
+    def _level(
+        self, schedule: Schedule, step: int, n_cells: int, seed: int, context: int | None
+    ) -> Float[np.ndarray, " gene"]:
         """The profile of a population under a schedule, without noise of measurement."""
-        truth, schema = self.truth, self.data.schema
+        truth, schema = self.truth.of_context(context), self.data.schema
         doses = replace(schema, grid=()).doses(schedule, step)
         states = np.zeros((step + 1, n_cells, len(truth.w.T)))
         u = np.broadcast_to(doses[None], (n_cells, *doses.shape))
-        _walk(replace(truth, z=states), u, np.random.default_rng(seed))
+        start = 0.0 if truth.start is None or context is None else truth.start[context]
+        _walk(replace(truth, z=states), u, np.random.default_rng(seed), start)
         eta = truth.intercept + states[step] @ truth.loading
         if schema.values == "real":
             return np.asarray(eta.mean(0))
@@ -133,6 +157,10 @@ def simulate(
     library: float = 500.0,
     dispersion: float = 10.0,
     noise: float = 0.5,
+    n_contexts: int = 1,
+    context_start: float = 0.0,
+    context_baseline: float = 0.0,
+    context_mechanism: float = 0.0,
     seed: int = 0,
 ) -> Simulation:
     """Draws a screen from a lagged process with sparse edges and sparse targets.
@@ -142,6 +170,10 @@ def simulate(
     ``pairs = sum_{p < q} u_tp u_tq sum_r v_pr v_qr w_r`` and f the identity, or tanh if ``saturating`` as in
     :class:`pyro_citevae.models.CiteVAE`;
     ``x ~ NB(library softmax(intercept + z loading), dispersion)`` or ``N(intercept + z loading, noise)``.
+
+    Contexts differ by ``z_0 ~ N(start_c, I)``, ``intercept + baseline_c`` and ``a_c = a + deviation_c``. The
+    kind of a context is a point of a plane, and all three are linear in it: contexts of one kind start,
+    express and respond alike.
 
     Args:
         n_cells: Number of cells.
@@ -167,6 +199,10 @@ def simulate(
         library: Mean library size.
         dispersion: Inverse dispersion of the counts.
         noise: Standard deviation of real values.
+        n_contexts: Number of contexts, named ``context_0``, ..., with as many cells of each perturbation.
+        context_start: Spread of the states that contexts start in.
+        context_baseline: Spread of their baselines, natural log.
+        context_mechanism: Spread of what a token shifts in a context, beside its shift everywhere.
         seed: Seed.
 
     Returns:
@@ -221,23 +257,62 @@ def simulate(
     )
     for change in (truth.a, truth.b, truth.v):
         change[n_perturbations - n_inert :] = 0.0
+    if n_contexts > 1:
+        spreads = (context_start, context_baseline, context_mechanism)
+        truth = _in_contexts(truth, n_contexts, spreads, n_inert, np.random.default_rng((seed, 2)))
+        schema = replace(schema, contexts=tuple(f"context_{c}" for c in range(n_contexts)))
     conditions = (do(), *(do(token) for token in schema.tokens), *map(Schedule.parse, combinations))
     condition = np.sort(np.arange(n_cells) % len(conditions))
+    context = np.arange(n_cells) % n_contexts
     u = np.stack([replace(schema, grid=()).doses(one, seen[-1]) for one in conditions])[condition]
-    _walk(truth, u, rng)
-    return Simulation(_observe(schema, truth, conditions, condition, library, dispersion, noise, rng), truth)
+    start: np.ndarray | float = 0.0 if truth.start is None else truth.start[context]
+    a = truth.a if truth.a_context is None else truth.a_context[context]
+    _walk(truth, u, rng, start, a)
+    intercept = truth.intercept if truth.baseline is None else truth.intercept + truth.baseline[context]
+    data = _observe(schema, truth, conditions, condition, intercept, library, dispersion, noise, rng)
+    return Simulation(replace(data, context=context), truth)
 
 
-def _walk(truth: Truth, u: np.ndarray, rng: np.random.Generator) -> None:
-    """Fills ``truth.z`` step by step."""
+def _in_contexts(
+    truth: Truth,
+    n_contexts: int,
+    spreads: tuple[float, float, float],
+    n_inert: int,
+    rng: np.random.Generator,
+) -> Truth:
+    """The truth with contexts, whose starts, baselines and mechanisms are linear in a point of a plane."""
+    kind = rng.normal(size=(n_contexts, _PLANE)) / _PLANE**0.5
+    start, baseline, mechanism = spreads
+    P, K = truth.a.shape
+    deviation = mechanism * np.einsum("cr,rpk->cpk", kind, rng.normal(size=(_PLANE, P, K)))
+    deviation *= truth.a != 0
+    deviation[:, P - n_inert :] = 0.0
+    return replace(
+        truth,
+        start=start * kind @ rng.normal(size=(_PLANE, K)),
+        baseline=baseline * kind @ rng.normal(size=(_PLANE, len(truth.intercept))),
+        a_context=truth.a + deviation,
+    )
+
+
+def _walk(
+    truth: Truth,
+    u: np.ndarray,
+    rng: np.random.Generator,
+    start: Float[np.ndarray, "#cell program"] | float = 0.0,
+    a: Float[np.ndarray, "*cell token program"] | None = None,
+) -> None:
+    """Fills ``truth.z`` step by step, from a start and by shifts that may be each cell's own."""
     z, f = truth.z, np.tanh if truth.saturating else np.asarray
-    z[0] = rng.normal(size=z[0].shape)
+    z[0] = start + rng.normal(size=z[0].shape)
+    a = truth.a if a is None else a
     for t in range(1, len(z)):
         drift = sum(f(z[t - lag]) @ truth.W[lag - 1].T for lag in range(1, min(t, len(truth.W)) + 1))
         scale = truth.sigma * np.exp(u[:, t] @ truth.b)
         # sum_{p < q} u_p v_p u_q v_q = ((u v)^2 - u^2 v^2) / 2, factor by factor
         pairs = ((u[:, t] @ truth.v) ** 2 - u[:, t] ** 2 @ truth.v**2) / 2
-        shift = u[:, t] @ truth.a + pairs @ truth.w
+        own = u[:, t] @ a if a.ndim == 2 else np.einsum("np,npk->nk", u[:, t], a)
+        shift = own + pairs @ truth.w
         z[t] = (1 - truth.decay) * z[t - 1] + drift + shift + scale * rng.normal(size=z[t].shape)
 
 
@@ -246,6 +321,7 @@ def _observe(
     truth: Truth,
     conditions: tuple[Schedule, ...],
     condition: np.ndarray,
+    intercept: Float[np.ndarray, "*cell gene"],
     library: float,
     dispersion: float,
     noise: float,
@@ -263,7 +339,8 @@ def _observe(
         if schema.design == "time course":
             row_step = np.asarray(rng.integers(1, n_steps + 1, n_cells))
     walked = schema.ends(n_steps).astype(int)[row_step]
-    eta = truth.intercept + truth.z[walked, row_cell] @ truth.loading
+    baseline = intercept if intercept.ndim == 1 else intercept[row_cell]
+    eta = baseline + truth.z[walked, row_cell] @ truth.loading
     if schema.values == "real":
         size, x = np.ones(len(eta)), eta + noise * rng.normal(size=eta.shape)
     else:

@@ -66,5 +66,6 @@ class Slots:
             observed=torch.from_numpy(observed),
             library=torch.from_numpy(library.astype(np.float32)),
             technical=torch.from_numpy(data.technical[cells]),
+            context=torch.from_numpy(data.context[cells]) if data.schema.contexts else None,
             x=values.observations(np.flatnonzero(observed), (*rows.shape, data.schema.n_genes)),
         )

@@ -1,4 +1,4 @@
-"""What is held out of training: perturbations, combinations, times; saved as JSON with a hash."""
+"""What is held out of training: perturbations, combinations, times, contexts; saved as JSON with a hash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Criterion", "Split", "matching_rows", "members_seen"]
 
-_KEYS = {"perturbation": "perturbations", "combination": "combinations", "time": "times"}
+_KEYS = {
+    "perturbation": "perturbations",
+    "combination": "combinations",
+    "time": "times",
+    "context": "contexts",
+}
+_ALWAYS = ("perturbations", "combinations", "times")
 
 
 @dataclass(frozen=True)
@@ -34,27 +40,29 @@ class Criterion:
         perturbations: Tokens; a combination that contains one is meant too.
         combinations: Exact combinations, such as ``"A+B"``.
         times: Times in the data's unit.
+        contexts: Contexts, whose perturbed cells are meant: their controls tell what is known of a context.
     """
 
     perturbations: tuple[str, ...] = ()
     combinations: tuple[str, ...] = ()
     times: tuple[float, ...] = ()
+    contexts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("perturbations", "combinations"):
+        for name in ("perturbations", "combinations", "contexts"):
             object.__setattr__(self, name, names(getattr(self, name), f"Criterion({name}=...)"))
         object.__setattr__(self, "times", tuple(numbers(self.times, "Criterion(times=...)")))
 
     @classmethod
     def parse(cls, text: str) -> Criterion:
-        """Reads ``perturbation=A,B``, ``time=5``, ``combination=A+B`` or ``perturbation=A;time=5``.
+        """Reads ``perturbation=A,B``, ``time=5``, ``combination=A+B``, ``context=T cells``, or several.
 
         Raises:
             DataError: The text has another form.
 
         Example:
             >>> Criterion.parse("perturbation=PRDM14;time=5")
-            Criterion(perturbations=('PRDM14',), combinations=(), times=(5.0,))
+            Criterion(perturbations=('PRDM14',), combinations=(), times=(5.0,), contexts=())
         """
         found: dict[str, Any] = {}
         for part in text.split(";"):
@@ -63,7 +71,7 @@ class Criterion:
             if key.strip() not in _KEYS or _KEYS[key.strip()] in found or not values:
                 raise DataError(
                     f"Split.parse('{text}') cannot be read at '{part}'; write 'perturbation=A,B', 'time=5', "
-                    "'combination=A+B', or two of them joined by ';'."
+                    "'combination=A+B', 'context=T cells', or several of them joined by ';'."
                 )
             found[_KEYS[key.strip()]] = values
         try:
@@ -76,7 +84,7 @@ class Criterion:
 
     def __str__(self) -> str:
         named = {"perturbation": self.perturbations, "combination": self.combinations}
-        named["time"] = tuple(f"{time:g}" for time in self.times)
+        named |= {"time": tuple(f"{time:g}" for time in self.times), "context": self.contexts}
         return ";".join(f"{key}={','.join(some)}" for key, some in named.items() if some)
 
 
@@ -100,12 +108,14 @@ class Split(Shown):
     @staticmethod
     def hash_of(criteria: tuple[Criterion, ...], observations: Sequence[str]) -> str:
         """The hash that a split carries once it was applied."""
-        content = json.dumps([[asdict(one) for one in criteria], sorted(observations)], sort_keys=True)
+        said = [_written(one) for one in criteria]
+        content = json.dumps([said, sorted(observations)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
         """Writes the split as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+        written = {"criteria": [_written(one) for one in self.criteria], "digest": self.digest}
+        Path(path).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Split:
@@ -117,7 +127,7 @@ class Split(Shown):
         try:
             value = json.loads(Path(path).read_text())
             criteria = tuple(
-                Criterion(*(tuple(one[key]) for key in ("perturbations", "combinations", "times")))
+                Criterion(**{key: tuple(one[key]) for key in {*_ALWAYS, *dict(one)}})
                 for one in value["criteria"]
             )
             return cls(criteria, value["digest"])
@@ -168,14 +178,28 @@ def matching_rows(data: Trajectories, criterion: Criterion) -> Bool[np.ndarray, 
         ]
     )
     rows = np.asarray(chosen[data.condition[data.row_cell]])
+    there = np.ones(data.n_observations, dtype=bool)
+    if criterion.contexts:
+        wanted_contexts = [data.schema.context_of(name) for name in criterion.contexts]
+        perturbed = np.array([not one.is_control for one in data.conditions])[data.condition]
+        there = (perturbed & np.isin(data.context, wanted_contexts))[data.row_cell]
+        if not (criterion.perturbations or criterion.combinations):
+            rows = there
     if not criterion.times:
-        return rows
+        return rows & there
     steps = np.array([data.schema.step_of(time) for time in criterion.times])
     missing = [time for time, t in zip(criterion.times, steps, strict=True) if t not in data.row_step]
     if missing:
         raise DataError(f"time {missing[0]:g} is not in the data; its times are {data.schema.times}.")
     at = np.isin(data.row_step, steps)
-    return at & rows if criterion.perturbations or criterion.combinations else at
+    named = criterion.perturbations or criterion.combinations or criterion.contexts
+    return at & rows & there if named else at
+
+
+def _written(criterion: Criterion) -> dict[str, Any]:
+    """A criterion as JSON; what came later is left out where it is empty, so that digests stay."""
+    found = asdict(criterion)
+    return {key: value for key, value in found.items() if key in _ALWAYS or value}
 
 
 def members_seen(combination: Schedule, training: Iterable[Schedule]) -> int:

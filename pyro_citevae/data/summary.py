@@ -76,12 +76,23 @@ class Summary(Shown):
             "step": list(schema.grid) or schema.step,
             "n_steps": schema.n_steps,
             "batches": {name: int((data.technical == b).sum()) for b, name in enumerate(schema.batches)},
+            **({"contexts": _of_contexts(data)} if schema.contexts else {}),
             "tokens_that_are_genes": int((schema.own_gene >= 0).sum()),
             "candidates": [str(one) for one in np.array(schema.tokens)[~data.seen]],
         }
         if reading is not None:
             columns = reading.columns
-            shown = ("perturbation", "time", "batch", "sequence", "dose", "genes", "layer", "library")
+            shown = (
+                "perturbation",
+                "time",
+                "batch",
+                "context",
+                "sequence",
+                "dose",
+                "genes",
+                "layer",
+                "library",
+            )
             content |= {
                 "layout": columns.layout,
                 "layout_because": reading.reason,
@@ -139,6 +150,12 @@ class Summary(Shown):
             yield "times", f"{_few(times)} in the unit '{found['time_unit']}'; {steps}"
         if len(found["batches"]) > 1:
             yield "batches", _few([f"{name} ({n})" for name, n in found["batches"].items()])
+        if "contexts" in found:
+            of_each = [
+                f"{name} ({one['cells']}, {one['controls']} controls)"
+                for name, one in found["contexts"].items()
+            ]
+            yield "contexts", f"{len(of_each)}: {_few(of_each)}"
         yield (
             "perturbed genes",
             f"{found['tokens_that_are_genes']} of {found['n_perturbations']} are measured",
@@ -186,6 +203,15 @@ class Summary(Shown):
         with console.capture() as captured:
             console.print(self)
         return captured.get().strip("\n")
+
+
+def _of_contexts(data: Trajectories) -> dict[str, dict[str, int]]:
+    """Cells and controls of each context."""
+    control = data.labels == data.schema.control
+    of = {name: data.context == c for c, name in enumerate(data.schema.contexts)}
+    return {
+        name: {"cells": int(here.sum()), "controls": int((here & control).sum())} for name, here in of.items()
+    }
 
 
 def _few(names: Sequence[str], joint: str = ", ") -> str:

@@ -57,6 +57,7 @@ class Trajectories(Shown):
         condition: Index into ``conditions`` of each cell.
         technical: Index of each cell's technical batch.
         names: Name of each cell.
+        context: Index of each cell's context; None for zeros.
         split: What was held out to make this data set, if anything was.
         obs: What the file says of each observation, if it was read from one.
         var: What it says of each gene.
@@ -72,10 +73,15 @@ class Trajectories(Shown):
     condition: Int[np.ndarray, " cell"]
     technical: Int[np.ndarray, " cell"]
     names: np.ndarray
+    context: Int[np.ndarray, " cell"] = None  # type: ignore[assignment]
     split: Split | None = None
     obs: pd.DataFrame | None = None
     var: pd.DataFrame | None = None
     reading: Reading | None = None
+
+    def __post_init__(self) -> None:
+        if self.context is None:
+            object.__setattr__(self, "context", np.zeros(len(self.condition), dtype=np.int64))
 
     @classmethod
     @takes_columns
@@ -111,8 +117,8 @@ class Trajectories(Shown):
                 that are missing get drawn counts. None to refuse; see :meth:`Posterior.read`.
             **columns: Where the AnnData keeps what a screen needs, by the names of
                 :class:`~pyro_citevae.data.Columns`: ``perturbation``, ``control``, ``separator``, ``dose``,
-                ``time``, ``genes``, ``layer``, ``library``, ``batch``, ``sequence``, ``exclude``,
-                ``candidates``, ``layout``, ``most_genes``.
+                ``time``, ``genes``, ``layer``, ``library``, ``batch``, ``context``, ``sequence``,
+                ``exclude``, ``candidates``, ``layout``, ``most_genes``.
 
         Returns:
             The data set.
@@ -253,13 +259,17 @@ class Trajectories(Shown):
         present = {token for i in np.unique(self.condition) for token in self.conditions[i].tokens}
         return np.isin(np.array(self.schema.tokens), list(present))
 
-    def select(self, perturbation: str | None = None, time: Number | None = None) -> Trajectories:
-        """The observations of one label, one time, or both; members of a label come in any order."""
+    def select(
+        self, perturbation: str | None = None, time: Number | None = None, context: str | None = None
+    ) -> Trajectories:
+        """The observations of one label, time or context; members of a label come in any order."""
         rows = np.ones(self.n_observations, dtype=bool)
         if perturbation is not None:
             rows &= self.row_labels == self.schema.label(perturbation)
         if time is not None:
             rows &= self.row_step == self.schema.step_of(number(time, "Trajectories.select(time=...)"))
+        if context is not None:
+            rows &= self.context[self.row_cell] == self.schema.context_of(context)
         return self.rows(rows)
 
     def controls(self) -> Trajectories:
@@ -287,6 +297,7 @@ class Trajectories(Shown):
             row_step=self.row_step[chosen],
             condition=self.condition[kept],
             technical=self.technical[kept],
+            context=self.context[kept],
             names=self.names[kept],
             obs=None if self.obs is None else self.obs.iloc[np.flatnonzero(chosen)],
         )
@@ -305,6 +316,7 @@ class Trajectories(Shown):
         perturbations: Names = (),
         combinations: Names = (),
         times: Numbers = (),
+        contexts: Names = (),
     ) -> tuple[Trajectories, Trajectories]:
         """Splits into training and held-out data.
 
@@ -313,6 +325,8 @@ class Trajectories(Shown):
             combinations: Exact combinations, such as ``"A+B"``, that are held out, members in any order.
             times: Times that are held out, of these perturbations and combinations if any are named, else
                 of every cell, the controls included.
+            contexts: Contexts whose perturbed cells are held out, of these perturbations, combinations and
+                times if any are named; their controls stay in training.
 
         Returns:
             Training and held-out data; both carry the :class:`Split`.
@@ -324,7 +338,8 @@ class Trajectories(Shown):
         tokens = names(perturbations, f"{said}(perturbations=...)")
         pairs = names(combinations, f"{said}(combinations=...)")
         at = tuple(numbers(times, f"{said}(times=...)"))
-        return self.divide(Split((Criterion(tokens, pairs, at),)))
+        where = names(contexts, f"{said}(contexts=...)")
+        return self.divide(Split((Criterion(tokens, pairs, at, where),)))
 
     def divide(self, split: Split) -> tuple[Trajectories, Trajectories]:
         """Splits into training and held-out data as a :class:`Split` says."""
@@ -390,6 +405,8 @@ class Trajectories(Shown):
             digest.update(np.ascontiguousarray(array).tobytes())
         digest.update(np.ascontiguousarray(self.row_step).tobytes())
         digest.update(np.ascontiguousarray(self.technical).tobytes())
+        if self.schema.contexts:
+            digest.update(np.ascontiguousarray(self.context).tobytes())
         digest.update("\n".join(map(str, self.row_labels)).encode())
         digest.update("\n".join(map(str, self.names)).encode())
         return digest.hexdigest()

@@ -47,6 +47,8 @@ def corrected_effects(
     has cells at others    (F + P) / 2, F = f + d, P the    var + 0.2 (F - P)^2 + (var f) / 4
                            effect persisting, both of the
                            nearest times
+    has cells in other     by adaptive shrinkage over           that of the mixture
+    contexts               contexts, no level below zero
     combines known ones    f + sum_i d_i / 2                c_0 spread^2 + c_1 (F - A)^2 + c_2 h
                                                             + sum_i var_i / 4
     has a new token        rho_0 mu + rho_1 f               that of a seen token's residual
@@ -109,10 +111,11 @@ def error_of_controls(
         DataError: The cells are of another panel, or there is no control of a time.
     """
     learnt, control = [one for one in known if one is not None], roll.schema.control
-    answered = all(one.position(control, time) is not None for one in learnt for time in roll.times)
+    where = roll.context or 0
+    answered = all(one.position(control, time, where) is not None for one in learnt for time in roll.times)
     if len(learnt) < len(known) or not answered:
         return np.asarray(control_error(roll, measured, controls))[None, None, None]
-    errors = [one.on(_kept(roll)).error_of(measured, roll.times, roll.schema) for one in learnt]
+    errors = [one.on(_kept(roll)).error_of(measured, roll.times, roll.schema, where) for one in learnt]
     return np.stack(errors)[:, None, None]
 
 
@@ -134,20 +137,20 @@ def _corrected(
     for chain, one in enumerate(known):
         if one is None:
             continue
-        of, model = one.on(_kept(roll)), roll.members[chain][0]
+        of, model, where = one.on(_kept(roll)), roll.members[chain][0], roll.context or 0
         for p, schedule in enumerate(roll.schedules):
             for k, time in enumerate(roll.times):
-                acting = _acting(schedule, float(time), of)
+                acting = _acting(schedule, float(time), of, where)
                 # the same draws of a schedule, whatever else is asked for
                 rng = np.random.default_rng((roll.seed, chain, *acting.label().encode()))
-                asked = _Question(of, model, acting, float(time), of_population)
+                asked = _Question(of, model, acting, float(time), of_population, where)
                 found[chain, :, p, k] = asked.draws(effects[chain, :, p, k], rng)
     return found
 
 
-def _acting(schedule: Schedule, time: float, known: Discrepancy) -> Schedule:
+def _acting(schedule: Schedule, time: float, known: Discrepancy, context: int) -> Schedule:
     """The schedule without doses that begin later and do nothing yet, unless it has cells of its own then."""
-    if known.position(schedule.label(known.schema.control), time) is not None:
+    if known.position(schedule.label(known.schema.control), time, context) is not None:
         return schedule
     return Schedule(tuple(dose for dose in schedule.doses if dose.at < time))
 
@@ -164,13 +167,14 @@ class _Forecast:
 @final
 @dataclass(frozen=True)
 class _Question:
-    """One schedule at one time, of the population or of given control cells."""
+    """One schedule at one time in one context, of the population or of given control cells."""
 
     discrepancy: Discrepancy
     model: LatentDynamics
     schedule: Schedule
     time: float
     of_population: bool
+    context: int = 0
 
     def draws(
         self, program: Float[np.ndarray, "draw gene"], rng: np.random.Generator
@@ -184,7 +188,17 @@ class _Question:
         if new and len(self.schedule.tokens) == 1:
             return self._unseen(program, deviation, rng)
         found = self._forecast(mean, program.var(0))
-        return np.asarray(found.mean + np.sqrt(found.variance) * deviation)
+        drawn = found.mean + np.sqrt(found.variance) * deviation
+        return np.asarray(np.maximum(drawn, -self._least) if self._least is not None else drawn)
+
+    @property
+    def _least(self) -> Float[np.ndarray, " gene"] | None:
+        """How far levels may fall in a context whose perturbed cells were not seen: to zero counts."""
+        known, control = self.discrepancy, self.discrepancy.schema.control
+        if known.across is None or known.schema.values == "real" or known.times_of(self._label, self.context):
+            return None
+        c = known.position(control, self.time, self.context)
+        return None if c is None else np.maximum(known.profile[c], 0.0)
 
     @property
     def _new_tokens(self) -> bool:
@@ -193,7 +207,7 @@ class _Question:
 
     def _forecast(self, mean: Float[np.ndarray, " gene"], own: Float[np.ndarray, " gene"]) -> _Forecast:
         """By what is known of the schedule."""
-        known = self._measured(mean) or self._at_other_times(mean, own)
+        known = self._measured(mean) or self._at_other_times(mean, own) or self._in_other_contexts()
         if known is not None:
             return known
         combined = self._combined(mean) if len(self.schedule.tokens) > 1 else None
@@ -211,7 +225,8 @@ class _Question:
     def _group(self, time: float) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Correction, variance and effect of the schedule's group at a time, against the control's."""
         found, control = self.discrepancy, self.discrepancy.schema.control
-        i, c = found.position(self._label, time), found.position(control, time)
+        i = found.position(self._label, time, self.context)
+        c = found.position(control, time, self.context)
         if i is None:
             return None
         if c is None:  # the control's correction is unknown
@@ -230,7 +245,7 @@ class _Question:
     def _at_other_times(
         self, mean: Float[np.ndarray, " gene"], own: Float[np.ndarray, " gene"]
     ) -> _Forecast | None:
-        times = self.discrepancy.times_of(self._label)
+        times = self.discrepancy.times_of(self._label, self.context)
         if not times:
             return None
         before = [one for one in times if one < self.time]
@@ -247,12 +262,20 @@ class _Question:
         variance = variance + _FROM_TIME_TO_TIME * (program - persisting) ** 2 + own / 4
         return _Forecast((program + persisting) / 2, variance)
 
+    def _in_other_contexts(self) -> _Forecast | None:
+        found = self.discrepancy.in_context(self._label, self.time, self.context)
+        return None if found is None else _Forecast(*found)
+
     def _combined(self, mean: Float[np.ndarray, " gene"]) -> _Forecast | None:
         """A combination of schedules with cells; of a member without any, the program alone is asked."""
-        members = []
+        members: list[tuple[np.ndarray, np.ndarray, np.ndarray] | None] = []
         for dose in self.schedule.doses:
             member = replace(self, schedule=Schedule((dose,)))
-            nearest = member.discrepancy.times_of(member._label)
+            nearest = member.discrepancy.times_of(member._label, self.context)
+            elsewhere = None if nearest else member._in_other_contexts()
+            if elsewhere is not None:  # nothing is known of the program's error there
+                members.append((np.zeros_like(mean), elsewhere.variance, elsewhere.mean))
+                continue
             if not nearest:
                 return None
             members.append(member._group(min(nearest, key=lambda one: abs(one - self.time))))
@@ -278,7 +301,9 @@ class _Question:
         if not len(left.tokens):
             return np.asarray(mean + np.sqrt(program.var(0) + 2 * self.discrepancy.spread**2) * deviation)
         measured = np.isfinite(left.residual).all(-1)
-        k = int(np.where(measured.any(0), np.abs(left.times - self.time), np.inf).argmin())
+        there = measured.any(0)
+        here = there & (left.contexts == self.context)
+        k = int(np.where(here if here.any() else there, np.abs(left.times - self.time), np.inf).argmin())
         donors = np.flatnonzero(measured[:, k])
         drawn = donors[rng.integers(0, len(donors), len(program))]
         sign = rng.choice([-1.0, 1.0], len(program))[:, None]

@@ -80,10 +80,22 @@ class Abduction:
 
     @classmethod
     def of_population(
-        cls, schema: Schema, part: range, mechanism: dict[str, Tensor], n_draws: int, seed: int
+        cls,
+        model: LatentDynamics,
+        part: range,
+        mechanism: dict[str, Tensor],
+        n_draws: int,
+        seed: int,
+        context: int | None = None,
     ) -> Abduction:
-        """Leaves s and z_0 to their prior: part of a population of cells of median library size."""
-        n = len(part)
+        """Leaves s and z_0 to their prior: part of a population of cells of median library size.
+
+        Cells of a context have its batches by turns.
+        """
+        n, schema = len(part), model.schema
+        lanes = torch.arange(schema.n_batches)
+        if context is not None:
+            lanes = model.batches_of[context].cpu().nonzero()[:, 0]
         cells = Batch(
             size=n,
             index=torch.arange(n),
@@ -91,8 +103,9 @@ class Abduction:
             step=torch.zeros(1, n, dtype=torch.int64),
             observed=torch.zeros(1, n, dtype=torch.bool),
             library=torch.full((1, n), float(schema.total), dtype=torch.float32),
-            technical=torch.arange(part.start, part.stop) % schema.n_batches,
+            technical=lanes[torch.arange(part.start, part.stop) % len(lanes)],
             x=None,
+            context=None if context is None else torch.full((n,), context),
         )
         return cls(mechanism, cells, n_draws, seed)
 
@@ -114,6 +127,7 @@ class Counterfactuals:
         batches: Technical batches that cells under each schedule are taken to be of; None for their own.
         told: Whether what is doubtful of the schedules was told before.
         population: Cells of the population that profiles are of, where no control cells are given.
+        context: Context of the population; None where there are none.
     """
 
     members: Sequence[tuple[LatentDynamics, AmortizedGuide]]
@@ -127,6 +141,7 @@ class Counterfactuals:
     batches: Sequence[Sequence[int]] | None = None
     told: bool = False
     population: int = _POPULATION
+    context: int | None = None
 
     def __post_init__(self) -> None:
         if self.told:
@@ -209,7 +224,7 @@ class Counterfactuals:
         for part in self._parts(controls):
             own = seed + part.start
             if controls is None:
-                made = Abduction.of_population(self._whole, part, mechanism, self.n_draws, own)
+                made = Abduction.of_population(model, part, mechanism, self.n_draws, own, self.context)
                 yield replace(made, rows=rows)
                 continue
             chunk = controls.batch(np.arange(part.start, part.stop)).to(model.device)

@@ -19,6 +19,7 @@ from pyro_citevae.data.pseudobulk import level
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
+from pyro_citevae.infer.across_contexts import AcrossContexts
 from pyro_citevae.infer.asked import require_panel
 from pyro_citevae.infer.held_out import HeldOut
 from pyro_citevae.infer.left_out import CorrectedGroups, LeftOut
@@ -147,6 +148,7 @@ class Discrepancy:
         schema: Names of the genes.
         labels: Perturbation of each group.
         times: Time of each group.
+        contexts: Context of each group.
         shift: Posterior mean of lambda less the program's profile, what all groups miss left out.
         sd: Posterior standard deviation of lambda.
         profile: Posterior mean of lambda itself, in the batches of the group's own cells.
@@ -155,6 +157,8 @@ class Discrepancy:
         scales: The hyperparameters.
         left_out: How well tokens and pairs are forecast when they are left out.
         held_out: How the program lies beside the held-out cells.
+        across: What effects in other contexts say of one; None where there is one context.
+        part_of: Of which, with all genes, this is a part, and its genes; None where it is whole.
 
     Source: M. C. Kennedy and A. O'Hagan, Bayesian Calibration of Computer Models (2001); R. DerSimonian and
     N. Laird, Meta-Analysis in Clinical Trials (1986).
@@ -163,6 +167,7 @@ class Discrepancy:
     schema: Schema
     labels: tuple[str, ...]
     times: Float[np.ndarray, " group"]
+    contexts: Int[np.ndarray, " group"]
     shift: Float[np.ndarray, "group gene"]
     sd: Float[np.ndarray, "group gene"]
     profile: Float[np.ndarray, "group gene"]
@@ -171,6 +176,8 @@ class Discrepancy:
     scales: Scales
     left_out: LeftOut
     held_out: HeldOut
+    across: AcrossContexts | None = None
+    part_of: tuple[Discrepancy, Int[np.ndarray, " kept"]] | None = None
 
     @staticmethod
     def is_too_large(data: Trajectories) -> bool:
@@ -236,10 +243,16 @@ class Discrepancy:
             effect=effect,
             spread=spread,
         )
+        across = None
+        if data.schema.n_contexts > 1:
+            model = (ended or members)[0][0]
+            distance = (model.context_distance / model.context_unit).numpy(force=True).astype(float)
+            across = _across(found, whole.level, last.m + shift, distance, data.schema, seed)
         return cls(
             schema=data.schema,
             labels=whole.labels,
             times=whole.times,
+            contexts=whole.contexts,
             shift=shift,
             sd=sd,
             profile=last.m + shift,
@@ -248,23 +261,26 @@ class Discrepancy:
             scales=scales,
             left_out=LeftOut.learnt(ended or members, data, found, seed),
             held_out=says,
+            across=across,
         )
 
     @cached_property
-    def _of_label(self) -> dict[str, list[tuple[float, int]]]:
-        """Times and groups of each label, in the order of times."""
-        found: dict[str, list[tuple[float, int]]] = {}
+    def _of_label(self) -> dict[tuple[str, int], list[tuple[float, int]]]:
+        """Times and groups of each label in each context, in the order of times."""
+        found: dict[tuple[str, int], list[tuple[float, int]]] = {}
         for i in np.argsort(self.times, kind="stable").tolist():
-            found.setdefault(self.labels[i], []).append((float(self.times[i]), i))
+            key = self.labels[i], int(self.contexts[i])
+            found.setdefault(key, []).append((float(self.times[i]), i))
         return found
 
-    def position(self, label: str, time: float) -> int | None:
-        """The group of a label at a time; None if it has no cells."""
-        return next((i for at, i in self._of_label.get(label, ()) if np.isclose(at, time)), None)
+    def position(self, label: str, time: float, context: int = 0) -> int | None:
+        """The group of a label at a time in a context; None if it has no cells."""
+        groups = self._of_label.get((label, context), ())
+        return next((i for at, i in groups if np.isclose(at, time)), None)
 
-    def times_of(self, label: str) -> list[float]:
-        """The times at which a label has cells, in their order."""
-        return [at for at, _ in self._of_label.get(label, ())]
+    def times_of(self, label: str, context: int = 0) -> list[float]:
+        """The times at which a label has cells in a context, in their order."""
+        return [at for at, _ in self._of_label.get((label, context), ())]
 
     def on(self, genes: Int[np.ndarray, " kept"] | slice) -> Discrepancy:
         """The same of some genes."""
@@ -273,10 +289,62 @@ class Discrepancy:
         schema = replace(self.schema, genes=tuple(self.schema.genes[g] for g in genes), image=())
         of_groups = {name: getattr(self, name)[:, genes] for name in _OF_GROUPS}
         left_out = self.left_out.on(genes)
-        return replace(self, schema=schema, spread=self.spread[genes], left_out=left_out, **of_groups)
+        spread = self.spread[genes]
+        return replace(
+            self, schema=schema, spread=spread, left_out=left_out, part_of=(self, genes), **of_groups
+        )
+
+    def in_context(
+        self, label: str, time: float, context: int
+    ) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray, " gene"]] | None:
+        """Mean and variance of an effect by what it is in the other contexts; None where it is in none.
+
+        Args:
+            label: Perturbation.
+            time: Time; the nearest at which another context measured it counts.
+            context: Where.
+        """
+        if self.part_of is not None:  # shares are of all genes
+            whole, genes = self.part_of
+            found = whole.in_context(label, time, context)
+            return None if found is None else (found[0][genes], found[1][genes])
+        times = [] if self.across is None else self.across.times_of(label)
+        c = self.position(self.schema.control, time, context)
+        if self.across is None or not times or c is None:
+            return None
+        near = min(times, key=lambda one: abs(one - time))
+        return self.across.forecast(label, near, context, self.profile[c])
+
+    def with_contexts(self, members: Members, controls: Trajectories, seed: int = 0) -> Discrepancy:
+        """The same with further contexts, of which controls alone are known.
+
+        Args:
+            members: The program that knows the contexts, with its guide.
+            controls: Their controls.
+            seed: Seed of the program's draws.
+        """
+        model, groups = members[0][0], Groups.of(controls)
+        beside = _Beside.of(members, controls, groups, seed)
+        alpha = np.broadcast_to(self.spread**2, beside.m.shape)
+        shift, sd = beside.posterior(self.scales, alpha, groups)
+        effect, profile = np.zeros_like(shift), beside.m + shift
+        added = {"shift": shift, "sd": sd, "profile": profile, "effect": effect}
+        of_groups: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), value]) for name, value in added.items()
+        }
+        distance = (model.context_distance / model.context_unit).numpy(force=True).astype(float)
+        return replace(
+            self,
+            schema=model.schema,
+            labels=(*self.labels, *groups.labels),
+            times=np.concatenate([self.times, groups.times]),
+            contexts=np.concatenate([self.contexts, groups.contexts]),
+            across=None if self.across is None else self.across.with_distance(distance),
+            **of_groups,
+        )
 
     def error_of(
-        self, measured: Trajectories, times: Sequence[float], schema: Schema
+        self, measured: Trajectories, times: Sequence[float], schema: Schema, context: int = 0
     ) -> Float[np.ndarray, "time gene"]:
         """Sampling error of measured controls: how far they lie from the posterior mean of where they are.
 
@@ -284,6 +352,7 @@ class Discrepancy:
             measured: Cells, controls of these times among them.
             times: The times.
             schema: Genes and common total of the profiles.
+            context: Context of the controls.
 
         Raises:
             DataError: The cells are of another panel, or there is no control of a time.
@@ -291,7 +360,9 @@ class Discrepancy:
         require_panel(measured, schema, "effect(versus=...)")
         error = np.zeros((len(times), schema.n_genes))
         for k, time in enumerate(times):
-            controls, known = measured.select(schema.control, time), self.position(schema.control, time)
+            where = schema.contexts[context] if schema.contexts else None
+            controls = measured.select(schema.control, time, where)
+            known = self.position(schema.control, time, context)
             if controls.n_observations == 0 or known is None:
                 raise DataError(
                     f"effect(versus=...) has no control at time {time:g} that the fit has seen; give the "
@@ -308,7 +379,11 @@ class Discrepancy:
             "perturbation": ("group", np.array(self.labels, dtype=object).astype(str)),
             "time": ("group", self.times),
         }
+        if self.schema.contexts:
+            coords["context_of_group"] = ("group", self.contexts)
         made = xr.Dataset({**values, "spread": ("gene", self.spread)}, coords={**coords, **gene})
+        if self.across is not None:
+            made = made.merge(self.across.to_dataset(gene))
         return made.merge(self.left_out.to_dataset(gene)).assign_attrs(
             asdict(self.scales) | asdict(self.held_out)
         )
@@ -317,15 +392,18 @@ class Discrepancy:
     def from_dataset(cls, found: xr.Dataset, schema: Schema) -> Discrepancy:
         """What :meth:`to_dataset` wrote."""
         values: dict[str, Any] = {name: found[name].to_numpy() for name in (*_OF_GROUPS, "spread")}
+        n_groups = found.sizes["group"]
         numbers = {name: float(value) for name, value in found.attrs.items() if name in _NUMBERS}
         return cls(
             schema,
             tuple(map(str, found.perturbation.to_numpy())),
             found.time.to_numpy(),
+            found["context_of_group"].to_numpy() if "context_of_group" in found else np.zeros(n_groups, int),
             **values,
             scales=Scales(**{one.name: numbers[one.name] for one in fields(Scales)}),
             left_out=LeftOut.from_dataset(found),
             held_out=HeldOut(**{one.name: numbers[one.name] for one in fields(HeldOut)}),
+            across=AcrossContexts.from_dataset(found),
         )
 
     def write(self, path: Path) -> None:
@@ -348,23 +426,62 @@ _NUMBERS = {one.name for kind in (Scales, HeldOut) for one in fields(kind)}
 
 
 def _common(missed: Float[np.ndarray, "group gene"], groups: Groups) -> Float[np.ndarray, "group gene"]:
-    """What all groups of a time are missed by, in the mean over their cells."""
+    """What all groups of a time and context are missed by, in the mean over their cells."""
     found = np.zeros_like(missed)
-    for time in np.unique(groups.times):
-        now = groups.times == time
+    for time, context in set(zip(groups.times.tolist(), groups.contexts.tolist(), strict=True)):
+        now = (groups.times == time) & (groups.contexts == context)
         weight = groups.n[now] / groups.n[now].sum()
         found[now] = weight @ missed[now]
     return found
 
 
 def _control_of(groups: Groups, control: str) -> Int[np.ndarray, " group"]:
-    """The group of the controls of each group's time; -1 where there is none."""
-    at = {
-        time: i
-        for i, (label, time) in enumerate(zip(groups.labels, groups.times, strict=True))
-        if label == control
-    }
-    return np.array([at.get(time, -1) for time in groups.times])
+    """The group of the controls of each group's time and context; -1 where there is none."""
+    where = list(zip(groups.times.tolist(), groups.contexts.tolist(), strict=True))
+    at = {key: i for i, (label, key) in enumerate(zip(groups.labels, where, strict=True)) if label == control}
+    return np.array([at.get(key, -1) for key in where])
+
+
+def _across(
+    found: CorrectedGroups,
+    level: Float[np.ndarray, "group gene"],
+    profile: Float[np.ndarray, "group gene"],
+    distance: Float[np.ndarray, "context context"],
+    schema: Schema,
+    seed: int,
+) -> AcrossContexts | None:
+    """What effects say of each other over contexts.
+
+    Args:
+        found: The groups with their corrected effects.
+        level: Measured profiles.
+        profile: Corrected ones.
+        distance: How far the controls of contexts lie apart.
+        schema: The common total of the counts.
+        seed: Seed of the genes that are looked at.
+    """
+    control, labels = found.control, np.array(found.groups.labels, dtype=object)
+    rows = np.flatnonzero((control >= 0) & (labels != found.control_label))
+    if not len(rows):
+        return None
+    c, beside = control[rows], level - profile
+    measured = found.effect[rows] + beside[rows] - beside[c]
+    variance = found.sampled[rows] + found.sampled[c]
+    chosen = np.isfinite(measured).all(1) & np.isfinite(variance).all(1)
+    if not chosen.any():
+        return None
+    rows = rows[chosen]
+    return AcrossContexts.learnt(
+        tuple(labels[rows].tolist()),
+        found.groups.times[rows],
+        found.groups.contexts[rows],
+        measured[chosen],
+        variance[chosen],
+        distance,
+        profile[c[chosen]],
+        schema.panel_total if schema.values == "counts" else 0.0,
+        seed,
+    )
 
 
 def _fitted(

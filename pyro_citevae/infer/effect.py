@@ -67,6 +67,21 @@ class Effect(Shown, xr.DataArray):
             },
         )
 
+    @classmethod
+    def in_contexts(cls, parts: Sequence[Effect], contexts: Sequence[str]) -> Effect:
+        """Effects in several contexts as one, with the dim context after draw."""
+        first = parts[0]
+        values = np.stack([part.to_numpy() for part in parts], axis=2)
+        coords = {"context": list(contexts), **first.coords}
+        return cls(
+            values, dims=(*_SAMPLED, "context", *_AXES), coords=coords, name="effect", attrs=first.attrs
+        )
+
+    @property
+    def _axes(self) -> tuple[str, ...]:
+        """The axes beside those of draws."""
+        return ("context", *_AXES) if "context" in self.coords else _AXES
+
     def facts(self) -> dict[str, str]:
         """Sizes, what it is compared with, and the first names of each axis."""
         said = {
@@ -74,7 +89,7 @@ class Effect(Shown, xr.DataArray):
             "versus": str(self.attrs.get("versus", "")),
             "unit": str(self.attrs.get("unit", "")),
         }
-        for axis in _AXES:
+        for axis in self._axes:
             if axis in self.coords:
                 names = [one if isinstance(one, str) else f"{one:g}" for one in self[axis].values.flat]
                 said[f"{axis}s"] = f"{len(names):,}: {few(names)}"
@@ -185,7 +200,7 @@ class Effect(Shown, xr.DataArray):
         if size < 0:
             raise DataError(f"effect.table(threshold={threshold}) is negative; give a size, such as 0.1.")
         drawn = self._drawn()
-        draws = drawn.to_numpy().reshape(-1, *drawn.shape[-3:])
+        draws = drawn.to_numpy().reshape(-1, *drawn.shape[-len(drawn._axes) :])
         tail = (1 - inside) / 2
         lower, upper = np.quantile(draws, [tail, 1 - tail], axis=0)
         positive, negative = draws > 0, draws < 0
@@ -197,7 +212,8 @@ class Effect(Shown, xr.DataArray):
             "p_beyond": (np.abs(draws) > size).mean(0),
             "lfsr": np.minimum((~positive).mean(0), (~negative).mean(0)),
         }
-        index = pd.MultiIndex.from_product([drawn[axis].to_numpy() for axis in _AXES], names=_AXES)
+        axes = drawn._axes
+        index = pd.MultiIndex.from_product([drawn[axis].to_numpy() for axis in axes], names=axes)
         return index.to_frame(index=False).assign(**{name: one.ravel() for name, one in columns.items()})
 
     def plot_volcano(
@@ -262,9 +278,15 @@ class Effect(Shown, xr.DataArray):
                 f"{', '.join(f'{one:g}' for one in times)}; name one of them."
             )
         chosen = drawn.isel(time=at[-1:])
+        if chosen.sizes.get("context", 1) > 1:
+            contexts = [str(one) for one in chosen["context"].to_numpy()]
+            raise DataError(
+                f"effect.plot_volcano() has the contexts {few(contexts)}, and shows one; choose it first, as "
+                f"in effect.sel(context={contexts[0]!r})."
+            )
         return volcano(
             chosen.table(probability, threshold),
-            n_draws=math.prod(chosen.shape[:-3]),
+            n_draws=math.prod(chosen.sizes[dim] for dim in _SAMPLED if dim in chosen.dims),
             threshold=float(threshold),
             tail=(1 - float(probability)) / 2,
             unit=str(self.attrs.get("unit", "")),
@@ -279,15 +301,16 @@ class Effect(Shown, xr.DataArray):
         Raises:
             DataError: It has lost its draws or an axis, or has another.
         """
-        lost = [axis for axis in _AXES if axis not in self.coords or self[axis].dims not in ((), (axis,))]
-        grown = self.expand_dims([axis for axis in _AXES if axis not in lost and axis not in self.dims])
+        axes = self._axes
+        lost = [axis for axis in axes if axis not in self.coords or self[axis].dims not in ((), (axis,))]
+        grown = self.expand_dims([axis for axis in axes if axis not in lost and axis not in self.dims])
         sampled = [dim for dim in grown.dims if dim in ("chain", "draw")]
-        if lost or not sampled or len(sampled) + len(_AXES) < grown.ndim:
+        if lost or not sampled or len(sampled) + len(axes) < grown.ndim:
             raise DataError(
                 f"the effect has dims ({', '.join(map(str, self.dims))}), and a table needs draws of each "
                 "perturbation, time and gene; choose by effect.sel or isel, and average the table instead."
             )
-        return grown.transpose(*sampled, *_AXES)
+        return grown.transpose(*sampled, *axes)
 
     def _found(self, asked: Any) -> Any:
         """Labels of perturbations as the coordinate has them; what holds no text is left to xarray."""

@@ -95,6 +95,11 @@ class Ensemble(Predictive):
         """Number of fits, model, guide and sizes."""
         return {"fits": str(len(self.posteriors)), **facts_of(*self.members[0], self.record)}
 
+    def adapt(self, controls: Trajectories | AnnData, *, progress: bool = True) -> Ensemble:
+        """The members with contexts that training did not have; see :meth:`Posterior.adapt`."""
+        given = controls if isinstance(controls, Trajectories) else self.read(controls).controls()
+        return Ensemble([one.adapt(given, progress=progress) for one in self.posteriors])
+
     def bound(self, data: Trajectories, **options: Any) -> float:
         """The members' mean bound, in nats a cell: a bound for the mixture, by Jensen's inequality."""
         return float(np.mean([one.bound(data, **options) for one in self.posteriors]))

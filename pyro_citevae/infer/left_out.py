@@ -61,11 +61,11 @@ class CorrectedGroups:
     spread: Float[np.ndarray, " gene"]
 
     @property
-    def at(self) -> dict[tuple[str, float], int]:
-        """The group of each label and time."""
-        return {
-            key: i for i, key in enumerate(zip(self.groups.labels, self.groups.times.tolist(), strict=True))
-        }
+    def at(self) -> dict[tuple[str, float, int], int]:
+        """The group of each label, time and context."""
+        groups = self.groups
+        keys = zip(groups.labels, groups.times.tolist(), groups.contexts.tolist(), strict=True)
+        return {key: i for i, key in enumerate(keys)}
 
     def variance(self, i: int) -> Float[np.ndarray, " gene"]:
         """Variance of a group's effect."""
@@ -98,7 +98,8 @@ class LeftOut:
 
     Attributes:
         tokens: Labels of the tokens that were left out in turn.
-        times: Times at which they have cells.
+        times: Time of each occasion on which they have cells.
+        contexts: Context of each occasion.
         residual: What each misses its forecast by; NaN where it was not measured.
         residual_sd: Standard deviation of its measured effect.
         mean: Mean effect of the tokens, mu.
@@ -112,6 +113,7 @@ class LeftOut:
 
     tokens: tuple[str, ...]
     times: Float[np.ndarray, " occasion"]
+    contexts: Int[np.ndarray, " occasion"]
     residual: Float[np.ndarray, "left_out occasion gene"]
     residual_sd: Float[np.ndarray, "left_out occasion gene"]
     mean: Float[np.ndarray, "occasion gene"]
@@ -129,21 +131,23 @@ class LeftOut:
             found: The groups with their effects.
             seed: Seed of the draws.
         """
-        times, at = np.unique(found.groups.times[found.control >= 0]), found.at
+        at, chosen = found.at, found.control >= 0
+        times_of, contexts_of = found.groups.times[chosen].tolist(), found.groups.contexts[chosen].tolist()
+        occasions = sorted(set(zip(times_of, contexts_of, strict=True)))
         singles = [
             label
             for label, one in found.schedules.items()
-            if len(one.tokens) == 1 and any((label, time) in at for time in times.tolist())
+            if len(one.tokens) == 1 and any((label, *occasion) in at for occasion in occasions)
         ]
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(singles))[:_MOST_TOKENS])
-        tokens = tuple(singles[i] for i in chosen) if members[0][0].seen.sum() >= _FEWEST_TOKENS else ()
-        delta = np.full((len(tokens), len(times), data.schema.n_genes), np.nan)
+        picked = np.sort(np.random.default_rng(seed).permutation(len(singles))[:_MOST_TOKENS])
+        tokens = tuple(singles[i] for i in picked) if members[0][0].seen.sum() >= _FEWEST_TOKENS else ()
+        delta = np.full((len(tokens), len(occasions), data.schema.n_genes), np.nan)
         error, forecast, noise = delta.copy(), delta.copy(), delta.copy()
         forgets = _forgets(members)
         for q, label in enumerate(tokens):
-            program = _without(members, found.schedules[label], times.tolist(), seed) if forgets else None
-            for k, time in enumerate(times.tolist()):
-                i = at.get((label, time))
+            program = _without(members, found.schedules[label], occasions, seed) if forgets else None
+            for k, occasion in enumerate(occasions):
+                i = at.get((label, *occasion))
                 if i is not None:
                     delta[q, k], error[q, k] = found.effect[i], np.sqrt(found.variance(i))
                     c = found.control[i]
@@ -158,9 +162,9 @@ class LeftOut:
             np.isfinite(found.effect).all(1) & (np.array(found.groups.labels) != found.control_label)
         ]
         size = (finite**2).mean(0) if len(finite) else np.zeros(data.schema.n_genes)
-        return cls(
-            tokens, times, residual, error, _mean_of_rows(delta), shares, _pair_scales(found, size), size
-        )
+        times, contexts = (np.array([one[i] for one in occasions]) for i in (0, 1))
+        mean, pair = _mean_of_rows(delta), _pair_scales(found, size)
+        return cls(tokens, times, contexts.astype(int), residual, error, mean, shares, pair, size)
 
     def on(self, genes: Int[np.ndarray, " kept"]) -> LeftOut:
         """The same of some genes."""
@@ -181,7 +185,9 @@ class LeftOut:
         }
         coords = {
             "left_out": np.array(self.tokens, dtype=object).astype(str),
-            "occasion": self.times,
+            "occasion": np.arange(len(self.times)),
+            "time_of_occasion": ("occasion", self.times),
+            "context_of_occasion": ("occasion", self.contexts),
             "forecast": ["mean of others", "program"],
             "part": ["spread", "additive", "size"],
         }
@@ -193,7 +199,10 @@ class LeftOut:
         names = ("residual", "residual_sd", "mean_effect", "share_believed", "pair_variance")
         values = [found[name].to_numpy() for name in (*names, "mean_squared_effect")]
         tokens = tuple(map(str, found.left_out.to_numpy())) if found.sizes["left_out"] else ()
-        return cls(tokens, found.occasion.to_numpy(), *values)
+        if "time_of_occasion" not in found:  # a run of before contexts
+            times = found.occasion.to_numpy()
+            return cls(tokens, times, np.zeros(len(times), dtype=int), *values)
+        return cls(tokens, *(found[f"{of}_of_occasion"].to_numpy() for of in ("time", "context")), *values)
 
 
 @contextmanager
@@ -214,12 +223,22 @@ def _forgets(members: Members) -> bool:
 
 
 def _without(
-    members: Members, schedule: Schedule, times: list[float], seed: int
+    members: Members, schedule: Schedule, occasions: list[tuple[float, int]], seed: int
 ) -> Float[np.ndarray, "occasion gene"]:
     """The program's mean profiles under a schedule whose tokens it has not seen."""
-    with _unseen(members[0][0], schedule.tokens):
-        roll = Counterfactuals(members, [schedule], times, _DRAWS, seed, told=True, population=POPULATION)
-        return np.asarray(roll.pseudobulk(None)[0, 0].mean(0))
+    model = members[0][0]
+    found = np.zeros((len(occasions), model.schema.n_genes))
+    of = np.array([context for _, context in occasions])
+    with _unseen(model, schedule.tokens):
+        for context in np.unique(of):
+            now = np.flatnonzero(of == context)
+            where = int(context) if model.schema.contexts else None
+            times = [occasions[k][0] for k in now]
+            roll = Counterfactuals(
+                members, [schedule], times, _DRAWS, seed, told=True, population=POPULATION, context=where
+            )
+            found[now] = roll.pseudobulk(None)[0, 0].mean(0)
+    return found
 
 
 def _leave_out_own_genes(
@@ -272,9 +291,9 @@ def _shares(
 def _pair_scales(found: CorrectedGroups, size: Float[np.ndarray, " gene"]) -> Float[np.ndarray, " part"]:
     """What pairs with cells miss their forecast by, in parts of its variance; the prior counts as a pair."""
     at, parts, targets = found.at, [], []
-    for i, (label, time) in enumerate(zip(found.groups.labels, found.groups.times.tolist(), strict=True)):
+    for (label, time, context), i in at.items():
         doses, c = found.schedules[label].doses, found.control[i]
-        members = [at.get((Schedule((one,)).label(found.control_label), time)) for one in doses]
+        members = [at.get((Schedule((one,)).label(found.control_label), time, context)) for one in doses]
         of = [m for m in members if m is not None]
         if len(doses) < 2 or len(of) < len(doses) or c < 0:
             continue

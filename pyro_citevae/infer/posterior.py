@@ -23,6 +23,7 @@ from pyro_citevae.data.splits import Split
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import ModelError, RunError, reason
 from pyro_citevae.infer import idata
+from pyro_citevae.infer.adaptation import adapted
 from pyro_citevae.infer.bounds import Objective, negative_bound
 from pyro_citevae.infer.diagnosis import Diagnosis, adequacy_of
 from pyro_citevae.infer.discrepancy import Discrepancy
@@ -87,6 +88,34 @@ class Posterior(Predictive):
     def members(self) -> tuple[tuple[LatentDynamics, AmortizedGuide], ...]:
         """The model with its guide."""
         return ((self.model, self.guide),)
+
+    def adapt(self, controls: Trajectories | AnnData, *, progress: bool = True) -> Posterior:
+        """The same posterior with contexts that training did not have, from their controls alone.
+
+        What is a context's own (its start, its baseline) is fitted to the controls, with all else fixed
+        (:func:`~pyro_citevae.infer.adaptation.adapted`). :meth:`predict` and :meth:`effect` call it where
+        they are given such cells; call it yourself to do it once.
+
+        Args:
+            controls: Control cells, read with the model's schema, or an AnnData that holds some.
+            progress: Whether to show a bar when it takes more than two seconds.
+
+        Raises:
+            DataError: Every context of the cells is known.
+
+        Example:
+            >>> import pyro_citevae as cv
+            >>> kang = cv.datasets.kang()
+            >>> new = kang.obs["cell_type"] == "B cells"
+            >>> columns = {"context": "cell_type", "batch": "donor"}
+            >>> data = cv.Trajectories.from_anndata(kang[~new], **columns)
+            >>> model = cv.models.CiteVAE(data.schema, n_programs=2, hidden=4)
+            >>> posterior = cv.fit(model, cv.guides.MeanField(model), data, max_epochs=1, progress=False)
+            >>> posterior.adapt(kang[new], progress=False).schema.contexts[-1]
+            'B cells'
+        """
+        given = controls if isinstance(controls, Trajectories) else self.read(controls).controls()
+        return adapted(self, given, progress=progress)
 
     def bound(
         self,

@@ -52,6 +52,8 @@ class PredictedCells:
             "time": np.array(times)[self.time],
             "source_cell": cells.names[self.cell].astype(str),
         }
+        if schema.contexts:
+            obs["context"] = np.array(schema.contexts, dtype=object)[cells.context[self.cell]]
         more = uns | {"time_unit": schema.time_unit}
         made = predictions(self.draw, self.layers, obs, schema.genes, more)
         if cells.obs is not None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.arguments import Number, Numbers, count, whole
+from pyro_citevae.arguments import Names, Number, Numbers, count, whole
+from pyro_citevae.data.anndata_io import joined_cells
 from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.shared_genes import on_panel
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import CiteVAEWarning, DataError, few
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.asked import Asked, require_controls, schedules_of, times_of
 from pyro_citevae.infer.confounded_effects import undecided
+from pyro_citevae.infer.contexts_asked import contexts_asked, named, of_context, one_context
 from pyro_citevae.infer.corrected_effects import corrected_effects, corrected_laws, error_of_controls
 from pyro_citevae.infer.counterfactuals import MOST_VALUES, Counterfactuals
 from pyro_citevae.infer.devices import device_of
@@ -52,6 +57,21 @@ class Predictive(Shown, ABC):
     @abstractmethod
     def discrepancies(self) -> tuple[Discrepancy | None, ...]:
         """What was learnt of each member's errors from cells that it has not seen; None for nothing."""
+
+    @abstractmethod
+    def adapt(self: _Asked, controls: Trajectories | AnnData, *, progress: bool = True) -> _Asked:
+        """The same posterior with a context that training did not have, from its controls."""
+
+    def _adapted(self: _Asked, controls: Trajectories, progress: bool) -> _Asked:
+        """The same with the new contexts of the cells, and a sentence that says so."""
+        new = controls.schema.contexts[self.schema.n_contexts :]
+        warnings.warn(
+            f"context {few(new)} was not in training: what is its own is fitted to the {controls.n_cells:,} "
+            "controls; call posterior.adapt(controls) to do it once for many questions.",
+            CiteVAEWarning,
+            stacklevel=4,
+        )
+        return self.adapt(controls, progress=progress)
 
     @property
     def schema(self) -> Schema:
@@ -195,11 +215,19 @@ class Predictive(Shown, ABC):
             DataError: A cell was perturbed, or a time is off the grid.
         """
         controls = self._controls(cells)
+        if controls.schema.n_contexts > self.schema.n_contexts:
+            known = self._adapted(controls, progress)
+            options: dict[str, Any] = {"draws": draws, "time": time, "seed": seed, "progress": progress}
+            return known.predict(schedules, cells=controls, most_values=most_values, **options)
         wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
         asked = (count(draws, "predict(draws=...)"), whole(seed, "predict(seed=...)"))
-        roll = Counterfactuals(self.members, wanted, times, *asked, progress, most_values)
-        made = roll.cells(controls, corrected_laws(roll, self.discrepancies))
-        return made.to_anndata(wanted, times, controls, draws=roll.n_draws, seed=roll.seed)
+        found = []
+        for where in contexts_asked(None, self.schema, controls, "predict"):
+            roll = Counterfactuals(self.members, wanted, times, *asked, progress, most_values, context=where)
+            chosen = of_context(controls, where) or controls
+            made = roll.cells(chosen, corrected_laws(roll, self.discrepancies))
+            found.append(made.to_anndata(wanted, times, chosen, draws=roll.n_draws, seed=roll.seed))
+        return joined_cells(found)
 
     def effect(
         self,
@@ -213,6 +241,7 @@ class Predictive(Shown, ABC):
         progress: bool = True,
         most_values: int = MOST_VALUES,
         panel: Schema | None = None,
+        context: Names | None = None,
     ) -> Effect:
         """Paired draws of the difference of log pseudobulk profiles between two schedules.
 
@@ -240,9 +269,12 @@ class Predictive(Shown, ABC):
             panel: Genes that the effect is of, where what it is compared with lacks some:
                 ``shared_panel(train, genes)`` of :mod:`pyro_citevae.data.shared_genes`. Sums over genes and
                 the total are then of these genes alone. None for all genes of the model.
+            context: Contexts that the effect is asked in, where the data name some; None for those of the
+                cells, or all.
 
         Returns:
             Dims (chain, draw, perturbation, time, gene), on the natural log scale; with a panel, gene is its.
+            Where the data name contexts, (chain, draw, context, perturbation, time, gene).
 
         Raises:
             ScheduleError: A perturbation is unknown.
@@ -250,19 +282,39 @@ class Predictive(Shown, ABC):
                 the model lacks a gene of the panel.
         """
         controls = None if cells is None else self._controls(cells)
+        if controls is not None and controls.schema.n_contexts > self.schema.n_contexts:
+            known = self._adapted(controls, progress)
+            options: dict[str, Any] = {"draws": draws, "time": time, "seed": seed, "progress": progress}
+            options |= {"most_values": most_values, "panel": panel, "context": context}
+            return known.effect(schedules, versus, cells=controls, **options)
         wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
         reference = schedules_of(versus, self.schema)[0] if isinstance(versus, Schedule | str) else do()
         asked = (count(draws, "effect(draws=...)"), whole(seed, "effect(seed=...)"))
         acting = [*wanted, reference]
-        roll = Counterfactuals(self.members, acting, times, *asked, progress, most_values, panel)
+        found: list[Effect] = []
+        contexts = contexts_asked(context, self.schema, controls, "effect")
+        for where in contexts:
+            roll = Counterfactuals(
+                self.members, acting, times, *asked, progress, most_values, panel, context=where
+            )
+            delta = self._difference(roll, versus, of_context(controls, where), panel)
+            found.append(Effect.of(delta, wanted, times, roll.schema, reference))
+        return Effect.in_contexts(found, named(contexts, self.schema)) if self.schema.contexts else found[0]
+
+    def _difference(
+        self,
+        roll: Counterfactuals,
+        versus: Schedule | str | Trajectories | None,
+        controls: Trajectories | None,
+        panel: Schema | None,
+    ) -> Float[np.ndarray, "chain draw perturbation time gene"]:
+        """Draws of the effect of a roll-out's schedules, in its context."""
         error: Float[np.ndarray, "#chain #draw #perturbation time gene"] | float = 0.0
         if isinstance(versus, Trajectories):
             measured = versus if panel is None else on_panel(versus, panel)
             error = error_of_controls(roll, self.discrepancies, measured, controls)
         delta = corrected_effects(roll, self.discrepancies, controls)
-        return Effect.of(
-            undecided(delta, roll, controls, self.confounded) - error, wanted, times, roll.schema, reference
-        )
+        return np.asarray(undecided(delta, roll, controls, self.confounded) - error)
 
     def rank(
         self,
@@ -275,6 +327,7 @@ class Predictive(Shown, ABC):
         time: Number | None = None,
         seed: Number = 0,
         progress: bool = True,
+        context: str | None = None,
     ) -> Ranking:
         """Which perturbation to measure next, and why.
 
@@ -301,6 +354,7 @@ class Predictive(Shown, ABC):
             time: Time of the measurement, in the data's unit; None for the last one of the data.
             seed: Seed of every draw.
             progress: Whether to show a bar when it takes more than two seconds.
+            context: Context of the measurement, where the data name several.
 
         Returns:
             The :class:`~pyro_citevae.infer.ranking.Ranking`, with a sentence on each candidate.
@@ -313,6 +367,7 @@ class Predictive(Shown, ABC):
         model = self.members[0][0]
         asked = (count(draws, "rank(draws=...)"), whole(seed, "rank(seed=...)"))
         roll = Counterfactuals(self.members, [*wanted, do()], times_of(time, self.schema), *asked, progress)
+        roll = replace(roll, context=one_context(context, self.schema, "rank"), told=True)
         delta = undecided(corrected_effects(roll, self.discrepancies, None), roll, None, self.confounded)
         return rank(roll, delta, by, n_cells, directions, model.has_features.numpy(force=True))
 
@@ -325,6 +380,7 @@ class Predictive(Shown, ABC):
         seed: Number = 0,
         probability: float = 0.8,
         progress: bool = True,
+        context: str | None = None,
     ) -> Interactions:
         """What pairs do beside the sum of their members, and of which kind that is.
 
@@ -338,6 +394,7 @@ class Predictive(Shown, ABC):
             seed: Seed of every draw.
             probability: How probable a kind must be to be named, and the mass of the intervals.
             progress: Whether to show a bar when it takes more than two seconds.
+            context: Context that the pairs are asked in, where the data name several.
 
         Returns:
             ``table``, a row a pair and time, and ``surplus``, draws of what is beyond the sum, gene by gene.
@@ -359,7 +416,10 @@ class Predictive(Shown, ABC):
         members = members_of(wanted)
         asked = (wanted, [one for one, _ in members], [other for _, other in members])
         every = list(dict.fromkeys(schedule for some in asked for schedule in some))  # a member of many, once
-        effect = self.effect(every, draws=draws, time=time, seed=seed, progress=progress)
+        where = one_context(context, self.schema, "interactions")
+        chosen = None if where is None else self.schema.contexts[where]
+        effect = self.effect(every, draws=draws, time=time, seed=seed, progress=progress, context=chosen)
+        effect = effect if where is None else effect.isel(context=0)
         both, first, second = (effect.isel(perturbation=[every.index(one) for one in some]) for some in asked)
         return interactions(both, first, second, probability)
 
@@ -371,6 +431,7 @@ class Predictive(Shown, ABC):
         draws: Number = 100,
         time: Number | None = None,
         seed: Number = 0,
+        context: Names | None = None,
     ) -> xr.DataArray:
         """Mean state of each program over the cells, from step 0 to a time, under each schedule.
 
@@ -381,15 +442,28 @@ class Predictive(Shown, ABC):
             draws: Number of draws, of each member of an ensemble.
             time: Last time, in the data's unit; None for the last one of the data.
             seed: Seed of every draw.
+            context: Contexts, as for :meth:`effect`.
 
         Returns:
-            Dims (chain, draw, perturbation, time, program), and the coordinate ``top_genes``: the three
-            strongest genes of each program. Programs of different chains are not matched, and have none.
+            Dims (chain, draw, perturbation, time, program), with context after draw where there are some, and
+            the coordinate ``top_genes``: the three strongest genes of each program. Programs of different
+            chains are not matched, and have none.
         """
         controls = None if cells is None else self._controls(cells)
         wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
         asked = (count(draws, "programs(draws=...)"), whole(seed, "programs(seed=...)"))
-        roll = Counterfactuals(self.members, wanted, times, *asked)
+        found = []
+        contexts = contexts_asked(context, self.schema, controls, "programs")
+        for where in contexts:
+            roll = Counterfactuals(self.members, wanted, times, *asked, context=where)
+            found.append(self._walked(roll, of_context(controls, where)))
+        if not self.schema.contexts:
+            return found[0]
+        names = pd.Index(named(contexts, self.schema), name="context")
+        return xr.concat(found, names).transpose("chain", "draw", "context", ...)
+
+    def _walked(self, roll: Counterfactuals, controls: Trajectories | None) -> xr.DataArray:
+        """Mean states of a roll-out, in its context."""
         walked = np.moveaxis(roll.programs(controls), 0, 2)
         names = idata.state_dims(self.members[0][0], walked.shape[3] - 1)
         alone = len(self.members) == 1
@@ -399,7 +473,7 @@ class Predictive(Shown, ABC):
             coords={
                 "chain": np.arange(len(walked)),
                 "draw": np.arange(roll.n_draws),
-                "perturbation": [one.label(self.schema.control) for one in wanted],
+                "perturbation": [one.label(self.schema.control) for one in roll.schedules],
                 "time": names["time"],
                 "program": names["program"],
                 **(strongest_genes(*self.members[0], roll.seed) if alone else {}),

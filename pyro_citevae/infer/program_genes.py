@@ -54,7 +54,7 @@ def program_loadings(model: LatentDynamics, guide: AmortizedGuide, draws: int, s
     K, S = model.n_programs, model.n_invariant
     with seeded(seed), torch.no_grad():
         values = global_draws(guide, draws)
-        made = Abduction.of_population(model.schema, range(2 * K), values, draws, seed).cells
+        made = Abduction.of_population(model, range(2 * K), values, draws, seed).cells
         cells = replace(made, technical=torch.zeros_like(made.technical)).to(model.device)
         unit = torch.eye(K, device=model.device)
         z = torch.cat([unit, -unit])[None]

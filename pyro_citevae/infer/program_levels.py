@@ -43,20 +43,22 @@ def program_levels(
     schedules = {one.label(schema.control): one for one in data.conditions}
     own = np.zeros((len(groups.labels), schema.n_genes))
     population = np.zeros_like(own)
-    group, technical = grouped(data)[2], data.technical[data.row_cell]
+    group, technical = grouped(data)[3], data.technical[data.row_cell]
+    several = bool(schema.contexts)
     order = np.argsort(group, kind="stable")
     lanes_of = np.split(technical[order], np.searchsorted(group[order], np.arange(1, len(groups.labels))))
-    for time in np.unique(groups.times):
-        now = np.flatnonzero(groups.times == time)
+    for time, context in sorted(set(zip(groups.times.tolist(), groups.contexts.tolist(), strict=True))):
+        now = np.flatnonzero((groups.times == time) & (groups.contexts == context))
+        where = context if several else None
         for first in range(0, len(now), _AT_ONCE):
             part = now[first : first + _AT_ONCE]
             asked = [schedules[groups.labels[i]] for i in part]
-            population[part] = _levels(members, asked, float(time), draws, seed, None)
+            population[part] = _levels(members, asked, time, draws, seed, None, where)
             if schema.n_batches == 1:
                 own[part] = population[part]
                 continue
             lanes = [_dealt(lanes_of[i]) for i in part]
-            own[part] = _levels(members, asked, float(time), draws, seed, lanes)
+            own[part] = _levels(members, asked, time, draws, seed, lanes, where)
     return own, population
 
 
@@ -67,9 +69,18 @@ def _levels(
     draws: int,
     seed: int,
     batches: Sequence[Sequence[int]] | None,
+    context: int | None,
 ) -> Float[np.ndarray, "schedule gene"]:
     roll = Counterfactuals(
-        members, schedules, [time], draws, seed, batches=batches, told=True, population=POPULATION
+        members,
+        schedules,
+        [time],
+        draws,
+        seed,
+        batches=batches,
+        told=True,
+        population=POPULATION,
+        context=context,
     )
     return np.asarray(roll.pseudobulk(None)[:, 0, :, 0].mean(1))
 

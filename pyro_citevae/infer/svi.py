@@ -124,7 +124,7 @@ def fit(
         _in_single_precision(model, guide, guide.model)
     require_matching_sites(model, guide, data.batch(data.row_cell[data.row_step.argsort()[-1:]]))
     guide.attach(model)
-    model.seen.copy_(torch.from_numpy(data.seen))
+    model.note(data)
     model.train()
     guide.train()
     with seeded(chosen.seed), pyro.validation_enabled(validate):

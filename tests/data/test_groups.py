@@ -32,7 +32,7 @@ def test_the_sums_of_two_parts_are_those_of_the_whole(design: str, values: str) 
     chosen = np.random.default_rng(0).random(data.n_observations) < 0.3
     parts = Groups.of(data, chosen) + Groups.of(data, ~chosen)
     same(parts, Groups.of(data), rtol=1e-9)
-    assert {one.name for one in fields(Groups)} == {"schema", "labels", "times", *SUMS}
+    assert {one.name for one in fields(Groups)} == {"schema", "labels", "times", "contexts", *SUMS}
 
 
 @pytest.mark.parametrize("values", ["counts", "real"])

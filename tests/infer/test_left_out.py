@@ -192,7 +192,7 @@ def test_pairs_that_miss_more_are_forecast_more_widely(
     """The forecast here is the measured effect itself; then the pair's effect is moved, and no other."""
     found = groups_of(data, posterior)
     moved = found.effect.copy()
-    for (label, _), i in found.at.items():
+    for (label, *_), i in found.at.items():
         if label == "gene_0+gene_1":
             moved[i] += 3.0
     missing = replace(found, effect=moved)
