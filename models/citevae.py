@@ -211,11 +211,7 @@ class CiteVAE(LaggedExpression):
         axes = {site: names for term in self.terms for site, names in term.dims.items()}
         self.dims = {**axes, **self.rows.axes(axes)}
         named = {axis for axes in self.dims.values() for axis in axes}
-        coords = {
-            "change": ("by the observation",),
-            "own": ("own transcript",),
-            "context": schema.contexts,
-        }
+        coords = {"change": ("by the observation",), "own": ("own transcript",)}
         self.coords = {axis: names for axis, names in coords.items() if axis in named}
         if epistasis:
             self.coords["pair"] = ["+".join(pair) for pair in combinations(schema.tokens, 2)]

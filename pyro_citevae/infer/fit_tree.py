@@ -17,6 +17,7 @@ from pyro_citevae import sites
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.infer import idata
+from pyro_citevae.infer.context_shifts import has_context_shifts, shifts_of
 from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.substitute import RolledOn, Substitute
@@ -58,6 +59,11 @@ class FitTree:
                 "posterior": idata.global_dataset(self.model, mechanism, self.draws),
                 "prior": idata.global_dataset(self.model, prior, self.draws),
             }
+            if has_context_shifts(self.model):
+                for name, values in (("posterior", mechanism), ("prior", prior)):
+                    shifts = shifts_of(self.model, values)[None]
+                    dims = ("chain", "draw", "context", "token", "program")
+                    made[name] = made[name].assign(a_context=(dims, shifts))
             return made if data is None else self._with_cells(made, data, mechanism, prior)
 
     def _with_cells(

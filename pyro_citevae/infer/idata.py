@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -130,16 +130,25 @@ def states_dataset(
     return made
 
 
-def discrepancy_dataset(found: xr.Dataset) -> xr.Dataset:
+def discrepancy_dataset(found: xr.Dataset, contexts: Sequence[str] = ()) -> xr.Dataset:
     """A discrepancy as a group of one chain: its numbers as variables, and a name for each group of cells.
 
     Args:
         found: What :meth:`~pyro_citevae.infer.discrepancy.Discrepancy.to_dataset` gives.
+        contexts: Names of the contexts, where there are some.
     """
     of = zip(found.perturbation.to_numpy(), found.time.to_numpy(), strict=True)
     names = [f"{label} at {time:g}" for label, time in of]
+    if contexts:
+        where = found["context_of_group"].to_numpy()
+        names = [f"{name} in {contexts[c]}" for name, c in zip(names, where, strict=True)]
+        found = found.drop_vars("context_of_group").assign_coords(
+            context_of_group=("group", np.array(contexts)[where])
+        )
+        if "control_distance" in found:
+            found = found.assign_coords(context=list(contexts), other_context=list(contexts))
     held = found.drop_dims([dim for dim, size in found.sizes.items() if not size])
-    known = {"group": names} if len(set(names)) == len(names) else {}  # of several contexts they are not
+    known = {"group": names}
     numbers = {dim: np.arange(n) for dim, n in held.sizes.items() if dim not in held.coords}
     return held.assign(found.attrs).drop_attrs().assign_coords(numbers | known).expand_dims(chain=[0])
 
@@ -155,6 +164,12 @@ def with_names(group: xr.Dataset, genes: ProgramGenes | None) -> xr.Dataset:
         return group
     named = [genes.names[str(program)] for program in group.program.to_numpy()]
     return group.assign_coords(program_name=("program", named), top_genes=genes.loadings.top_genes.variable)
+
+
+def _context_of_cells(data: Trajectories) -> dict[str, Any]:
+    """The context of each observation, where there are contexts."""
+    contexts = np.array(data.schema.contexts)
+    return {"context": ("cell", contexts[data.context[data.row_cell]])} if len(contexts) else {}
 
 
 def observed_groups(data: Trajectories) -> dict[str, xr.Dataset]:
@@ -173,6 +188,7 @@ def observed_groups(data: Trajectories) -> dict[str, xr.Dataset]:
                 "library": ("cell", data.library),
                 "observed_time": ("cell", data.row_times),
                 "perturbation": ("cell", data.row_labels.astype(str)),
+                **_context_of_cells(data),
                 "batch": ("cell", np.array(schema.batches)[data.technical[data.row_cell]]),
             },
             coords={"cell": names},

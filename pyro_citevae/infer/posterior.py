@@ -25,6 +25,7 @@ from pyro_citevae.errors import ModelError, RunError, reason
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.adaptation import adapted
 from pyro_citevae.infer.bounds import Objective, negative_bound
+from pyro_citevae.infer.context_shifts import ContextShifts, context_shifts
 from pyro_citevae.infer.diagnosis import Diagnosis, adequacy_of
 from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.fit_tree import FitTree
@@ -217,6 +218,32 @@ class Posterior(Predictive):
         except NotImplementedError:
             return None
 
+    def context_shifts(self, *, draws: Number = 200, seed: int = 0) -> ContextShifts:
+        """What each perturbation shifts in each context, and how far contexts differ there.
+
+        Args:
+            draws: Number of draws of the mechanism.
+            seed: Seed of the draws.
+
+        Returns:
+            ``shifts``, draws of ``a`` in each context, and ``table``: how much of each perturbation's shift
+            is shared, and which share contexts have apart, with 80 % intervals.
+
+        Raises:
+            ModelError: The model has no deviations of contexts.
+            DataError: ``draws`` is not positive.
+
+        Example:
+            >>> import pyro_citevae as cv
+            >>> data = cv.simulate(n_cells=60, n_perturbations=2, n_contexts=3).data
+            >>> model = cv.models.CiteVAE(data.schema, n_programs=2, hidden=4)
+            >>> posterior = cv.fit(model, cv.guides.MeanField(model), data, max_epochs=1, progress=False)
+            >>> posterior.context_shifts(draws=10).shifts.dims
+            ('chain', 'draw', 'context', 'token', 'program')
+        """
+        n_draws = count(draws, "context_shifts(draws=...)")
+        return context_shifts(self.model, self.guide, n_draws, seed)
+
     def annotate(self, adata: AnnData, *, draws: Number = 20, seed: int = 0, **reading: Any) -> None:
         """Writes the posterior mean of each cell's states beside its counts.
 
@@ -296,7 +323,9 @@ class Posterior(Predictive):
         groups = FitTree(self.model, self.guide, draws).groups(cells, seed)
         groups = {name: idata.with_names(group, self._named) for name, group in groups.items()}
         if self.discrepancy is not None:
-            groups["discrepancy"] = idata.discrepancy_dataset(self.discrepancy.to_dataset())
+            groups["discrepancy"] = idata.discrepancy_dataset(
+                self.discrepancy.to_dataset(), self.schema.contexts
+            )
         tree = xr.DataTree.from_dict(groups)
         idata.attribute(tree, model=reference(type(self.model)), guide=reference(type(self.guide)))
         return tree

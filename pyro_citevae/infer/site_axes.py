@@ -69,6 +69,8 @@ def _of_schema(model: LatentDynamics) -> dict[str, list[Any]]:
         "lag": list(range(1, model.n_lags + 1)),
         "step": list(range(1, model.schema.n_steps + 1)),
     }
+    if model.schema.contexts:
+        known["context"] = list(model.schema.contexts)
     return known if features is None else known | {"feature": ["population", *features]}
 
 

@@ -64,6 +64,17 @@ def fitted() -> xr.DataTree:
     return tree
 
 
+def of_contexts() -> xr.DataTree:
+    """Of several contexts, with what held-out cells say."""
+    data = cv.simulate(n_cells=240, n_genes=6, n_perturbations=2, n_contexts=3, design="snapshot").data
+    model = CiteVAE(data.schema, n_programs=2, hidden=4)
+    found = cv.fit(model, MeanField(model, hidden=4), data, max_epochs=2, progress=False)
+    tree = found.to_datatree(data, draws=4, most_cells=6)
+    assert tree["posterior"]["a_context"].sizes["context"] == 3
+    assert set(tree["constant_data"]["context"].to_numpy()) <= set(data.schema.contexts)
+    return tree
+
+
 def together() -> xr.DataTree:
     data = simulated(**SIZES)
     members = [unfitted(StaticShift(data.schema, n_programs=2, hidden=4)) for _ in range(2)]
@@ -90,6 +101,7 @@ TREES = {
     "CiteVAE with every term": with_terms,
     "a fit": fitted,
     "an ensemble": together,
+    "a fit of contexts": of_contexts,
     "nuts": sampled,
 }
 

@@ -298,3 +298,35 @@ def test_a_perturbation_of_no_other_context_has_no_forecast() -> None:
     known = AcrossContexts.learnt(("A",), np.ones(1), np.zeros(1, int), y, y, 1 - np.eye(2), y)
     assert known.forecast("A", 1.0, 0, np.zeros(5)) is None
     assert known.forecast("B", 1.0, 1, np.zeros(5)) is None
+
+
+def test_shared_and_own_shifts_are_told_apart() -> None:
+    """By hand: the first perturbation shifts alike everywhere, the second nowhere alike."""
+    import xarray as xr
+
+    from pyro_citevae.infer.context_shifts import ContextShifts
+
+    a = np.zeros((1, 5, 2, 2, 2))  # chain, draw, context, token, program
+    a[:, :, :, 0] = [3.0, 4.0]
+    a[:, :, 0, 1], a[:, :, 1, 1] = [1.0, 0.0], [-1.0, 0.0]
+    dims = ("chain", "draw", "context", "token", "program")
+    found = ContextShifts.of(xr.DataArray(a, dims=dims, coords={"token": ["A", "B"], "context": ["T", "B"]}))
+    table = found.table.set_index("perturbation")
+    assert table.loc["A", ["shared", "apart", "share"]].tolist() == [5.0, 0.0, 0.0]
+    assert table.loc["B", ["shared", "apart", "share"]].tolist() == [0.0, 1.0, 1.0]
+
+
+def test_the_export_has_shifts_by_context(posterior: cv.Posterior) -> None:
+    tree = posterior.to_datatree(draws=20)
+    found = posterior.context_shifts(draws=20)
+    assert tree["posterior"]["a_context"].dims == found.shifts.dims
+    assert tree["posterior"].context.to_numpy().tolist() == list(NAMES)
+    spread = found.shifts.std("draw").mean(("chain", "token", "program"))
+    held_out = float(spread.sel(context="context_3"))
+    assert held_out > float(spread.drop_sel(context="context_3").mean())
+
+
+def test_models_without_deviations_say_so() -> None:
+    data = cv.simulate(n_cells=40, n_genes=8, n_perturbations=2).data
+    with pytest.raises(ModelError, match="needs deviations of contexts"):
+        fitted(data, max_steps=4, validation=0).context_shifts()
