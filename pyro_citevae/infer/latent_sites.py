@@ -18,7 +18,7 @@ from pyro_citevae.infer.drawn_rows import drawn_rows, n_own_values
 from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.program import LatentDynamics
 
-__all__ = ["global_sites", "is_latent", "require_matching_sites"]
+__all__ = ["few_rows", "global_sites", "is_latent", "require_matching_sites"]
 
 
 def is_latent(site: Mapping[str, Any]) -> bool:
@@ -42,7 +42,7 @@ def require_matching_sites(model: LatentDynamics, guide: AmortizedGuide, batch: 
         ModelError: A site is drawn by one of the two only; the sentence names it and the way out.
     """
     batch = batch.to(model.device)
-    with drawn_rows(model, guide, _few_rows(model, guide, batch)):
+    with drawn_rows(model, guide, few_rows(model, guide, batch)):
         drawn, guided = _latent_sites(model, batch), _latent_sites(guide, batch)
     summed = {name for name, site in drawn.items() if site["infer"].get("enumerate")}
     model_name, guide_name = type(model).__name__, type(guide).__name__
@@ -72,8 +72,14 @@ def global_sites(model: LatentDynamics) -> dict[str, Tensor]:
     return {name: node["value"] for name, node in nodes.items() if is_latent(node)}
 
 
-def _few_rows(model: LatentDynamics, guide: AmortizedGuide, batch: Batch) -> RowsInUse | None:
-    """The rows of the cells' tokens, where tokens have rows of their own."""
+def few_rows(model: LatentDynamics, guide: AmortizedGuide, batch: Batch) -> RowsInUse | None:
+    """The rows of the cells' tokens, where tokens have rows of their own; None where all rows are drawn.
+
+    Args:
+        model: The generative program.
+        guide: Its guide.
+        batch: A few cells.
+    """
     if n_own_values(model, guide) is None:
         return None
     given = Doses.of(batch.u)

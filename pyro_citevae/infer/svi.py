@@ -28,6 +28,7 @@ from pyro_citevae.infer import minibatches
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.checkpoints import Checkpoints
 from pyro_citevae.infer.compiled_step import pays
+from pyro_citevae.infer.contexts_read import warn_if_contexts_are_unread
 from pyro_citevae.infer.convergence import Convergence, last_stretch
 from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.drawn_rows import has_large_tables
@@ -105,6 +106,10 @@ def fit(
             and the cells, and holds the posterior of the last good epoch as ``last_good``.
         ModelError: The guide does not draw the model's latent sites, or a hook returns no fit law.
 
+    Warns:
+        CiteVAEWarning: The bound was still rising at the end, or the data name contexts and no hook of the
+            model computes with ``mechanism.context``.
+
     Source: M. D. Hoffman et al., Stochastic Variational Inference (2013).
     """
     chosen, watching = settings_of(settings), Watching.of(logger, callbacks)
@@ -122,7 +127,9 @@ def fit(
     with torch.inference_mode(False):  # a copy that is made in inference mode could not be trained
         model, guide = copy.deepcopy((model, guide))
         _in_single_precision(model, guide, guide.model)
-    require_matching_sites(model, guide, data.batch(data.row_cell[data.row_step.argsort()[-1:]]))
+    latest = data.batch(data.row_cell[data.row_step.argsort()[-1:]])
+    require_matching_sites(model, guide, latest)
+    warn_if_contexts_are_unread(model, guide, latest)
     guide.attach(model)
     model.note(data)
     model.train()

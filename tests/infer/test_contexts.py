@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ import pyro_citevae as cv
 from pyro_citevae.errors import CiteVAEWarning, DataError, ModelError
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.infer.across_contexts import AcrossContexts
-from pyro_citevae.models import CiteVAE
+from pyro_citevae.models import CiteVAE, StaticShift, Switching
 
 NAMES = ("context_0", "context_1", "context_2", "context_3")
 
@@ -85,6 +88,35 @@ def test_gradients_reach_every_parameter_of_contexts(simulated: cv.Simulation) -
     for name in ("mu_z", "context_effect", "s_g_unconstrained"):
         gradient = dict(model.named_parameters())[name].grad
         assert gradient is not None and bool((gradient != 0).any()), name
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (CiteVAE, False),
+        (partial(CiteVAE, contexts=("baseline",)), False),
+        (partial(CiteVAE, contexts=()), True),
+        (Switching, False),
+        (StaticShift, True),
+    ],
+)
+def test_a_model_that_looks_at_no_context_is_told(
+    make: Callable[[cv.Schema], cv.LatentDynamics], told: bool, simulated: cv.Simulation
+) -> None:
+    data = simulated.data.thinned(40)
+    model = make(data.schema)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", CiteVAEWarning)
+        cv.fit(model, BackwardSmoother(model, hidden=4), data, max_epochs=1, progress=False)
+    assert told == any("looks at no context" in str(one.message) for one in seen)
+
+
+def test_nothing_is_told_of_contexts_where_there_are_none() -> None:
+    data = cv.simulate(n_cells=40, n_genes=8, n_perturbations=2).data
+    model = StaticShift(data.schema, n_programs=2, hidden=4)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "StaticShift looks at no context")
+        cv.fit(model, BackwardSmoother(model, hidden=4), data, max_epochs=1, progress=False)
 
 
 def test_the_laws_are_those_of_the_equations(simulated: cv.Simulation) -> None:
