@@ -89,10 +89,11 @@ class AmortizedGuide(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
         self.n_outputs = normal_size(model.n_programs, correlated)
         schema = model.schema
         self.globals = mechanism_posterior
+        n_known = schema.n_batches + len(schema.contexts)
         self.encoder = (
-            ImageEncoder(schema.image, schema.n_batches, hidden)
+            ImageEncoder(schema.image, n_known, hidden)
             if schema.image
-            else Perceptron(schema.n_genes + schema.n_batches + len(schema.contexts), hidden, self.correction)
+            else Perceptron(schema.n_genes + n_known, hidden, self.correction)
         )
         self.dose_code = DoseCode(schema.n_tokens)
         self.n_summary = hidden * schema.n_slots

@@ -77,7 +77,7 @@ def seen_of(error: Exception) -> str:
 
 
 def _made(pair: Pair) -> str:
-    return f"made for {pair.cases[0].data.schema.values}, in {len(pair.cases)} study designs"
+    return f"made for {pair.cases[0].data.schema.values}, in {len(pair.cases)} study designs, one of them with contexts"
 
 
 def _names(case: Case) -> str:
@@ -306,9 +306,10 @@ def _control(case: Case) -> str:
     schema, cells = case.data.schema, case.data.controls()
     labelled = Schedule.parse(schema.control, schema.control)
     made = case.posterior.predict([do(), do(schema.tokens[0]), labelled], cells=cells, draws=_DRAWS)
+    first, last = (~made.obs["source_cell"].duplicated(keep=which).to_numpy() for which in ("first", "last"))
     for layer in layer_names(made):
         values = np.asarray(made.layers[layer])
-        apart = float(np.abs(values[: cells.n_cells] - values[-cells.n_cells :]).max())
+        apart = float(np.abs(values[first] - values[last]).max())
         if not apart <= TOLERANCE * float(np.abs(values).max()):
             raise ConformanceError(
                 f"the {layer} of {type(case.model).__name__} under do() and under do('{schema.control}') are "
@@ -323,7 +324,7 @@ def _paired(case: Case) -> str:
     late = do(schema.tokens[0], at=at)
     programs = case.posterior.programs([do(), late], cells=case.data.controls(), draws=_DRAWS)
     until = programs.sel(time=programs.time <= at)
-    apart = float(abs(until[:, :, 0] - until[:, :, 1]).max())
+    apart = float(abs(until.isel(perturbation=0) - until.isel(perturbation=1)).max())
     if not apart <= TOLERANCE:
         raise ConformanceError(
             f"states of {type(case.model).__name__} under do() and {late} are {apart:.2g} apart up to "
@@ -370,7 +371,7 @@ def _each(trial: Callable[[Case], str]) -> Callable[[Pair], str]:
             try:
                 seen = trial(case)
             except Exception as error:
-                raise ConformanceError(f"{seen_of(error)} (in a {case.data.schema.design})") from error
+                raise ConformanceError(f"{seen_of(error)} (in a {case.name})") from error
         return seen
 
     return tried

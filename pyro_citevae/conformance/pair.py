@@ -45,6 +45,12 @@ class Case:
     model: LatentDynamics
     guide: AmortizedGuide
 
+    @property
+    def name(self) -> str:
+        """Its study design, and whether it has contexts."""
+        schema = self.data.schema
+        return schema.design + (f" of {schema.n_contexts} contexts" if schema.contexts else "")
+
     @cached_property
     def batch(self) -> Batch:
         """The whole screen, standing for twice as many cells."""
@@ -166,6 +172,7 @@ def of_cells(batch: Batch, index: Int[Tensor, " chosen"]) -> Batch:
         observed=batch.observed[:, index],
         library=batch.library[:, index],
         technical=batch.technical[index],
+        context=None if batch.context is None else batch.context[index],
         x=sparse(dense(batch)[:, index]),
     )
 
@@ -186,7 +193,8 @@ def sparse(values: Float[Tensor, "slot cell gene"]) -> Observations:
 def _screen(design: StudyDesign, values: Values, image: tuple[int, ...]) -> Trajectories:
     """Two dozen cells in two technical batches; a sequence lacks some of its times.
 
-    With an image, the six genes are the values of two pixels.
+    A time course has two contexts, and the others name none. With an image, the six genes are the values of
+    two pixels.
     """
     data = simulate(
         n_cells=24,
@@ -198,8 +206,9 @@ def _screen(design: StudyDesign, values: Values, image: tuple[int, ...]) -> Traj
         design=design,
         values=values,
     ).data
-    schema = replace(data.schema, batches=("one", "two"), image=image)
-    data = replace(data, schema=schema, technical=np.arange(data.n_cells) % 2)
+    place, contexts = np.arange(data.n_cells), ("left", "right") if design == "time course" else ()
+    schema = replace(data.schema, batches=("one", "two"), image=image, contexts=contexts)
+    data = replace(data, schema=schema, technical=place % 2, context=place // 2 % max(1, len(contexts)))
     return data.rows((data.row_cell % 3 > 0) | (data.row_step != 2) | (design != "sequences"))
 
 

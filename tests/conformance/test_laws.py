@@ -153,6 +153,20 @@ class TorchLaw(Correct):
         return torch.distributions.Normal(torch.zeros(self.n_programs), 1.0)
 
 
+class ContextsFromTheLeft(Correct):
+    """Right for one draw: under a plate of draws the first axis is theirs."""
+
+    def mechanism(self) -> cv.Mechanism:
+        shape = (self.schema.n_contexts, self.n_programs)
+        start = pyro.sample("start", dist.Normal(0.0, 1.0).expand(shape).to_event(2))
+        return super().mechanism().updated(start=start)
+
+    def initial(self, mechanism: Any) -> Any:
+        if mechanism.context is None:
+            return super().initial(mechanism)
+        return dist.Normal(mechanism.start[mechanism.context], 1.0).to_event(1)
+
+
 class MultipliesAskew(Correct):
     def transition(self, mechanism: Any, history: Any, u: Any) -> Any:
         return dist.Normal(history[-1] + u @ mechanism.a.mT, 0.5).to_event(1)
@@ -471,6 +485,7 @@ BROKEN_MODELS = [
     (DropsACell, "hooks", r"transition returned a law of batch shape \(23,\), expected \(cell,\) = \(24,\)"),
     (MechanismIsADict, "made", r"mechanism returned a builtins.dict, expected a Mechanism; end it with"),
     (MultipliesAskew, "hooks", r"transition failed at test_laws.py, line \d+: .*shapes"),
+    (ContextsFromTheLeft, "vectorised", r"initial returned .* batch .* \(in a time course of 2 contexts\)"),
     (DrawsInARegime, "sites", r"DrawsInARegime samples 'speed_1', and MeanField does not; draw it in"),
     (MarksToEnumerate, "sites", r"'k_1'.*set enumerated = True on MarksToEnumerate"),
     (SeesCounts, "counts", r"'x' \(SeesCounts.emission or observation\) .* 0, when the observed values"),
@@ -679,7 +694,7 @@ def test_a_model_is_not_blamed_for_what_its_guide_does_not_use() -> None:
 
 def test_a_model_that_refuses_counts_is_tried_on_real_values() -> None:
     (made,) = (row for row in cv.check_model(LinearGaussian, small).rows if row.law == "made")
-    assert made.seen == "made for real, in 3 study designs"
+    assert made.seen == "made for real, in 3 study designs, one of them with contexts"
 
 
 def test_a_check_leaves_random_state_and_parameters_alone() -> None:
