@@ -77,7 +77,8 @@ def seen_of(error: Exception) -> str:
 
 
 def _made(pair: Pair) -> str:
-    return f"made for {pair.cases[0].data.schema.values}, in {len(pair.cases)} study designs, one of them with contexts"
+    values = pair.cases[0].data.schema.values
+    return f"made for {values}, in {len(pair.cases)} study designs, one of them with contexts"
 
 
 def _names(case: Case) -> str:
