@@ -143,10 +143,10 @@ class LatentDynamics(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
     ===============  ========  ==============================================================================
 
     The axes that ``dims`` may name without ``coords`` are gene, token, program, source (a program that drives
-    another), lag, step (from 1 to the one after the last observation), context and feature. A site without ``dims`` is
-    exported with axes numbered ``NAME_dim_0``, ``NAME_dim_1``, ..., and what it says of a token without
-    training cells is what the guide says; of a site whose ``dims`` have ``token`` it is what a seen token
-    deviates by. Names of sites that the program or the export uses are refused
+    another), lag, step (from 1 to the one after the last observation), context and feature. A site without
+    ``dims`` is exported with axes numbered ``NAME_dim_0``, ``NAME_dim_1``, ..., and what it says of a token
+    without training cells is what the guide says; of a site whose ``dims`` have ``token`` it is what a seen
+    token deviates by. Names of sites that the program or the export uses are refused
     (:mod:`~pyro_citevae.sites`).
 
     Hooks receive doses and library sizes, never counts. Tensors are indexed from the right: a state is

@@ -24,7 +24,7 @@ from pyro_citevae.cli.options import (
 from pyro_citevae.cli.runs import candidates_in, controls_of, divided, loaded_run
 from pyro_citevae.cli.terminal import console, say
 from pyro_citevae.data import do
-from pyro_citevae.errors import RunError
+from pyro_citevae.errors import RunError, few
 from pyro_citevae.whole_files import aside, require_free
 
 __all__ = ["export", "predict", "rank_command"]
@@ -64,6 +64,10 @@ def predict(
     schedules = [posterior.schema.require(posterior.schema.schedule(text)) for text in do_]
     reading = {"new_batches": new_batches, "missing": "mask" if mask_missing else "refuse"}
     controls = controls_of(posterior, cells, data, **reading).thinned(most_cells)
+    if controls.schema.n_contexts > posterior.schema.n_contexts:
+        new = few(controls.schema.contexts[posterior.schema.n_contexts :])
+        posterior = posterior.adapt(controls)
+        say(f"Training had no context {new}: its start and baseline were fitted to these controls.")
     acting = [one for one in dict.fromkeys(schedules) if not one.is_control]
     with console.status(f"predicting {len(acting)} schedules ..."):
         options: dict[str, Any] = {"cells": controls, "draws": draws, "time": time, "seed": seed}
@@ -99,6 +103,7 @@ def rank_command(
     ] = "information",
     n_cells: Annotated[int, typer.Option("--cells", help="Cells to measure a candidate in.")] = 100,
     time: Annotated[str | None, typer.Option(help="Time to measure; the last one if not given.")] = None,
+    context: Annotated[str | None, typer.Option(help="Context to measure in, if there are several.")] = None,
     draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for the table and picture.")] = None,
     seed: Seed = 0,
@@ -114,7 +119,8 @@ def rank_command(
     named = [*(candidates_in(candidates) if candidates else []), *(do_ or [])]
     wanted = named if candidates or do_ else list(posterior.schema.tokens)
     with console.status("predicting the candidates ..."):
-        found = posterior.rank(wanted, by=by, n_cells=n_cells, time=time, draws=draws, seed=seed)
+        options: dict[str, Any] = {"time": time, "context": context, "draws": draws, "seed": seed}
+        found = posterior.rank(wanted, by=by, n_cells=n_cells, **options)
     say(found.report())
     if out is not None:
         with aside(out, overwrite=overwrite) as folder:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LAYOUTS", "PublishedLayout", "reason_of", "resolve"]
 
+_CONTEXTS = ("cell_line", "cell_type", "celltype")
+
 
 class PublishedLayout(ABC):
     """How files of one origin name their columns and write a combination.
@@ -143,7 +145,10 @@ class Gears(PublishedLayout):
 
     def columns(self, adata: AnnData) -> Columns:
         """Labels, control, gene names (the index holds identifiers), and the counts beside ``X``."""
-        return Columns(perturbation="condition", control=("ctrl",), genes="gene_name", layer=_counts(adata))
+        named: dict[str, Any] = {"genes": "gene_name", "layer": _counts(adata)}
+        return Columns(
+            perturbation="condition", control=("ctrl",), context=_context(adata, "condition", "ctrl"), **named
+        )
 
 
 @final
@@ -173,7 +178,9 @@ class ScPerturb(PublishedLayout):
         """Labels, control, and the library size over all genes."""
         library = "ncounts" if "ncounts" in adata.obs else None
         dose = "dose_value" if _has_doses(adata.obs, "perturbation", "dose_value") else None
-        return Columns(perturbation="perturbation", control=("control",), library=library, dose=dose)
+        named: dict[str, Any] = {"library": library, "dose": dose}
+        named["context"] = _context(adata, "perturbation", "control")
+        return Columns(perturbation="perturbation", control=("control",), **named)
 
     def _beside(self, obs: pd.DataFrame) -> Any:
         return _numbers(obs["nperts"]).fillna(0)
@@ -206,7 +213,8 @@ class VirtualCellChallenge(PublishedLayout):
     def columns(self, adata: AnnData) -> Columns:
         """Labels, control and batches."""
         batch = "batch" if "batch" in adata.obs else None
-        return Columns(perturbation="target_gene", control=("non-targeting",), batch=batch)
+        named: dict[str, Any] = {"batch": batch, "context": _context(adata, "target_gene", "non-targeting")}
+        return Columns(perturbation="target_gene", control=("non-targeting",), **named)
 
 
 @final
@@ -245,7 +253,9 @@ class Cpa(PublishedLayout):
         column = self._column(adata)
         dose = next((name for name in self.doses if name in adata.obs), None)
         control = (self._control(adata, column),)
-        return Columns(perturbation=column, control=control, dose=dose, layer=_counts(adata))
+        named: dict[str, Any] = {"dose": dose, "layer": _counts(adata)}
+        named["context"] = _context(adata, column, control[0])
+        return Columns(perturbation=column, control=control, **named)
 
     def _control(self, adata: AnnData, column: str) -> str:
         """The label of the cells marked as controls; a name that CPA's files use if none is marked."""
@@ -331,6 +341,16 @@ def _layout(adata: AnnData, given: Columns) -> PublishedLayout:
 
 def _counts(adata: AnnData) -> str | None:
     return "counts" if "counts" in adata.layers else None
+
+
+def _context(adata: AnnData, labels: str, control: str) -> str | None:
+    """The column of contexts, of those that layouts have: where cells differ, and each value has controls."""
+    for name in _CONTEXTS:
+        if name in adata.obs and labels in adata.obs and not missing(pd.Series(adata.obs[name])).any():
+            cells, named = pd.Series(adata.obs[name]), set(_distinct(adata.obs[name]))
+            if len(named) > 1 and named == set(_distinct(cells[texts(adata.obs[labels]) == control])):
+                return name
+    return None
 
 
 def _distinct(column: Any) -> list[str]:

@@ -66,7 +66,7 @@ def adapted(
     model, guide, own = _grown(posterior.model, posterior.guide, new)
     _fit(model, guide, own, new, seed, progress)
     names = schema.contexts[known:]
-    say(f"fitted what is the own of {', '.join(names)} to {new.n_cells:,} controls.", shown=progress)
+    say(f"start and baseline of {few(names)} are fitted to {new.n_cells:,} controls.", shown=progress)
     errors = posterior.discrepancy
     record = posterior.record | {
         "adapted": {name: int((new.context == known + i).sum()) for i, name in enumerate(names)}

@@ -66,8 +66,8 @@ class Predictive(Shown, ABC):
         """The same with the new contexts of the cells, and a sentence that says so."""
         new = controls.schema.contexts[self.schema.n_contexts :]
         warnings.warn(
-            f"context {few(new)} was not in training: what is its own is fitted to the {controls.n_cells:,} "
-            "controls; call posterior.adapt(controls) to do it once for many questions.",
+            f"training had no context {few(new)}: its start and baseline are fitted to the "
+            f"{controls.n_cells:,} controls; keep posterior.adapt(controls) to do it once.",
             CiteVAEWarning,
             stacklevel=4,
         )

@@ -373,3 +373,17 @@ def test_a_layout_without_a_file_to_read_is_refused(tmp_path: Path) -> None:
     result = benchmarked(tmp_path, "--layout", "scperturb")
     assert isinstance(result.exception, CiteVAEError)
     assert "--layout and --most-genes say how to read --data; name its file" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["gears", "scperturb", "cpa", "vcc"])
+def test_contexts_are_read_where_each_has_controls(name: str) -> None:
+    adata = {"gears": gears, "scperturb": scperturb, "cpa": cpa, "vcc": vcc}[name]()
+    column = LAYOUTS[name].columns(adata).perturbation
+    labels = adata.obs[column].astype(str)
+    control = set(LAYOUTS[name].columns(adata).control)
+    kinds = np.array(["K562", "RPE1"])[(np.arange(adata.n_obs) >= adata.n_obs // 2).astype(int)]
+    assert all(labels.isin(control).to_numpy()[kinds == kind].any() for kind in ("K562", "RPE1"))
+    adata.obs["cell_line"] = kinds
+    assert LAYOUTS[name].columns(adata).context == "cell_line"
+    adata.obs["cell_line"] = np.where(labels.isin(control), "K562", "RPE1")
+    assert LAYOUTS[name].columns(adata).context != "cell_line"

@@ -53,6 +53,7 @@ def test_it_has_every_part(page: Path) -> None:
         "May",
         "Training",
         "What",
+        "How",
         "What",
         "How",
         "Beside",
