@@ -78,7 +78,6 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "screen": simulated,
     "part of a screen": held_out,
     "simulation": lambda: cv.simulate(n_cells=20),
-    "summary": lambda: simulated().summary(),
     "schema": lambda: simulated().schema,
     "schema of hostile names": hostile_schema,
     "model of hostile names": lambda: cv.models.StaticShift(hostile_schema()),
@@ -145,8 +144,11 @@ def test_an_effect_without_draws_shows_its_values_as_xarray_does() -> None:
     assert "0.25" in repr(effect.mean(("chain", "draw")))
 
 
-def test_a_summary_is_printed_whole() -> None:
-    assert len(str(simulated().summary()).splitlines()) > 3
+def test_a_summary_is_shown_whole() -> None:
+    summary = simulated().summary()
+    assert repr(summary) == str(summary)
+    assert len(str(summary).splitlines()) > 3
+    assert Cells(summary._repr_html_()).well_formed
 
 
 def test_a_report_is_printed_whole() -> None:

@@ -204,6 +204,8 @@ class Summary(Shown):
             console.print(self)
         return captured.get().strip("\n")
 
+    __repr__ = __str__  # to be read whole is what it is for
+
 
 def _of_contexts(data: Trajectories) -> dict[str, dict[str, int]]:
     """Cells and controls of each context."""

@@ -45,13 +45,13 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def thinned(screen: Callable[[], Any]) -> Callable[[], Any]:
         def some() -> Any:
             whole = screen()
-            groups = whole.obs[[c for c in ("perturbation", "time", "batch") if c in whole.obs]]
+            groups = whole.obs[[c for c in ("perturbation", "time", "batch", "cell_type") if c in whole.obs]]
             place = groups.astype(str).agg("/".join, axis=1)
             return whole[place.groupby(place).cumcount().to_numpy() < 8].copy()
 
         return some
 
-    for name in ("renge", "papalexi", "norman_subset"):
+    for name in ("renge", "papalexi", "norman_subset", "kang"):
         monkeypatch.setattr(cv.datasets, name, thinned(getattr(cv.datasets, name)))
     monkeypatch.setattr(cv, "fit", short)
     monkeypatch.chdir(tmp_path)

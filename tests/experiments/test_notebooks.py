@@ -64,4 +64,4 @@ def test_what_it_showed_lies_beside_it(path: Path) -> None:
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{i}" for i in range(1, 8)]
+    assert [path.stem[:2] for path in NOTEBOOKS] == [f"0{i}" for i in range(1, 9)]
