@@ -28,6 +28,8 @@ _N_SIZES = 10  # of effects, on a logarithmic scale
 _MOST_ROWS = 5_000  # genes of perturbations that the weights are learnt from
 _STEPS = 200  # of expectation maximisation
 _LEAST_COUNT = 0.1  # at the common total, beside which ratios of counts are taken
+_MOST_LEFT_OUT = 40  # measured effects that are forecast from the other contexts
+_FACTOR_PRIOR = 0.1  # of what a forecast misses the common factor by; counts as one measured effect
 _OF_NOTHING = 10.0  # rows without any effect that the prior counts
 
 
@@ -49,7 +51,8 @@ class AcrossContexts:
         kappa_c = median_g log m'_cg / m_cg, by the weight (m / (1 + m))^2   y_c = log(1 + m' exp(-kappa)) - b
 
     A forecast brings the sum of the counts back to the total, so that its own composition follows from the
-    genes that it moves. No count falls below zero. Real values have no composition.
+    genes that it moves, and misses kappa by what it misses that of a measured context, left out, by. No count
+    falls below zero. Real values have no composition.
 
     d_cc' is how far the controls of two contexts lie apart, and a reach runs from 0 (each context for itself)
     to infinity (all alike). The weights w are learnt from all genes of all perturbations by expectation
@@ -69,6 +72,7 @@ class AcrossContexts:
         reach: Reach of each component.
         weight: Weight of each component.
         total: Common total of the counts; 0 for real values.
+        factor_sd: Standard deviation of what a forecast misses kappa by.
 
     Source: S. M. Urbut, G. Wang, P. Carbonetto, M. Stephens, Flexible Statistical Methods for Estimating and
     Testing Effects in Genomic Studies with Multiple Conditions (2019), whose covariances are here those that
@@ -96,6 +100,7 @@ class AcrossContexts:
     reach: Float[np.ndarray, " component"]
     weight: Float[np.ndarray, " component"]
     total: float = 0.0
+    factor_sd: float = 0.0
 
     @classmethod
     def learnt(
@@ -123,9 +128,11 @@ class AcrossContexts:
             total: Common total of the counts; 0 for real values.
             seed: Seed of the genes that are looked at, where there are many.
         """
+        factors = np.zeros(len(measured))
         if total:
-            pairs = zip(controls, measured, strict=True)
-            measured = np.stack([_without_composition(b, effect) for b, effect in pairs])
+            factors = np.array([_factor(b, effect) for b, effect in zip(controls, measured, strict=True)])
+            after = np.maximum(np.expm1(controls + measured), 0.0)
+            measured = np.log1p(after * np.exp(-factors[:, None])) - controls
         least = np.sqrt(np.median(variance)) / 4
         most = max(2 * np.abs(measured).max(initial=0.0), 4 * least)
         sizes = np.geomspace(least, most, _N_SIZES)
@@ -133,7 +140,9 @@ class AcrossContexts:
         reach = np.concatenate([[0.0], np.tile(_REACHES, _N_SIZES)])
         weight = np.full(len(size), 1 / len(size))
         found = cls(labels, times, contexts, measured, variance, distance, size, reach, weight, total)
-        return replace(found, weight=found._weights(np.random.default_rng(seed)))
+        rng = np.random.default_rng(seed)
+        found = replace(found, weight=found._weights(rng))
+        return found if not total else replace(found, factor_sd=found._missed(factors, controls, rng))
 
     def with_distance(self, distance: Float[np.ndarray, "context context"]) -> AcrossContexts:
         """The same with a further context.
@@ -167,6 +176,17 @@ class AcrossContexts:
         Returns:
             None where no other context measured it.
         """
+        found = self._shrunken(label, time, context)
+        if found is None or not self.total:
+            return found
+        mean = found[0] + _composition(controls, found[0], self.total)
+        slope = -np.expm1(-np.maximum(controls + mean, 0.0))  # of a profile, by the logarithm of counts
+        return mean, found[1] + (slope * self.factor_sd) ** 2
+
+    def _shrunken(
+        self, label: str, time: float, context: int
+    ) -> tuple[Float[np.ndarray, " gene"], Float[np.ndarray, " gene"]] | None:
+        """Mean and variance of an effect without composition."""
         rows = self.rows(label, time)
         rows = rows[self.contexts[rows] != context]
         if not len(rows):
@@ -184,8 +204,22 @@ class AcrossContexts:
         share = np.exp(log_weight - log_weight.max(1, keepdims=True))
         share /= share.sum(1, keepdims=True)
         middle = (share * mean).sum(1)
-        variance = (share * (np.maximum(var, 0.0) + mean**2)).sum(1) - middle**2
-        return _composed(controls, middle, self.total) if self.total else middle, variance
+        return middle, (share * (np.maximum(var, 0.0) + mean**2)).sum(1) - middle**2
+
+    def _missed(
+        self,
+        factors: Float[np.ndarray, " measured"],
+        controls: Float[np.ndarray, "measured gene"],
+        rng: np.random.Generator,
+    ) -> float:
+        """What forecasts of measured contexts, left out in turn, miss the common factor by."""
+        squares = [_FACTOR_PRIOR**2]
+        for i in rng.permutation(len(factors))[:_MOST_LEFT_OUT].tolist():
+            found = self._shrunken(self.labels[i], float(self.times[i]), int(self.contexts[i]))
+            if found is not None:
+                after = np.maximum(np.expm1(controls[i] + found[0]), 0.0).sum()
+                squares.append((factors[i] - np.log(self.total / max(after, _LEAST_COUNT))) ** 2)
+        return float(np.sqrt(np.mean(squares)))
 
     def _likeness(self, j: int) -> Float[np.ndarray, "context context"]:
         """R of a component."""
@@ -244,6 +278,7 @@ class AcrossContexts:
                 "component_reach": ("component", self.reach),
                 "component_weight": ("component", self.weight),
                 "common_total": self.total,
+                "factor_sd": self.factor_sd,
             },
             coords={
                 "measured_perturbation": ("measured_effect", np.array(self.labels, dtype=object).astype(str)),
@@ -261,25 +296,22 @@ class AcrossContexts:
         names = ("measured_time", "measured_context", "measured", "measured_variance", "control_distance")
         components = ("component_size", "component_reach", "component_weight")
         values: list[Any] = [found[name].to_numpy() for name in (*names, *components)]
-        values.append(float(found["common_total"]))
+        values += [float(found["common_total"]), float(found["factor_sd"])]
         return cls(tuple(map(str, found.measured_perturbation.to_numpy())), *values)
 
 
-def _without_composition(
-    controls: Float[np.ndarray, " gene"], effect: Float[np.ndarray, " gene"]
-) -> Float[np.ndarray, " gene"]:
-    """An effect without the factor that all genes share."""
+def _factor(controls: Float[np.ndarray, " gene"], effect: Float[np.ndarray, " gene"]) -> float:
+    """kappa, the logarithm of the factor that genes share."""
     before, after = np.maximum(np.expm1(controls), 0.0), np.maximum(np.expm1(controls + effect), 0.0)
     ratio = np.log(after + _LEAST_COUNT) - np.log(before + _LEAST_COUNT)
     order = np.argsort(ratio)
     weight = np.cumsum((before / (1 + before))[order] ** 2)
-    kappa = ratio[order][np.searchsorted(weight, weight[-1] / 2)] if weight[-1] > 0 else 0.0
-    return np.asarray(np.log1p(after * np.exp(-kappa)) - controls)
+    return float(ratio[order][np.searchsorted(weight, weight[-1] / 2)]) if weight[-1] > 0 else 0.0
 
 
-def _composed(
+def _composition(
     controls: Float[np.ndarray, " gene"], effect: Float[np.ndarray, " gene"], total: float
 ) -> Float[np.ndarray, " gene"]:
-    """An effect whose counts sum up to the total, and none of which falls below zero."""
+    """What an effect gains where its counts, none below zero, are brought to the total."""
     after = np.maximum(np.expm1(controls + effect), 0.0)
-    return np.asarray(np.log1p(after * (total / max(after.sum(), _LEAST_COUNT))) - controls)
+    return np.asarray(np.log1p(after * (total / max(after.sum(), _LEAST_COUNT))) - controls - effect)
