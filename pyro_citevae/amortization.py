@@ -17,7 +17,8 @@ from torch.nn.functional import softplus
 from pyro_citevae import sites
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.observations import Observations
-from pyro_citevae.errors import ModelError
+from pyro_citevae.errors import CiteVAEError, HookError, ModelError
+from pyro_citevae.hooks import failed
 from pyro_citevae.nn.apart import apart
 from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.nn.networks import DoseCode, ImageEncoder, Perceptron, joined
@@ -153,7 +154,21 @@ class AmortizedGuide(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
             s = summary.new_zeros(batch.n_cells, 0)
             if self.model.n_invariant:
                 s = pyro.sample(sites.INVARIANT, self.invariant(summary))
+            self._draw_states(batch, summary, s, drawn)
+
+    def _draw_states(self, batch: Batch, summary: Tensor, s: Tensor, drawn: dict[str, Tensor]) -> None:
+        """Draws the states; a failure inside is told by its line, its cause kept."""
+        try:
             self.states(batch, summary, s, drawn)
+        except CiteVAEError:
+            raise
+        except Exception as error:
+            raise failed(
+                f"{type(self).__name__}.states",
+                error,
+                "keep the axes of what it is given, and join tensors by pyro_citevae.nn.networks.joined: "
+                "states of many draws have two axes more than counts",
+            ) from error
 
     def mechanism(self) -> dict[str, Tensor]:
         """Draws every global site: as learnt, and by the model's own law what no cell of the screen meets."""
@@ -216,7 +231,23 @@ class AmortizedGuide(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
         return joined(*means)
 
     def state(self, t: int, law: Distribution, batch: Batch) -> Float[Tensor, "... cell program"]:
-        """Draws z_t, which counts only up to a cell's last observation, as in the model."""
+        """Draws z_t, which counts only up to a cell's last observation, as in the model.
+
+        Args:
+            t: The step.
+            law: The law of z_t, with event shape (program,).
+            batch: The cells.
+
+        Raises:
+            HookError: The law has another event shape.
+        """
+        event, expected = tuple(law.event_shape), (self.model.n_programs,)
+        if event != expected:
+            name = f"{type(self).__name__} draws '{sites.state(t)}'"
+            raise HookError(
+                f"{name} with event shape {event}, expected {expected}",
+                "end its law with .to_event(1), and let the program be its parameters' last axis",
+            )
         with poutine.mask(mask=cast(torch.BoolTensor, batch.reached(t))):
             value: Tensor = pyro.sample(sites.state(t), law)
         return value

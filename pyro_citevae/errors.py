@@ -12,6 +12,7 @@ __all__ = [
     "FitError",
     "HookError",
     "ModelError",
+    "OutOfRangeError",
     "RunError",
     "ScheduleError",
 ]
@@ -47,6 +48,10 @@ class HookError(ModelError):
     def __reduce__(self) -> tuple[Any, ...]:
         """What a copy is made of; an error's own way is its sentence alone."""
         return type(self), (self.said, self.mend), vars(self)
+
+
+class OutOfRangeError(HookError):
+    """A hook gives a law a parameter out of its range, such as a scale below zero, or not a number."""
 
 
 class ConformanceError(ModelError):

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, final
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from pyro_citevae.errors import CiteVAEError, HookError, reason
+from pyro_citevae.errors import CiteVAEError, HookError, OutOfRangeError, reason
 
 if TYPE_CHECKING:
     from pyro_citevae.program import LatentDynamics
 
-__all__ = ["Distribution", "Hooks", "Mechanism", "plate_refused"]
+__all__ = ["Distribution", "Hooks", "Mechanism", "axes_refused", "failed", "plate_refused"]
 
 
 class Mechanism(SimpleNamespace):
@@ -89,22 +89,15 @@ class Hooks:
         return self._law("emission", "gene", self.model.schema.n_genes, mechanism, z, s, library)
 
     def _ask(self, hook: str, *given: Any) -> Any:
-        """What a hook returns; a failure inside is told by the hook's name and line, its cause kept.
-
-        A value out of a law's range is left to the caller: training tells it apart as divergence.
-        """
+        """What a hook returns; a failure inside is told by the hook's name and line, its cause kept."""
         method = getattr(self.model, hook)
         try:
             return method(*given)
+        except CiteVAEError:
+            raise
         except Exception as error:
-            if isinstance(error, CiteVAEError) or _is_out_of_range(error):
-                raise
-            why = reason(error).rstrip(".")
             handed = _shapes(dict(zip(inspect.signature(method).parameters, given, strict=False)))
-            raise HookError(
-                f"{self._name(hook)} failed{_place(error)}: {why}{handed and f'; it was given {handed}'}",
-                _advice(hook, error),
-            ) from error
+            raise failed(self._name(hook), error, _advice(hook, error), handed) from error
 
     def _mechanism(self, hook: str, *given: Any) -> Mechanism:
         found = self._ask(hook, *given)
@@ -148,11 +141,39 @@ class Hooks:
         return f"{type(self.model).__name__}.{hook}"
 
 
+def failed(where: str, error: Exception, mend: str, handed: str = "") -> HookError:
+    """The error of what a user wrote, by its name and line.
+
+    Args:
+        where: What failed, such as ``"Mine.transition"``.
+        error: How; training tells a value out of a law's range apart as divergence.
+        mend: What to do, unless a value is out of range.
+        handed: What it was given, in words.
+    """
+    told = (
+        f"{where} failed{_place(error)}: {reason(error).rstrip('.:')}{handed and f'; it was given {handed}'}"
+    )
+    if _is_out_of_range(error):
+        return OutOfRangeError(
+            told,
+            "make scales by cv.program.positive or softplus, and keep log, sqrt and division away from 0",
+        )
+    return HookError(told, mend)
+
+
 def plate_refused(model: str, plate: str) -> HookError:
     """The error of a model's class whose ``mechanism`` opens a plate."""
     return HookError(
         f"{model}.mechanism opens the plate '{plate}'",
         "let each global site have event axes instead, as in dist.Normal(0.0, 1.0).expand([8]).to_event(1)",
+    )
+
+
+def axes_refused(model: str, site: str, batch: tuple[int, ...], event_dim: int) -> HookError:
+    """The error of a model's class whose global site has axes that are no event."""
+    return HookError(
+        f"{model}.mechanism samples '{site}' with batch shape {batch}, expected event axes alone",
+        f"end its law with .to_event({len(batch) + event_dim})",
     )
 
 
@@ -179,6 +200,8 @@ def _place(error: BaseException) -> str:
 
 def _advice(hook: str, error: Exception) -> str:
     """What to do about an error inside a hook."""
+    if "Multiple sample sites" in str(error):
+        return "sample global sites in mechanism(), once each, and leave states and plates to the library"
     if isinstance(error, IndexError | ValueError) and hook == "transition":
         return "history holds the last min(t, n_lags) states, z_0 alone at step 1; ask for no more of them"
     if isinstance(error, IndexError):

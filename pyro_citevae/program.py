@@ -27,7 +27,7 @@ from pyro_citevae.data.observations import SparseObservations
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import ModelError
-from pyro_citevae.hooks import Distribution, Hooks, Mechanism, plate_refused
+from pyro_citevae.hooks import Distribution, Hooks, Mechanism, axes_refused, plate_refused
 from pyro_citevae.nn.default_dtype import default_dtype
 from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.nn.sparse_counts import SparseCounts
@@ -49,6 +49,9 @@ __all__ = [
     "positive",
     "share",
 ]
+
+
+_OF_DRAWS = 3  # axes of a plate of draws: (draw, 1, 1)
 
 
 class Recorded(type(PyroModule), ABCMeta):  # type: ignore[misc]
@@ -446,11 +449,13 @@ class _Aligned(Messenger):
         if site_is_subsample(cast(Any, message)):
             raise plate_refused(self.model, message["name"])
         sites.require_exportable(message["name"], self.model)
+        if 0 < len(axes := tuple(message["fn"].batch_shape)) < _OF_DRAWS:
+            raise axes_refused(self.model, message["name"], axes, message["fn"].event_dim)
 
     def _pyro_post_sample(self, message: dict[str, Any]) -> None:
         value, event_dim = message["value"], message["fn"].event_dim
         batch = value.shape[: value.dim() - event_dim]
-        if len(batch) < 3:
+        if len(batch) < _OF_DRAWS:
             return
         event = value.shape[value.dim() - event_dim :]
         ones = {0: (1, 1, 1), 1: (1, 1)}.get(event_dim, (1,))

@@ -394,6 +394,7 @@ LAWS: tuple[Law, ...] = (
         _each(_names),
         needs=("made",),
         of_guides=False,
+        of_hooks=True,
     ),
     Law(
         "hooks",
@@ -408,6 +409,7 @@ LAWS: tuple[Law, ...] = (
         "The model and its guide draw the same latent sites.",
         "sample global sites in mechanism(), and draw every other one in the guide's states()",
         _each(_sites),
+        of_hooks=True,
     ),
     Law(
         "plates",
@@ -464,6 +466,7 @@ LAWS: tuple[Law, ...] = (
         "index tensors from the right (u @ a, not a[0]), and sum over named axes, never over all",
         _each(_vectorised),
         needs=("sites",),
+        of_hooks=True,
     ),
     Law(
         "permutation",

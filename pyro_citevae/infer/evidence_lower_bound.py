@@ -20,7 +20,7 @@ from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.doses import Doses
 from pyro_citevae.data.loading import Places
 from pyro_citevae.data.resident_screen import ResidentScreen
-from pyro_citevae.errors import DivergenceError, reason
+from pyro_citevae.errors import DivergenceError, OutOfRangeError, reason
 from pyro_citevae.infer.captured_step import CapturedStep, reads
 from pyro_citevae.infer.checkpoints import Checkpoints
 from pyro_citevae.infer.convergence import Convergence
@@ -187,7 +187,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         state = torch.get_rng_state()
         try:
             loss: Tensor = self.negative_bound(batch) / self.n_cells
-        except ValueError as error:  # with validation on, Pyro refuses parameters out of their range
+        except (ValueError, OutOfRangeError) as error:  # which Pyro's validation finds
             if self.global_step == 0:
                 raise
             raise self._diverged("bound became not computable", batch, state) from error

@@ -167,6 +167,23 @@ class ContextsFromTheLeft(Correct):
         return dist.Normal(mechanism.start[mechanism.context], 1.0).to_event(1)
 
 
+class ForgetsToEventASite(Correct):
+    def mechanism(self) -> cv.Mechanism:
+        shape = (self.schema.n_tokens, self.n_programs)
+        return cv.Mechanism(a=pyro.sample("a", dist.Normal(0.0, 1.0).expand(shape)))
+
+
+class ScaleBelowZero(Correct):
+    def transition(self, mechanism: Any, history: Any, u: Any) -> Any:
+        return dist.Normal(history[-1] + u @ mechanism.a, torch.tensor(-1.0)).to_event(1)
+
+
+class SamplesInItsTransition(Correct):
+    def transition(self, mechanism: Any, history: Any, u: Any) -> Any:
+        pyro.sample("jump", dist.Normal(0.0, 1.0))
+        return super().transition(mechanism, history, u)
+
+
 class MultipliesAskew(Correct):
     def transition(self, mechanism: Any, history: Any, u: Any) -> Any:
         return dist.Normal(history[-1] + u @ mechanism.a.mT, 0.5).to_event(1)
@@ -485,6 +502,9 @@ BROKEN_MODELS = [
     (DropsACell, "hooks", r"transition returned a law of batch shape \(23,\), expected \(cell,\) = \(24,\)"),
     (MechanismIsADict, "made", r"mechanism returned a builtins.dict, expected a Mechanism; end it with"),
     (MultipliesAskew, "hooks", r"transition failed at test_laws.py, line \d+: .*shapes"),
+    (ForgetsToEventASite, "names", r"samples 'a' with batch shape \(3, 2\).*its law with .to_event\(2\)"),
+    (ScaleBelowZero, "hooks", r"transition failed at test_laws.py, line \d+: .*make scales by"),
+    (SamplesInItsTransition, "hooks", r"transition failed at .*'jump'.*sample global sites in mechanism"),
     (ContextsFromTheLeft, "vectorised", r"initial returned .* batch .* \(in a time course of 2 contexts\)"),
     (DrawsInARegime, "sites", r"DrawsInARegime samples 'speed_1', and MeanField does not; draw it in"),
     (MarksToEnumerate, "sites", r"'k_1'.*set enumerated = True on MarksToEnumerate"),
@@ -592,6 +612,17 @@ class MeanOfTheMinibatch(MeanField):
         return summary - summary.mean(0)
 
 
+class ForgetsToEventAState(MeanField):
+    def state(self, t: int, law: Any, batch: Batch) -> torch.Tensor:
+        return super().state(t, law.base_dist, batch)
+
+
+class JoinsByConcatenation(MeanField):
+    def states(self, batch: Batch, summary: Any, s: Any, drawn: Any) -> None:
+        torch.cat([summary, drawn["a"][..., 0, :].expand(*drawn["a"].shape[:-2], batch.n_cells, 2)], -1)
+        super().states(batch, summary, s, drawn)
+
+
 class SpareHead(MeanField):
     def __init__(self, model: cv.LatentDynamics, *, hidden: int = 4) -> None:
         super().__init__(model, hidden=hidden)
@@ -615,6 +646,8 @@ BROKEN_GUIDES = [
     (DrawsTooMuch, "sites", r"DrawsTooMuch samples 'more', and Correct does not; leave it out of"),
     (ForgetsTheLastStep, "sites", r"Correct samples 'z_3', and ForgetsTheLastStep does not; draw it in"),
     (OneNumber, "sites", r"OneNumber draws 'z_0' with event shape \(1,\), expected \(2,\)"),
+    (ForgetsToEventAState, "sites", r"draws 'z_0' with event shape \(\), .*; end its law with .to_event"),
+    (JoinsByConcatenation, "vectorised", r"states failed at test_laws.py, line \d+: .*; .*networks.joined"),
     (WithoutAPlate, "plates", r"draws 'z_0' in no plate, expected the plate 'cell' of 24.*; open pyro.plate"),
     (GlobalsInThePlate, "plates", r"draws 'a' in the plate 'cell' of 24, expected no plate"),
     (OwnPlate, "weights", r"OwnPlate scales 'z_0' by 1.0, expected 2.0 as in Correct.*batch.size"),
@@ -622,7 +655,7 @@ BROKEN_GUIDES = [
     (HalfTheWeight, "weights", r"HalfTheWeight scales 'z_0' by 1.0, expected 2.0 as in Correct"),
     (EncodesTheUnseen, "masked", r"the bound is .*, when values that nobody observed change.*set to zero"),
     (SpareHead, "gradients", r"does not depend on SpareHead.spare.bias, SpareHead.spare.weight; drop the"),
-    (DividesByCounts, "empty", r"ValueError: .*, with a gene and a cell without counts .*divide by nothing"),
+    (DividesByCounts, "empty", r"states failed at .*, with a gene and a cell without counts"),
     (MeanOfTheMinibatch, "minibatch", r"\(in MeanOfTheMinibatch\) moves by"),
     (AveragesStates, "vectorised", r"'z_1' \(in AveragesStates\) moves by"),
 ]
