@@ -46,8 +46,11 @@ def module_of(file: Path) -> ModuleType:
         exec(compile(content, str(file), "exec"), vars(module))
     except (Exception, SystemExit) as error:
         del sys.modules[name]
+        mend = "mend the file"
+        if isinstance(error, ModuleNotFoundError):  # the file's folder is no place that Python looks in
+            mend = "install what it imports, put it into the same file, or name its folder in PYTHONPATH"
         raise ModelError(
-            f"'{file}' cannot be read: {kind_and_reason(error, _line(error, file))}; mend the file."
+            f"'{file}' cannot be read: {kind_and_reason(error, _line(error, file))}; {mend}."
         ) from error
     return module
 

@@ -24,7 +24,18 @@ class Mechanism(SimpleNamespace):
     """Values of the global sites, named by their symbols: ``Mechanism(W=W, a=a)``.
 
     Attributes:
-        context: Index of each cell's context; None where cells are of no context in particular.
+        context: Position of each cell's context in ``schema.contexts``, of shape (cell,), where the data name
+            contexts; None where cells are of no context in particular. The program sets it after
+            ``mechanism()``, and :meth:`updated` keeps it.
+
+    Example:
+        >>> import torch
+        >>> mechanism = Mechanism(m=torch.tensor([[0.0, 1.0], [2.0, 3.0]]))  # (context, program)
+        >>> mechanism.context is None
+        True
+        >>> of_cells = mechanism.updated(context=torch.tensor([1, 1, 0]))
+        >>> of_cells.m[..., of_cells.context, :].tolist()
+        [[2.0, 3.0], [2.0, 3.0], [0.0, 1.0]]
     """
 
     context: Tensor | None = None
@@ -200,6 +211,8 @@ def _place(error: BaseException) -> str:
 
 def _advice(hook: str, error: Exception) -> str:
     """What to do about an error inside a hook."""
+    if "already in the trace" in str(error):
+        return "call parameters of the model otherwise than its sites"
     if "Multiple sample sites" in str(error):
         return "sample global sites in mechanism(), once each, and leave states and plates to the library"
     if isinstance(error, IndexError | ValueError) and hook == "transition":

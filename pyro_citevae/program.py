@@ -155,7 +155,9 @@ class LatentDynamics(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
     Hooks receive doses and library sizes, never counts. Tensors are indexed from the right: a state is
     ``(..., cell, program)``, a dose ``(cell, token)``, and a global value broadcasts against them (a vector
     as ``(..., gene)``, a matrix as ``(..., token, program)`` for ``u @ a``), so that every program runs on
-    many draws at once. Where the data name contexts, ``mechanism.context`` is the index of each cell's own.
+    many draws at once. Where the data name contexts, ``mechanism.context`` is the position of each cell's own
+    in ``schema.contexts``, of shape (cell,), for every hook but ``mechanism`` and ``invariant``: rows of a
+    (context, program) value are ``value[..., mechanism.context, :]``. Else it is None.
     Steps after a cell's last observation are masked: they integrate to one. In step t
     ``history`` holds the last ``min(t, n_lags)`` states: at step 1 that is z_0 alone.
 

@@ -184,6 +184,15 @@ class SamplesInItsTransition(Correct):
         return super().transition(mechanism, history, u)
 
 
+class CallsAParameterAsASite(Correct):
+    def __init__(self, schema: cv.Schema) -> None:
+        super().__init__(schema)
+        self.a = nn.Parameter(torch.zeros(2))
+
+    def initial(self, mechanism: Any) -> Any:
+        return dist.Normal(self.a, 1.0).to_event(1)
+
+
 class MultipliesAskew(Correct):
     def transition(self, mechanism: Any, history: Any, u: Any) -> Any:
         return dist.Normal(history[-1] + u @ mechanism.a.mT, 0.5).to_event(1)
@@ -505,6 +514,7 @@ BROKEN_MODELS = [
     (ForgetsToEventASite, "names", r"samples 'a' with batch shape \(3, 2\).*its law with .to_event\(2\)"),
     (ScaleBelowZero, "hooks", r"transition failed at test_laws.py, line \d+: .*make scales by"),
     (SamplesInItsTransition, "hooks", r"transition failed at .*'jump'.*sample global sites in mechanism"),
+    (CallsAParameterAsASite, "hooks", r"initial failed at .*: a is already.*call parameters .* otherwise"),
     (ContextsFromTheLeft, "vectorised", r"initial returned .* batch .* \(in a time course of 2 contexts\)"),
     (DrawsInARegime, "sites", r"DrawsInARegime samples 'speed_1', and MeanField does not; draw it in"),
     (MarksToEnumerate, "sites", r"'k_1'.*set enumerated = True on MarksToEnumerate"),
