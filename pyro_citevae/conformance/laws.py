@@ -382,7 +382,8 @@ LAWS: tuple[Law, ...] = (
     Law(
         "made",
         "A schema makes the model, and the model makes the guide.",
-        "give every further argument a default, or pass a function that makes it",
+        "write every hook, begin with super().__init__(schema), and give every further argument a default, "
+        "or pass a function that makes it",
         _made,
         needs=(),
         of_hooks=True,

@@ -416,6 +416,13 @@ def _require_made(**given: Any) -> None:
                 f"fit({argument}={value.__name__}) is a class; make it first, as in "
                 f"{value.__name__}({'model' if argument == 'guide' else 'data.schema'})."
             )
+    model, guide = given["model"], given["guide"]
+    for size in ("n_programs", "n_invariant"):
+        if (has := getattr(model, size)) != (of_guide := getattr(guide.model, size)):
+            raise FitError(
+                f"fit(guide=...) was made for a model of {size}={of_guide}, and this one has {has}; make it "
+                f"by {type(guide).__name__}(model)."
+            )
 
 
 def _initialise(module: nn.Module) -> None:

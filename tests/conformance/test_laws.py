@@ -26,7 +26,7 @@ from pyro_citevae import registry
 from pyro_citevae.cli import app, main
 from pyro_citevae.conformance import LAWS, Report
 from pyro_citevae.data import Batch
-from pyro_citevae.errors import ConformanceError, ModelError
+from pyro_citevae.errors import ConformanceError, FitError, ModelError
 from pyro_citevae.guides import MeanField
 from pyro_citevae.models import LinearGaussian
 from pyro_citevae.program import Rollout
@@ -191,6 +191,11 @@ class CallsAParameterAsASite(Correct):
 
     def initial(self, mechanism: Any) -> Any:
         return dist.Normal(self.a, 1.0).to_event(1)
+
+
+class SkipsItsParent(Correct):
+    def __init__(self, schema: cv.Schema) -> None:
+        self.loading = nn.Linear(2, schema.n_genes)
 
 
 class MultipliesAskew(Correct):
@@ -501,8 +506,9 @@ BROKEN_MODELS = [
     (NamesAnAxisOfNoSite, "dims", r"coords names 'effect', an axis that no site has by dims"),
     (NamesTheGenesAnew, "dims", r"coords names the axis 'gene', which the schema or the export names"),
     (LooksTwoStepsBack, "hooks", r"transition failed at .*: list index out of range.*z_0 alone at step 1"),
-    (NeedsAWidth, "made", r"TypeError.*'width'; give every further argument a default"),
-    (WithoutEmission, "made", r"abstract.*WithoutEmission.*emission"),
+    (NeedsAWidth, "made", r"TypeError.*'width'; .*give every further argument a default"),
+    (WithoutEmission, "made", r"abstract.*WithoutEmission.*emission; write every hook"),
+    (SkipsItsParent, "made", r"before Module.__init__\(\) call; .*begin with super\(\).__init__\(schema\)"),
     (
         ForgetsToEvent,
         "hooks",
@@ -805,6 +811,13 @@ def test_the_cause_of_a_failing_hook_is_kept() -> None:
     with pytest.raises(ModelError) as caught:
         model(screen().batch())
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_a_guide_of_another_size_is_refused() -> None:
+    data = screen()
+    guide = MeanField(Correct(data.schema, n_programs=3), hidden=4)
+    with pytest.raises(FitError, match=r"n_programs=3, and this one has 2; make it by MeanField\(model\)"):
+        cv.fit(Correct(data.schema), guide, data, max_epochs=1, progress=False)
 
 
 BAD_SITES = [
