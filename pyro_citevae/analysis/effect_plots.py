@@ -11,6 +11,7 @@ from pyro_citevae.analysis.figure_style import COLOURS, INTERVAL, bare, legend, 
 from pyro_citevae.analysis.scoring.measurement import Measurement
 from pyro_citevae.analysis.scoring.scores import pearson
 from pyro_citevae.arguments import Names, Number
+from pyro_citevae.errors import DataError, few
 from pyro_citevae.infer.effect import Effect
 from pyro_citevae.infer.volcano import effect_label
 from pyro_citevae.picture import Drawn, Given, drawn_on
@@ -35,7 +36,8 @@ def effects(
         The figure, or ``ax`` if it was given.
 
     Raises:
-        DataError: The axes are not as many as the measurements, or an effect was not predicted.
+        DataError: The axes are not as many as the measurements, an effect was not predicted, or the effects
+            are of several contexts.
 
     Example:
         >>> from pyro_citevae.data import Schema, do
@@ -46,6 +48,7 @@ def effects(
         >>> effects(predicted, [measured]).axes[0].get_xlabel()
         'measured log fold change (natural log)'
     """
+    predicted = _of_one_context(predicted)
     columns = min(3, max(1, len(measurements)))
     rows = -(-len(measurements) // columns)
     labels = ", ".join(one.perturbation for one in measurements)
@@ -79,6 +82,23 @@ def effects(
         first = np.argsort(-np.abs(where[:, 0]), kind="stable")[:most_named]
         place_names(axis, where[first], [str(gene) for gene in named[first]], where)
     return made
+
+
+def _of_one_context(predicted: Effect) -> Effect:
+    """Effects without the dim context, which measurements have not.
+
+    Raises:
+        DataError: There are several contexts.
+    """
+    if "context" not in predicted.dims:
+        return predicted
+    contexts = [str(one) for one in predicted["context"].to_numpy()]
+    if len(contexts) > 1:
+        raise DataError(
+            f"plots.effects(predicted, ...) has the contexts {few(contexts)}, and shows one; choose it "
+            f"first, as in effect.sel(context={contexts[0]!r})."
+        )
+    return predicted.isel(context=0)
 
 
 def volcano(

@@ -14,7 +14,7 @@ from pyro_citevae.arguments import Names, Number, number
 from pyro_citevae.data import pseudobulk
 from pyro_citevae.data.shared_genes import on_panel, shared_panel
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import DataError, few
 
 __all__ = ["Measurement", "measure", "measured_effects", "reproducible", "require_unseen"]
 
@@ -55,7 +55,7 @@ def measure(
     controls: Trajectories | None = None,
     genes: Names | None = None,
 ) -> Measurement:
-    r"""Measures one effect against the controls of the same time.
+    r"""Measures one effect against the controls of the same time, and of the same contexts.
 
     ``delta = b_group - b_reference`` with ``b = log(1 + total * sum_n x_ng / sum_ng x_ng)``. With ``genes``,
     the group and its reference are both summed up over these genes alone, and scaled to what these hold of
@@ -66,14 +66,15 @@ def measure(
         data: The perturbed cells.
         perturbation: Their label, members in any order.
         time: Their time.
-        controls: Where the controls are; None for ``data`` itself.
+        controls: Where the controls are, those of other contexts left out; None for ``data`` itself.
         genes: Genes that both have; None for all of the schema.
 
     Returns:
         The measurement, on these genes in the order of the schema.
 
     Raises:
-        DataError: There are no such cells, no controls at that time, or no counts of the genes in controls.
+        DataError: There are no such cells, no controls at that time and in their contexts, or no counts of
+            the genes in controls.
 
     Example:
         >>> from pyro_citevae import simulate
@@ -86,16 +87,16 @@ def measure(
         panel = shared_panel(source, genes)
         data, source = on_panel(data, panel), on_panel(source, panel)
     group = data.select(perturbation, time)
-    reference = source.select(data.schema.control, time)
+    reference = _of_their_contexts(source.select(data.schema.control, time), group)
     schedule = data.schema.schedule(perturbation)
     label = schedule.label(data.schema.control)
     if group.n_cells == 0:
         raise DataError(f"no cells of '{label}' at {time:g} to measure; name a label and a time of the data.")
     if reference.n_cells == 0:
         raise DataError(
-            f"no cells of '{data.schema.control}' at {time:g} to measure '{label}' against; hand in some "
-            "with "
-            "controls=, or compare perturbations with each other, as in effect(do('A'), versus=do('B'))."
+            f"no cells of '{data.schema.control}' at {time:g}{_said(group)} to measure '{label}' against; "
+            "hand in some with controls=, or compare perturbations with each other, as in effect(do('A'), "
+            "versus=do('B'))."
         )
     own = list(schedule.tokens)
     keep = ~np.isin(np.array(data.schema.genes), own)
@@ -104,6 +105,25 @@ def measure(
     variance = pseudobulk.jackknife_variance(group) + pseudobulk.jackknife_variance(reference)
     halves = pseudobulk.split_half(group, reference, keep)
     return Measurement(label, time, pseudobulk.effect(group, reference), variance, keep, halves)
+
+
+def _of_their_contexts(controls: Trajectories, group: Trajectories) -> Trajectories:
+    """The controls of those contexts that a group has, by name; all of them where the data name none."""
+    if not (controls.schema.contexts and group.schema.contexts):
+        return controls
+    known = np.array(controls.schema.contexts)[controls.context[controls.row_cell]]
+    return controls.rows(np.isin(known, _contexts(group)))
+
+
+def _contexts(group: Trajectories) -> list[str]:
+    """Names of the contexts that cells of a group are in."""
+    return [group.schema.contexts[one] for one in np.unique(group.context)] if group.schema.contexts else []
+
+
+def _said(group: Trajectories) -> str:
+    """In which contexts a group is, for a sentence."""
+    contexts = _contexts(group)
+    return f" in {few(contexts)}" if contexts else ""
 
 
 def measured_effects(measurements: Sequence[Measurement], genes: Sequence[str] | None = None) -> xr.Dataset:
