@@ -66,7 +66,7 @@ def ranking(found: Ranking, *, most: int = 20, ax: Given = None) -> Drawn:
     bare(left, "", named.get(found.by, spread))
     legend(made, left, "outside lower center", ncols=3)
     bare(right, "", expected.replace("expected ", "expected\n"))
-    right.set_ylabel(spread.replace(" (", "\n("))
+    right.set_ylabel(spread.replace("of the ", "of the\n").replace(" (", "\n("))
     right.margins(0.15)
     candidates = [shortened(one, 20) for one in table["candidate"][:_NAMED]]
     place_names(right, where[:_NAMED], candidates, where)

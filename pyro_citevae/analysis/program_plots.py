@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from pyro_citevae.analysis.figure_style import COLOURS, INTERVAL, bare, legend, shortened, stroke, with_unit
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import DataError, few
 from pyro_citevae.infer.program_genes import sign_probability
 from pyro_citevae.picture import Drawn, Given, drawn_on
 
@@ -48,7 +48,8 @@ def trajectories(
         The figure, or ``ax`` if it was given.
 
     Raises:
-        DataError: The axes are not as many as the programs that are shown.
+        DataError: The axes are not as many as the programs that are shown, or the control is not among the
+            schedules.
 
     Example:
         >>> walk = xr.DataArray(
@@ -60,7 +61,7 @@ def trajectories(
         >>> picture.axes[0].get_title(), picture.axes[0].get_xlabel()
         ('program 0: TP53, MDM2', 'time (days)')
     """
-    shift = programs - programs.sel(perturbation=control)
+    shift = programs - _control(programs, control)
     strength = xr.DataArray(abs(shift.mean(_DRAWN))).max(("perturbation", "time")).to_numpy()
     chosen = shift.isel(program=np.argsort(-strength, kind="stable")[:most])
     labels = [name for name in programs.perturbation.to_numpy() if name != control]
@@ -87,6 +88,21 @@ def trajectories(
     axes[0].set_ylabel(_SHIFT.replace(" (", "\n("))
     legend(made, axes[0])
     return made
+
+
+def _control(programs: xr.DataArray, control: str) -> xr.DataArray:
+    """Draws of the control schedule.
+
+    Raises:
+        DataError: It is not among the schedules.
+    """
+    labels = [str(one) for one in programs.perturbation.to_numpy()]
+    if control not in labels:
+        raise DataError(
+            f"control={control!r} is not among the schedules, which are {few(labels)}; name that of the "
+            "controls, which posterior.programs([do(), ...]) has."
+        )
+    return programs.sel(perturbation=control)
 
 
 def program_genes(
@@ -145,6 +161,9 @@ def program_shifts(
     Returns:
         The figure, or ``ax`` if it was given.
 
+    Raises:
+        DataError: The control is not among the schedules.
+
     Example:
         >>> walk = xr.DataArray(
         ...     np.arange(30.0).reshape(1, 5, 2, 3, 1),
@@ -154,7 +173,7 @@ def program_shifts(
         >>> [label.get_text() for label in program_shifts(walk, control="control").axes[0].get_yticklabels()]
         ['MYC']
     """
-    shift = (programs - programs.sel(perturbation=control)).isel(time=-1)
+    shift = (programs - _control(programs, control)).isel(time=-1)
     shift = shift.sel(perturbation=[one for one in programs.perturbation.values if one != control])
     sure = sign_probability(shift, _DRAWN)
     values = shift.mean(_DRAWN).where(sure >= _SURE, 0.0).transpose("perturbation", "program").to_numpy()
