@@ -31,7 +31,7 @@ from pyro_citevae.cli.options import (
     with_columns,
 )
 from pyro_citevae.cli.runs import path_of, screen_of
-from pyro_citevae.cli.terminal import console, say
+from pyro_citevae.cli.terminal import console, in_flags, say
 from pyro_citevae.data import Split, Summary
 from pyro_citevae.errors import DivergenceError
 from pyro_citevae.infer import Ensemble, FitSettings, processes
@@ -165,7 +165,7 @@ def fit_command(
     then = f"citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
     say(
         f"Fitted {posterior.name} to {train.n_cells} cells{f' from {seeds} seeds' if seeds > 1 else ''}; the "
-        f"bound is {bound:.2f} nats a cell. Saved in {out}.\n{found.verdict}\nNext: {then}"
+        f"bound is {bound:.2f} nats a cell. Saved in {out}.\n{in_flags(found.verdict)}\nNext: {then}"
     )
     return {
         "saved": [out],

@@ -37,6 +37,10 @@ _FLAGS = (
     (r"c3d_parts\(n_frames=(-?\d+)\)", r"--frames \1"),
     (r"c3d_parts\(seed=(-?\d+)\)", r"--seed \1"),
     (r"render_parts\(jobs=(-?\d+)\)", r"--jobs \1"),
+    (r"from_anndata\(candidates=\.\.\.\)", "citevae fit --candidates"),
+    (r"\bdata='FILE\.h5ad'", "--data FILE.h5ad"),
+    (r"\bmax_(epochs|steps)=(?=\d)", r"--\1 "),
+    (r"(leave out|raise) max_(epochs|steps)\b", r"\1 --\2"),
     (r"meshes\('([^']*)'\) finds", r"--mesh-dir '\1' holds"),
 )
 
@@ -44,7 +48,7 @@ _FLAGS = (
 # what a command takes by the name that Python has for it
 _NAMES = (*(one.name for one in fields(Columns)), "step", "n_steps", "time_unit", "values", "new_batches")
 _VALUE = r"""'[^']*'|\[[^\]]*\]|-?\d[\d.]*(?=[^\w.]|\.?$)"""
-_ARGUMENT = re.compile(rf"""(?<![\w'"(\[-])({"|".join(_NAMES)})=(?!\.\.\.)({_VALUE})?""")
+_ARGUMENT = re.compile(rf"""(?<![\w'"(\[-])(?<!--hold-out )({"|".join(_NAMES)})=(?!\.\.\.)({_VALUE})?""")
 
 
 def in_flags(sentence: str) -> str:

@@ -70,6 +70,10 @@ def test_every_column_is_an_option_of_the_commands_that_read() -> None:
         ("set n_steps=, or step=2.", "set --n-steps, or --step 2."),
         ("hold it out with combinations=['A+B'].", "hold it out with combinations=['A+B']."),
         ("effect(group=...) holds no cell", "effect(group=...) holds no cell"),
+        ("such as --hold-out time=5.", "such as --hold-out time=5."),
+        ("fit longer, with max_steps=600.", "fit longer, with --steps 600."),
+        ("leave out max_epochs, or raise max_steps.", "leave out --epochs, or raise --steps."),
+        ("name it with data='FILE.h5ad'.", "name it with --data FILE.h5ad."),
         ("f(time=...) is 'x'", "f(time=...) is 'x'"),
     ],
 )
