@@ -22,7 +22,9 @@ def readme(name: str, record: Mapping[str, Any], verdict: str, tokens: tuple[str
         tokens: Perturbations of the screen.
         folder: Name of the folder.
     """
-    source = (record.get("source") or {}).get("path", "data that are not noted")
+    path = (record.get("source") or {}).get("path")
+    source = f"`{_plain(path)}`" if path else "an AnnData that has no path"
+    unsaid = "" if path else ", with `--data FILE` after commands that read the data, since no file is noted"
     settings = record.get("settings") or {}
     place = _quoted(folder)
     some = _quoted(tokens[0]) if tokens else "NAME"
@@ -32,7 +34,7 @@ def readme(name: str, record: Mapping[str, Any], verdict: str, tokens: tuple[str
     said = (record.get("diagnosis") or {}).get("verdict", verdict)
     return f"""# {folder}
 
-{_plain(name)}, fitted to {record.get("n_cells", 0):,} cells of `{_plain(source)}`. Written on \
+{_plain(name)}, fitted to {record.get("n_cells", 0):,} cells of {source}. Written on \
 {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, seed {settings.get("seed", "unknown")}, {_changed(settings)}.
 
 {_plain(said)}
@@ -45,12 +47,12 @@ def readme(name: str, record: Mapping[str, Any], verdict: str, tokens: tuple[str
 
 ## What to do with it
 
-In the folder that it lies in:
+In the folder that it lies in{unsaid}:
 
 ```sh
 citevae predict {place} --do {some} -o predicted.h5ad
 citevae evaluate {place} --licence     # what it may be believed in
-citevae evaluate {place}               # beside baselines, if a time was held out
+citevae evaluate {place}               # beside baselines, if something was held out
 citevae report {place} -o report.html  # a page to send
 citevae export {place} -o posterior.nc # for ArviZ
 ```
@@ -79,10 +81,15 @@ def _changed(settings: Mapping[str, Any]) -> str:
 def _plain(value: Any) -> str:
     """A value on one line of a table."""
     if isinstance(value, Mapping):
-        value = [f"{name}: {one}" for name, one in value.items()]
+        value = [f"{name}: {_inside(one)}" for name, one in value.items()]
     text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     text = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-    return text if len(text) <= 200 else f"{text[:200]} ..."
+    return text if len(text) <= 200 else f"{text[:200].rpartition(', ')[0] or text[:200]} ..."
+
+
+def _inside(value: Any) -> Any:
+    """What a table has of one name: counts by what they count."""
+    return " with ".join(f"{n} {name}" for name, n in value.items()) if isinstance(value, Mapping) else value
 
 
 def _quoted(token: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pyro_citevae.environment import unless_set
 from pyro_citevae.errors import RunError, reason
+from pyro_citevae.infer.run_record import read_record
 from pyro_citevae.report.page import page
 from pyro_citevae.whole_files import aside
 
@@ -34,8 +35,9 @@ def write(
         The notebook.
 
     Raises:
-        RunError: A package that executes notebooks is missing, or a cell failed; the notebook is kept then,
-            with the error in it, and a page that was there stays as it was.
+        RunError: The run does not say where its data are, a package that executes notebooks is missing, or a
+            cell failed; the notebook is kept then, with the error in it, and a page that was there stays as
+            it was.
     """
     try:
         import jupytext
@@ -45,6 +47,8 @@ def write(
         from papermill.execute import execute_notebook
     except ImportError as error:
         raise RunError(f"a report needs papermill, nbconvert and jupytext ({error}); {_WAY_OUT}.") from error
+    if data is None and not (read_record(Path(run)).get("source") or {}).get("path"):
+        raise RunError("the run does not say which file it was trained on; name it with data='FILE.h5ad'.")
     out = Path(out).resolve()
     notebook = out.with_suffix(".ipynb")
     text = (resources.files("pyro_citevae.report") / "files" / "report.txt").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,18 @@ def test_the_verdict_is_that_of_the_diagnosis_where_there_is_one() -> None:
 def test_what_the_data_say_breaks_no_table() -> None:
     said = readme("model", {"summary": {"genes": "<b>|x|\nnext"}}, "fine", (), "run")
     assert "| genes | &lt;b>\\|x\\| next |" in said
+
+
+def test_a_run_whose_file_is_not_noted_says_how_to_name_it() -> None:
+    said = readme("model", {}, "fine", (), "run")
+    assert "cells of an AnnData that has no path" in said
+    assert "`--data FILE`" in said
+    assert "--data" not in readme("model", {"source": {"path": "screen.h5ad"}}, "fine", (), "run")
+
+
+def test_contexts_and_long_lists_are_said_in_whole_names() -> None:
+    many = {f"gene_{i}": 10 for i in range(40)}
+    contexts = {"B cells": {"cells": 9, "controls": 4}}
+    said = readme("model", {"summary": {"contexts": contexts, "perturbations": many}}, "fine", (), "run")
+    assert "| contexts | B cells: 9 cells with 4 controls |" in said
+    assert re.search(r"\| perturbations \| gene_0: 10, .*gene_\d+: 10 \.\.\. \|", said)

@@ -90,7 +90,7 @@ def test_the_notebook_beside_it_can_be_run_again(page: Path, run: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_is_said(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="the report failed in a cell"):
+    with pytest.raises(RunError, match="is not a run; make one with citevae fit"):
         report.write(tmp_path, tmp_path / "report.html")
 
 
@@ -112,12 +112,22 @@ def test_a_browser_shows_it_without_a_word(page: Path, width: int, tmp_path: Pat
     assert "&lt;script&gt;alert(1)" in found.stdout
 
 
-def test_a_report_that_fails_leaves_the_page_of_before(tmp_path: Path) -> None:
+def test_a_report_that_fails_leaves_the_page_of_before(run: Path, tmp_path: Path) -> None:
     """And its notebook has the error."""
     out = tmp_path / "report.html"
     out.write_text("the page of before")
     with pytest.raises(RunError, match=r"'.*report\.ipynb' shows where"):
-        report.write(tmp_path, out)
+        report.write(run, out, data=str(tmp_path / "none.h5ad"))
     assert out.read_text() == "the page of before"
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.ipynb"}
     assert '"output_type": "error"' in out.with_suffix(".ipynb").read_text()
+
+
+def test_a_run_that_does_not_say_where_its_data_are_is_refused_with_a_way_out(
+    run: Path, tmp_path: Path
+) -> None:
+    posterior = cv.load(run)
+    del posterior.record["source"]
+    posterior.save(tmp_path / "run")
+    with pytest.raises(RunError, match="does not say which file it was trained on; name it with data="):
+        report.write(tmp_path / "run", tmp_path / "report.html")
