@@ -218,7 +218,7 @@ class Schema(Shown):
             if token not in self.token_index:
                 folded = {name.casefold(): name for name in self.tokens}
                 near = difflib.get_close_matches(token.casefold(), list(folded), n=3, cutoff=0.4)
-                names = ", ".join(folded[name] for name in near) or ", ".join(self.tokens[:3])
+                names = ", ".join(folded[name] for name in near) or few(self.tokens)
                 whole = next((name for name in self.tokens if re.split(r"[@*+]", name)[0] == token), None)
                 quoted = (
                     f"; write a name with + @ or * in double quotes, as in do('{Dose(whole)}')"
@@ -231,8 +231,9 @@ class Schema(Shown):
                         f"do({token!r}) is not among the perturbations; join members by '+', as in "
                         f"'{'+'.join(joined)}'."
                     )
+                said = "the nearest" if near else "these"
                 raise ScheduleError(
-                    f"do({token!r}) is not among the perturbations{quoted}; the nearest are {names}, and one "
+                    f"do({token!r}) is not among the perturbations{quoted}; {said} are {names}, and one "
                     "without cells is named in from_anndata(candidates=...)."
                 )
         return schedule

@@ -176,6 +176,8 @@ class Summary(Shown):
         ordered = sorted(cells, key=lambda one: -cells[one])
         least, most = ordered[-1], ordered[0]
         said = f"{len(cells)}: {_few(ordered)}"
+        if len(cells) == 1:
+            return f"{said}; {cells[most]} cells"
         return f"{said}; {cells[least]} cells ({least}) to {cells[most]} ({most}) each"
 
     def to_json(self) -> dict[str, Any]:

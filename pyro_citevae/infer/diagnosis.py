@@ -194,7 +194,7 @@ def _programs(known: Discrepancy | None, K: int) -> Sign:
         found,
         f"{K} programs or fewer",
         found <= K,
-        f"The effects have {found:.0f} independent directions that held-out cells show too, and the model "
-        f"has {K} programs.",
+        f"The effects have {found:.0f} independent direction{'' if found == 1 else 's'} that held-out cells "
+        f"show too, and the model has {K} programs.",
         f"Make the model with n_programs={int(2 * found)}.",
     )
