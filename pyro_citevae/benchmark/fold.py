@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from pyro_citevae.analysis.baselines.technical_duplicate import Duplicate
 from pyro_citevae.analysis.scoring.measurement import Measurement
 from pyro_citevae.analysis.scoring.tables import ALL, CEILING, COLUMNS, REPRODUCIBLE
 from pyro_citevae.data import Schedule, Split, Trajectories, do
+from pyro_citevae.data.splits import matching_rows
 from pyro_citevae.errors import DataError
 from pyro_citevae.infer.predictive import Predictive
 
@@ -43,6 +44,8 @@ class Fold:
         whole: Both, to measure effects against the controls of the same time, wherever these are.
         scored: Labels and times of the held-out effects that are scored.
         strata: Perturbations by the name of a mean of their own.
+        context: The context whose perturbed cells are held out. What is scored is then within it, and
+            against its own controls, which training has.
     """
 
     number: int
@@ -51,26 +54,33 @@ class Fold:
     whole: Trajectories
     scored: tuple[tuple[str, float], ...]
     strata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    context: str | None = None
 
     @classmethod
     def of(cls, number: int, data: Trajectories, split: Split) -> Fold:
-        """Divides the data; an effect is scored where four cells or more and their controls are there."""
+        """Divides the data; an effect is scored where four cells or more and their controls are there.
+
+        Of several criteria, each holds out what it names, and scored is what all of them name.
+        """
         train, truth = data.divide(split)
         schema = train.schema
         if schema.values == "counts":
             share = float(train.stored.sum() / train.library.sum()) if schema.panel_share < 1 else 1.0
             schema = replace(schema, total=float(np.median(train.library)), panel_share=share)
         train, truth, whole = (replace(part, schema=schema) for part in (train, truth, data))
+        context = next((name for one in split.criteria for name in one.contexts), None)
+        controls = whole.select(schema.control, context=context)
+        named = whole.rows(np.logical_and.reduce([matching_rows(data, one) for one in split.criteria]))
         scored = []
-        for time in np.unique(truth.row_times).tolist():
-            now = truth.select(time=time)
-            if whole.select(schema.control, time).n_observations < _FEWEST_CELLS:
+        for time in np.unique(named.row_times).tolist():
+            now = named.select(time=time)
+            if controls.select(time=time).n_observations < _FEWEST_CELLS:
                 continue
             labels, counts = np.unique(now.row_labels.astype(str), return_counts=True)
             for label, n in zip(labels.tolist(), counts.tolist(), strict=True):
                 if n >= _FEWEST_CELLS and label != schema.control:
                     scored.append((label, time))
-        return cls(number, train, truth, whole, tuple(scored))
+        return cls(number, train, truth, whole, tuple(scored), context=context)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -90,35 +100,44 @@ class Fold:
     @cached_property
     def measurements(self) -> tuple[Measurement, ...]:
         """The held-out effects."""
-        return self._measured(self.truth, self.whole)
+        return self._measured(self._here(self.truth), self._here(self.whole))
 
     @cached_property
     def others(self) -> tuple[Measurement, ...]:
-        """The training effects at the scored times."""
-        return self._known(self.train)
+        """The training effects at the scored times; in a held-out context, its effects not scored."""
+        return self._known(self._beside)
 
     @cached_property
     def half_of_the_others(self) -> tuple[Measurement, ...]:
         """The same from half of the cells: as noisy as what a technical duplicate is scored on."""
-        return self._known(Duplicate.halves(self.train)[1])
+        return self._known(Duplicate.halves(self._beside)[1])
 
-    def _known(self, train: Trajectories) -> tuple[Measurement, ...]:
+    @property
+    def _beside(self) -> Trajectories:
+        return self.train if self.context is None else self._here(self.whole)
+
+    def _here(self, data: Trajectories) -> Trajectories:
+        """The cells of the context, if there is one."""
+        return data if self.context is None else data.select(context=self.context)
+
+    def _known(self, data: Trajectories) -> tuple[Measurement, ...]:
         try:
-            table = EffectTable.of(train)
+            table = EffectTable.of(data)
         except DataError:  # halves of a small screen
             return ()
         return tuple(
             Measurement(label, time, table.delta[i], table.variance[i], ~table.own[i], float("nan"))
             for i, (label, time) in enumerate(zip(table.labels, table.times.tolist(), strict=True))
-            if time in self.times
+            if time in self.times and (label, time) not in self.scored
         )
 
     @cached_property
     def duplicated(self) -> Trajectories:
         """The scored cells and the controls of their times: what a technical duplicate is made from."""
         wanted = {*self.labels, self.whole.schema.control}
-        here = np.isin(self.whole.row_times, self.times)
-        return self.whole.rows(here & np.array([label in wanted for label in self.whole.row_labels]))
+        cells = self._here(self.whole)
+        now = np.isin(cells.row_times, self.times)
+        return cells.rows(now & np.array([label in wanted for label in cells.row_labels]))
 
     def _measured(self, truth: Trajectories, controls: Trajectories) -> tuple[Measurement, ...]:
         return tuple(measure(truth, label, time, controls) for label, time in self.scored)
@@ -145,7 +164,7 @@ class Fold:
             challenge: Whether cell-eval2 scores the cells too.
             measured_controls: Whether a model's effects are forecast as measured against training's controls.
         """
-        truth, controls, both = self.truth, self.whole, self.duplicated
+        truth, controls, both = self._here(self.truth), self._here(self.whole), self.duplicated
         measurements, others = self.measurements, self.others
         if isinstance(predictor, Duplicate):
             truth = controls = both = predictor.scored
@@ -154,10 +173,15 @@ class Fold:
         for labels, times in self._grids.items():
             schedules = [Schedule.parse(label, truth.schema.control) for label in labels]
             asked = [one for one in measurements if one.time in times]
+            options: dict[str, Any] = {"time": times, "draws": draws, "seed": seed}
+            if self.context is not None:
+                options["context"] = self.context
             if measured_controls and isinstance(predictor, Predictive) and self._has_controls(times):
-                effects = predictor.effect(schedules, self.train, time=times, draws=draws, seed=seed)
+                effects = predictor.effect(schedules, self._here(self.train), **options)
             else:
-                effects = predictor.effect(schedules, time=times, draws=draws, seed=seed)
+                effects = predictor.effect(schedules, **options)
+            if self.context is not None:
+                effects = effects.isel(context=0)
             frame = evaluate({name: effects}, asked, headline=(), protocol="", dataset="", others=others)
             frames.append(frame[(frame.predictor == name) & ~frame.perturbation.isin([ALL, REPRODUCIBLE])])
             if cells:
@@ -178,8 +202,8 @@ class Fold:
 
     def _has_controls(self, times: Sequence[float]) -> bool:
         """Whether training has controls of all these times."""
-        control = self.train.schema.control
-        return all(self.train.select(control, time).n_observations > 0 for time in times)
+        controls = self._here(self.train).select(self.train.schema.control)
+        return all(controls.select(time=time).n_observations > 0 for time in times)
 
     @property
     def _grids(self) -> dict[tuple[str, ...], list[float]]:
@@ -198,7 +222,7 @@ class Fold:
         seed: int,
     ) -> AnnData:
         """Predicted cells from training controls, each under a draw of its own."""
-        base = self.train.controls().thinned(cells)
+        base = self._here(self.train).controls().thinned(cells)
         return predictor.predict([do(), *schedules], cells=base, draws=_CELL_DRAWS, time=times, seed=seed)
 
     def ceiling(self) -> pd.DataFrame:

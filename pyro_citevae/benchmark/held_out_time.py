@@ -1,4 +1,4 @@
-"""The held-out-time protocol: forecast what was held out at its last time, and score it."""
+"""The held-out-time protocol: forecast what was held out at its last time, or in a context, and score it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pyro_citevae.analysis.baselines.across_contexts import ACROSS_CONTEXTS
 from pyro_citevae.analysis.baselines.across_perturbations import (
     Additive,
     MeanOfOthers,
@@ -35,7 +36,7 @@ from pyro_citevae.data.features import GeneFeatures
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.shared_genes import on_panel, shared_panel
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import DataError, few
 from pyro_citevae.infer.effect import Effect
 from pyro_citevae.infer.predictive import Predictive
 
@@ -55,6 +56,7 @@ class Forecast:
         headline: Reproducible perturbations, whose mean is quoted first.
         scores: Tidy table of the model, the baselines and the ceiling.
         name: Name of the model in the table.
+        context: Context of the effects, where the data name some.
     """
 
     effects: Effect
@@ -62,6 +64,7 @@ class Forecast:
     headline: tuple[str, ...]
     scores: pd.DataFrame
     name: str = ""
+    context: str | None = None
 
     @property
     def verdict(self) -> str:
@@ -93,12 +96,16 @@ def forecast(
     seed: int = 0,
     genes: Sequence[str] | None = None,
     features: GeneFeatures | None = None,
+    context: str | None = None,
 ) -> Forecast:
     """Forecasts the last time of the held-out data, and scores it beside baselines and ceiling.
 
     Effects are those on a population drawn from the model, so no cell of the held-out time is used. Where the
     held-out cells lack genes, model, rules and measurement are all brought to the genes that remain before a
     profile is taken (:func:`~pyro_citevae.data.shared_genes.shared_panel` of the training cells).
+
+    Where the data name contexts, a forecast is one within a context: effects are against its own controls,
+    and what is held out in it and measured in others is forecast by the rules across contexts too.
 
     Args:
         posterior: Fitted on ``train``.
@@ -111,35 +118,44 @@ def forecast(
         seed: Seed of the fit, for the table.
         genes: Genes that the held-out cells have; None for all.
         features: What is known of the perturbed genes, for the rules of genes without cells.
+        context: Context to forecast in; None for the one that has held-out perturbed cells.
 
     Raises:
-        DataError: A held-out observation was in training, there is nothing to score, or the training controls
-            have no count of the genes.
+        DataError: A held-out observation was in training, there is nothing to score, the training controls
+            have no count of the genes, or several contexts are held out and none is named.
     """
     panel = None if genes is None else shared_panel(train, genes)
     if panel is not None:
         train, truth = on_panel(train, panel), on_panel(truth, panel)
     headline = names(headline, "forecast(headline=...)")
     require_unseen(train, truth)
+    where = _context(truth, context)
+    known = train if where is None else train.select(context=where)
+    truth = truth if where is None else truth.select(context=where)
     time = float(truth.row_times.max())
     labels = truth.select(time=time).perturbations()
     if not labels:
         raise DataError(f"no perturbed cell is held out at {time:g}; hold out a time, as in time=5.")
-    reference = _where_controls_are(truth, train, time)
+    reference = _where_controls_are(truth, known, time)
     measurements = tuple(measure(truth, label, time, reference) for label in labels)
     schedules = [Schedule.parse(label, posterior.schema.control) for label in labels]
-    effects = posterior.effect(schedules, time=time, draws=draws, panel=panel)
-    rules: list[Baseline] = [kind(train) for kind in _rules(schedules, train)]
-    if any(not train.seen[train.schema.token_index[one]] for each in schedules for one in each.tokens):
-        rules += _of_unseen_genes(train, features)
-    rules.append(MeanOfOthers(reference))
+    effects = posterior.effect(schedules, time=time, draws=draws, panel=panel, context=where)
+    if where is not None:
+        effects = effects.isel(context=0)
+    rules: list[Baseline] = [] if where is None else _across_contexts(labels, train, known, where)
+    if known.perturbations():
+        rules += [kind(known) for kind in _rules(schedules, known)]
+        if any(not known.seen[known.schema.token_index[one]] for each in schedules for one in each.tokens):
+            rules += _of_unseen_genes(known, features)
+    if reference.perturbations():
+        rules.append(MeanOfOthers(reference))
     chosen = tuple(name for name in headline if name in labels) or reproducible(measurements)
     predicted = {posterior.name: effects}
     predicted |= {rule.name: rule.effect(schedules, time=time, draws=draws) for rule in rules}
     scores = evaluate(
         predicted, measurements, headline=chosen, protocol="held-out-time", dataset=dataset, seed=seed
     )
-    return Forecast(effects, measurements, chosen, scores, posterior.name)
+    return Forecast(effects, measurements, chosen, scores, posterior.name, where)
 
 
 def _rules(schedules: Sequence[Schedule], train: Trajectories) -> list[type[Baseline]]:
@@ -156,6 +172,35 @@ def _of_unseen_genes(train: Trajectories, features: GeneFeatures | None) -> list
     if features is not None:
         found += [kind(train, features) for kind in (RidgeOnFeatures, NearestNeighbours, SoftmaxKernel)]
     return found
+
+
+def _context(truth: Trajectories, named: str | None) -> str | None:
+    """The context to forecast in; None where the data have none.
+
+    Raises:
+        DataError: It is unknown, or it is one of several and not named.
+    """
+    if named is not None:
+        truth.schema.context_of(named)
+        return named
+    if not truth.schema.contexts:
+        return None
+    perturbed = truth.labels != truth.schema.control
+    held_out = [truth.schema.contexts[c] for c in np.unique(truth.context[perturbed]).tolist()]
+    if len(held_out) != 1:
+        raise DataError(
+            "a forecast is scored in one context at a time, and perturbed cells are held out of "
+            f"{few(held_out) or 'none'}; name one with context=."
+        )
+    return held_out[0]
+
+
+def _across_contexts(
+    labels: Sequence[str], train: Trajectories, known: Trajectories, context: str
+) -> list[Baseline]:
+    """Rules from other contexts, where these have a perturbation that is not in training's own context."""
+    elsewhere = set(train.perturbations()) - set(known.perturbations())
+    return [kind(train, context) for kind in ACROSS_CONTEXTS] if elsewhere & set(labels) else []
 
 
 def _where_controls_are(truth: Trajectories, train: Trajectories, time: float) -> Trajectories:

@@ -19,6 +19,7 @@ from pyro_citevae.analysis import (
     LinearExtrapolation,
     LinearModel,
     MatchingMean,
+    MeanOfContexts,
     MeanOfOthers,
     MeanOfSingles,
     NearestNeighbours,
@@ -30,10 +31,11 @@ from pyro_citevae.analysis import (
     StrongerSingle,
     TechnicalDuplicate,
 )
+from pyro_citevae.analysis.baselines.across_contexts import ACROSS_CONTEXTS
 from pyro_citevae.analysis.baselines.on_features import Features
 from pyro_citevae.benchmark.fold import Fold
 from pyro_citevae.data import Criterion, Schedule, Split, Trajectories, members_seen
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import DataError, few
 
 __all__ = ["PROTOCOLS", "Protocol"]
 
@@ -44,6 +46,8 @@ class Protocol(ABC):
     """A way to hold out a part of a screen, fold by fold."""
 
     name: ClassVar[str]
+    reference: ClassVar[str] = MeanOfOthers.name
+    """The rule that a scale puts at 0, unless the settings name another."""
 
     def folds(self, data: Trajectories, number: int | str, headline: Sequence[str]) -> list[Fold]:
         """The folds that have an effect to score.
@@ -56,19 +60,32 @@ class Protocol(ABC):
         Raises:
             DataError: There is nothing to hold out, or nothing to score.
         """
+        self.require(data)
         splits = self.splits(data, number, headline)
-        folds = [Fold.of(i, data, split) for i, split in enumerate(splits)]
-        found = [self.stratified(fold) for fold in folds if fold.scored]
+        folds = [self.stratified(Fold.of(i, data, split)) for i, split in enumerate(splits)]
+        found = [fold for fold in folds if fold.scored]
         if not found:
             raise DataError(f"'{self.name}' finds no held-out group of four cells with controls to score.")
         return found
+
+    def require(self, data: Trajectories) -> None:
+        """Refuses data that the protocol cannot score.
+
+        Raises:
+            DataError: They name contexts, and the effect of all contexts together is no one's.
+        """
+        if data.schema.contexts:
+            raise DataError(
+                f"'{self.name}' scores an effect over all cells, and these data have the contexts "
+                f"{few(data.schema.contexts)}; read them without context=, or take 'unseen-context'."
+            )
 
     @abstractmethod
     def splits(self, data: Trajectories, number: int | str, headline: Sequence[str]) -> list[Split]:
         """What each fold holds out."""
 
     def stratified(self, fold: Fold) -> Fold:
-        """The fold with the strata whose means are of interest; none by default."""
+        """The fold with the strata whose means are of interest, and less what is not to be scored."""
         return fold
 
     def baselines(
@@ -202,6 +219,98 @@ class UnseenCombination(Protocol):
         return found
 
 
+class OfContext(Protocol):
+    """A protocol that predicts in a context whose perturbed cells are all held out, from its controls."""
+
+    reference = MeanOfContexts.name
+
+    def require(self, data: Trajectories) -> None:
+        """Any data; :meth:`contexts` refuses those without."""
+
+    @staticmethod
+    def contexts(data: Trajectories) -> list[str]:
+        """Contexts with controls and with perturbed cells of a perturbation that another such has.
+
+        Raises:
+            DataError: There is none.
+        """
+        found: dict[str, set[str]] = {}
+        for name in data.schema.contexts:
+            here = data.select(context=name)
+            if here.select(data.schema.control).n_cells:
+                found[name] = set(here.perturbations())
+        shared = [
+            name
+            for name, labels in found.items()
+            if any(labels & others for other, others in found.items() if other != name)
+        ]
+        if not shared:
+            raise DataError(
+                "a context can be held out where two have controls and cells of one perturbation, and these "
+                f"data have {few(data.schema.contexts) or 'no context'}; name the column of cell types, "
+                'lines or donors, as in columns = { context = "cell_type" }.'
+            )
+        return shared
+
+    def baselines(
+        self, fold: Fold, features: Features | None, *, network_steps: int = 600
+    ) -> dict[str, Baseline]:
+        """The rules in the fold's context, the network on its controls, and its other half."""
+        context = str(fold.context)
+        rules: list[Baseline] = [kind(fold.train, context) for kind in ACROSS_CONTEXTS]
+        rules.append(LatentAdditive(fold.train, features, steps=network_steps, context=context))
+        rules.append(TechnicalDuplicate(fold.duplicated))
+        return {rule.name: rule for rule in rules}
+
+    def rules(self, train: Trajectories, features: Features | None) -> list[Baseline]:
+        """None without a context; see :meth:`baselines`."""
+        return []
+
+
+@final
+class UnseenContext(OfContext):
+    """Hold out the perturbed cells of one context at a time; its controls stay in training."""
+
+    name = "unseen-context"
+
+    def splits(self, data: Trajectories, number: int | str, headline: Sequence[str]) -> list[Split]:
+        """A split a context."""
+        return [Split((Criterion(contexts=(name,)),)) for name in self.contexts(data)]
+
+    def stratified(self, fold: Fold) -> Fold:
+        """The fold with the perturbations alone that training has in another context."""
+        known = fold.train.perturbations()
+        return replace(fold, scored=tuple(one for one in fold.scored if one[0] in known))
+
+
+@final
+class UnseenGeneInUnseenContext(OfContext):
+    """Hold out some genes in all contexts, and score them in one whose perturbed cells are all held out."""
+
+    name = "unseen-gene-in-unseen-context"
+
+    def splits(self, data: Trajectories, number: int | str, headline: Sequence[str]) -> list[Split]:
+        """A split a context and group of genes."""
+        found: list[Split] = []
+        for name in self.contexts(data):
+            here = data.select(context=name).perturbations()
+            labels = [one for one in here if one in data.schema.token_index]
+            if len(labels) < 2:
+                raise DataError(
+                    f"'{self.name}' holds out some genes of several, and the context '{name}' has "
+                    f"{len(labels)}; take 'unseen-context' for these data."
+                )
+            where = Criterion(contexts=(name,))
+            found += [
+                Split((Criterion(perturbations=group), where)) for group in grouped(labels, number, headline)
+            ]
+        return found
+
+    def stratified(self, fold: Fold) -> Fold:
+        """The fold, with nothing to score where no perturbation is left in training."""
+        return fold if fold.train.perturbations() else replace(fold, scored=())
+
+
 def grouped(labels: Sequence[str], number: int | str, headline: Sequence[str]) -> list[tuple[str, ...]]:
     """Groups of nearly equal size in an order that does not depend on the data.
 
@@ -226,5 +335,15 @@ def grouped(labels: Sequence[str], number: int | str, headline: Sequence[str]) -
 
 
 PROTOCOLS = MappingProxyType(
-    {one.name: one for one in (HeldOutTime(), HeldOutTimeOfPerturbation(), UnseenGene(), UnseenCombination())}
+    {
+        one.name: one
+        for one in (
+            HeldOutTime(),
+            HeldOutTimeOfPerturbation(),
+            UnseenGene(),
+            UnseenCombination(),
+            UnseenContext(),
+            UnseenGeneInUnseenContext(),
+        )
+    }
 )

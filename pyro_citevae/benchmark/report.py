@@ -9,6 +9,7 @@ import pandas as pd
 from pyro_citevae.analysis.scoring.challenge_scale import SCALED
 from pyro_citevae.analysis.scoring.tables import ALL, CEILING, REPRODUCIBLE
 from pyro_citevae.analysis.scoring.virtual_cell_challenge import PREFIX
+from pyro_citevae.benchmark.completed import IN_CONTEXT
 from pyro_citevae.benchmark.runner import Results
 
 __all__ = ["report"]
@@ -63,7 +64,7 @@ def report(results: Results, command: str) -> str:
             titles = {score: score.removeprefix(prefix) for score in dict.fromkeys(rows.score)}
             parts.append(f"{said}:\n\n{_table(rows, order, titles)}\n")
     if len(results.splits) > 1:
-        parts.append(_fold_by_fold(frame, order, frame.attrs["settings"]["reference"]))
+        parts.append(_fold_by_fold(results, order))
     parts.append(_conditions(results))
     return "\n".join(parts)
 
@@ -73,6 +74,8 @@ def _said(over: str, results: Results) -> str:
         return f"Mean over the reproducible perturbations ({', '.join(results.headline)}):"
     if over == ALL:
         return "Mean over all perturbations that were scored:"
+    if over.startswith(IN_CONTEXT):
+        return f"Mean in the {over}:"
     return f"Mean over combinations, {over.lower()}:"
 
 
@@ -101,8 +104,13 @@ def _spread(values: pd.Series) -> str:
     return f"{values.mean():.3f} ({values.min():.3f}-{values.max():.3f})"
 
 
-def _fold_by_fold(frame: pd.DataFrame, order: Sequence[str], reference: str) -> str:
+def _fold_by_fold(results: Results, order: Sequence[str]) -> str:
     """Relative L2 of each fold: that of the reference, and by how much each model differs."""
+    frame = results.scores
+    reference = frame.attrs["settings"]["reference"]
+    contexts = {
+        split.digest: [name for one in split.criteria for name in one.contexts] for split in results.splits
+    }
     scored = frame[(frame.score == "relative_l2") & (frame.fold >= 0) & frame.time.notna()]
     scored = scored[~scored.perturbation.isin(frame[frame.fold < 0].perturbation)]
     known = scored[scored.predictor == reference].set_index(["fold", "perturbation", "time"]).value
@@ -124,6 +132,8 @@ def _fold_by_fold(frame: pd.DataFrame, order: Sequence[str], reference: str) -> 
             for name in models
         ]
         held_out = ", ".join(dict.fromkeys(rows.perturbation))
+        where = contexts.get(rows.split.iloc[0])
+        held_out += f" in {', '.join(where)}" if where else ""
         lines.append(f"| {held_out} | {known.loc[keys].mean():.3f} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

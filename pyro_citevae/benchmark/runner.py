@@ -20,7 +20,7 @@ from pyro_citevae.analysis.baselines.rules import Predictor
 from pyro_citevae.analysis.scoring.measurement import reproducible
 from pyro_citevae.analysis.scoring.tables import ALL, COLUMNS, REPRODUCIBLE
 from pyro_citevae.benchmark.ablation import ablated
-from pyro_citevae.benchmark.completed import completed
+from pyro_citevae.benchmark.completed import IN_CONTEXT, completed
 from pyro_citevae.benchmark.fold import Fold
 from pyro_citevae.benchmark.protocols import PROTOCOLS, Protocol
 from pyro_citevae.benchmark.settings import Settings, Variant
@@ -48,7 +48,7 @@ class Results:
         scores: Tidy rows, single perturbations first and then the means; ``seconds`` are rows of ``ALL``. Its
             ``attrs``, which a parquet file keeps, hold the package versions and the settings.
         headline: Reproducible perturbations.
-        strata: Names of the means over other groups of perturbations.
+        strata: Names of the means over other groups of perturbations, and within contexts.
         splits: What each fold held out, with its hash.
         versions: Package versions.
         seconds: Time spent on what the table holds, in earlier runs too.
@@ -113,7 +113,7 @@ def run(
 
     Args:
         name: ``held-out-time``, ``held-out-time-of-perturbation``, ``unseen-gene``, ``unseen-combination``,
-            or ``ablation``.
+            ``unseen-context``, ``unseen-gene-in-unseen-context``, or ``ablation``.
         settings: What to run.
         store: Folder of the pieces.
         progress: Called before each piece with what it is, the number of pieces done and of all.
@@ -127,6 +127,7 @@ def run(
         DivergenceError: A fit diverged; the pieces before it are kept.
     """
     protocol, data = protocol_of(name, settings), settings.data()
+    settings = settings.model_copy(update={"reference": settings.reference or protocol.reference})
     variants = [Variant(), *(ablated(settings) if name == ABLATION else ()), *settings.variants]
     _require_variants(settings, variants)
     headline = tuple(settings.headline) or _catalogued(settings)
@@ -143,11 +144,15 @@ def run(
         last = {one.perturbation: one for fold in folds for one in fold.measurements}
         headline = reproducible(list(last.values()))
     strata: dict[str, list[str]] = {REPRODUCIBLE: list(headline)}
+    contexts: dict[str, list[int]] = {}
     for fold in folds:
         for stratum, labels in fold.strata.items():
             strata.setdefault(stratum, []).extend(labels)
+        if fold.context is not None:
+            contexts.setdefault(f"{IN_CONTEXT}{fold.context}", []).append(fold.number)
     single = pd.concat([frame for frame, _ in found]).assign(protocol=name, dataset=settings.title)
-    scores = completed(single[list(COLUMNS)], strata, settings.reference, len(folds))
+    reference = settings.reference or protocol.reference
+    scores = completed(single[list(COLUMNS)], strata, reference, len(folds), contexts)
     scores = scores.assign(
         split=scores.fold.map({fold.number: fold.split.digest for fold in folds}).fillna("")
     )
@@ -156,7 +161,7 @@ def run(
         name,
         scores,
         headline,
-        tuple(one for one in strata if one != REPRODUCIBLE),
+        (*(one for one in strata if one != REPRODUCIBLE), *contexts),
         tuple(fold.split for fold in folds),
         _versions(settings),
         sum(seconds for _, seconds in found),

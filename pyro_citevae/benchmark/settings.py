@@ -35,7 +35,8 @@ class Settings(config.Settings):
         columns: Arguments of :meth:`Trajectories.from_anndata` for a file.
         simulate: Arguments of :func:`simulate`, in place of a data set.
         headline: Reproducible perturbations; the data set's own, or those whose halves agree, if empty.
-        folds: Number of folds over what is held out; ``"each"`` for one of the headline at a time.
+        folds: Number of folds over what is held out; ``"each"`` for one of the headline at a time. Contexts
+            are held out one at a time whatever it is.
         limit: Folds to run, at most.
         seeds: Fits of every variant from so many seeds.
         ensemble: Whether the seeds' ensemble is a predictor beside the single seeds.
@@ -48,7 +49,7 @@ class Settings(config.Settings):
             ``"coexpression"``, or the path of a table.
         baselines: Whether baselines and duplicates are scored too; the ceiling always is.
         network_steps: Training steps of the latent additive network among the baselines.
-        reference: Baseline that scaled scores put at 0.
+        reference: Baseline that scaled scores put at 0; the protocol's own if none.
         variants: Predictors beside the one of ``[model]``, ``[guide]`` and ``[fit]``.
     """
 
@@ -69,7 +70,7 @@ class Settings(config.Settings):
     features: str = "none"
     baselines: bool = True
     network_steps: PositiveInt = 600
-    reference: str = "mean of others"
+    reference: str | None = None
     variants: list[Variant] = Field(default_factory=list)
 
     @property

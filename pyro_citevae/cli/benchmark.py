@@ -12,7 +12,7 @@ import typer
 from pyro_citevae import benchmark
 from pyro_citevae.cli.as_json import Facts, rows
 from pyro_citevae.cli.completions import one_of, screens
-from pyro_citevae.cli.options import Layout, MostGenes, Quiet
+from pyro_citevae.cli.options import Context, Layout, MostGenes, Quiet
 from pyro_citevae.cli.terminal import progress_bar, say
 from pyro_citevae.errors import DataError
 from pyro_citevae.whole_files import aside
@@ -48,6 +48,7 @@ def benchmark_command(
         ),
     ] = None,
     layout: Layout = None,
+    context: Context = None,
     most_genes: MostGenes = None,
     quiet: Quiet = False,
 ) -> Facts:
@@ -60,12 +61,12 @@ def benchmark_command(
     settings = settings.model_copy(update={name: v for name, v in changed.items() if v is not None})
     folder = path.parent if out is None else out
     if data is not None:
-        reading = {"layout": layout, "most_genes": most_genes}
+        reading = {"layout": layout, "context": context, "most_genes": most_genes}
         settings = settings.on(data, {name: v for name, v in reading.items() if v is not None})
-        changed |= {"data": data, "layout": layout, "most-genes": most_genes}
+        changed |= {"data": data, "layout": layout, "context": context, "most-genes": most_genes}
         folder = Path("runs") / f"{protocol}-{settings.title}" if out is None else out
-    elif layout is not None or most_genes is not None:
-        raise DataError("--layout and --most-genes say how to read --data; name its file.")
+    elif (layout, context, most_genes) != (None, None, None):
+        raise DataError("--layout, --context and --most-genes say how to read --data; name its file.")
     with progress_bar(quiet) as advance:
         results = benchmark.run(protocol, settings, folder / "folds", advance)
     options = [f" --{name} {value}" for name, value in changed.items() if value is not None]

@@ -78,7 +78,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         ),
         "evaluate": Command(
             "evaluate:evaluate",
-            "Score a run's forecast of its held-out time beside baselines and the ceiling.",
+            "Score a run's forecast of its held-out time or context beside baselines and the ceiling.",
             (
                 "citevae evaluate runs/renge -o scores",
                 "citevae evaluate runs/renge --licence",
@@ -96,6 +96,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             (
                 "citevae benchmark held-out-time --data renge --seeds 1",
                 "citevae benchmark unseen-gene --data screen.h5ad --limit 2 -o results",
+                "citevae benchmark unseen-context --data screen.h5ad --context cell_type",
             ),
         ),
         "challenge": Command(

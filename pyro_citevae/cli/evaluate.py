@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from pyro_citevae import config
-from pyro_citevae.analysis import Licence, diagnose, licence, markdown, plots, summary
+from pyro_citevae.analysis import Licence, MeanOfOthers, diagnose, licence, markdown, plots, summary
 from pyro_citevae.benchmark.held_out_time import Forecast, forecast
 from pyro_citevae.cli.as_json import Facts, rows
 from pyro_citevae.cli.options import Accelerator, Data, Out, Overwrite, OwnGuide, OwnModel, Quiet, Run, Seed
@@ -29,7 +29,13 @@ __all__ = ["demo", "evaluate"]
 
 _DEMO_CELLS = 100
 _SAVED = ("scores.md", "scores.json", "diagnosis.txt", "effects.nc", "effects.png", "trajectories.png")
-_ONLY_IN_FILES = ("damped extrapolation", "shrunken persistence")
+_SEES = "The mean of others sees the scored time; no other row does."
+_ONLY_IN_FILES = (
+    "damped extrapolation",
+    "shrunken persistence",
+    "shrunken mean of other contexts",
+    "pooled log ratio",
+)
 
 
 def demo(
@@ -94,6 +100,9 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder for scores and pictures.")] = None,
     draws: Annotated[int, typer.Option(min=2, help="Number of draws.")] = 200,
+    context: Annotated[
+        str | None, typer.Option(help="Context to score; the one that the run held out if none.")
+    ] = None,
     licence_: Annotated[
         bool,
         typer.Option("--licence", help="Say what the fit would license of its latent states; score nothing."),
@@ -104,7 +113,7 @@ def evaluate(
     guide: OwnGuide = None,
     overwrite: Overwrite = False,
 ) -> Facts:
-    """Score a run's forecast of its held-out time beside baselines and the ceiling."""
+    """Score a run's forecast of its held-out time or context beside baselines and the ceiling."""
     if out is not None:
         require_free(out, overwrite)
     posterior = loaded_run(run, model, guide).to(accelerator)
@@ -122,6 +131,7 @@ def evaluate(
     headline = datasets.CATALOGUE[path].headline if path in datasets.CATALOGUE else ()
     with console.status("scoring ..."):
         asked: dict[str, Any] = {"dataset": name, "headline": headline, "draws": draws, "genes": genes}
+        asked["context"] = context
         features = features_of_run(posterior.record, train)
         found = forecast(posterior, train, held_out, features=features, **asked)
         diagnosis = diagnose(posterior, train)
@@ -184,7 +194,7 @@ def _show_scores(found: Forecast) -> None:
     text = summary(found.scores[shown], found.headline)
     table = Table(
         title="Pearson (best 1) and relative L2 (best 0) of the effect against control, own gene left out",
-        caption="The mean of others sees the scored time; no other row does.",
+        caption=_SEES if MeanOfOthers.name in set(found.scores.predictor) else None,
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
@@ -213,8 +223,9 @@ def _write_pictures(folder: Path, posterior: Posterior | Ensemble, found: Foreca
     schedules = [do(), *(Schedule.parse(one.perturbation, control) for one in shown)]
     before = posterior.split.criteria[0].times if posterior.split else ()
     earlier = [time for time in posterior.schema.times if not before or time < min(before)]
+    states = posterior.programs(schedules, time=shown[0].time, context=found.context)
     figure = plots.trajectories(
-        posterior.programs(schedules, time=shown[0].time),
+        states if found.context is None else states.isel(context=0),
         control=control,
         observed_until=max(earlier, default=None),
         unit=posterior.schema.time_unit,

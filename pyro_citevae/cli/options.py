@@ -96,6 +96,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _HELP = {one.name: one.metadata["help"] for one in fields(Columns)}
 
 Layout = Annotated[str | None, typer.Option(help=_HELP["layout"], autocompletion=one_of(*LAYOUTS))]
+Context = Annotated[str | None, typer.Option(help=_HELP["context"])]
 MostGenes = Annotated[int | None, typer.Option(min=1, help=_HELP["most_genes"])]
 Candidates = Annotated[
     Path | None, typer.Option(help="File with a perturbation a line, without cells, to be predicted.")

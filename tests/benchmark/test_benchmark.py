@@ -29,6 +29,9 @@ from pyro_citevae.recipe import features_of
 SIZES = {"n_cells": 240, "n_genes": 8, "n_perturbations": 3, "n_steps": 2, "effect": 1.5}
 PAIRS = ("gene_0+gene_1", "gene_1+gene_2")
 SCREEN = {**SIZES, "combinations": PAIRS}
+IN_CONTEXTS = {**SIZES, "n_cells": 360, "n_steps": 1, "design": "snapshot", "n_contexts": 3,
+               "context_baseline": 0.5, "context_mechanism": 0.3}  # fmt: skip
+OF_CONTEXTS = ("unseen-context", "unseen-gene-in-unseen-context")
 TINY = {
     "simulate": {**SIZES, "combinations": list(PAIRS)},
     "model": {"name": "CiteVAE", "n_programs": 2, "n_invariant": 0, "hidden": 4},
@@ -47,13 +50,20 @@ EXPECTED = {
     "unseen-gene": {"linear model", "ridge on features", "nearest neighbours", "softmax kernel"},
     "unseen-combination": {"additive", "matching mean", "stronger single", "mean of singles"},
 }
-EVERYWHERE = {"ceiling", "no change", "mean of others", "latent additive", "technical duplicate",
-              "interpolated duplicate", "CiteVAE/BackwardSmoother"}  # fmt: skip
+EVERYWHERE = {"ceiling", "no change", "latent additive", "technical duplicate", "CiteVAE/BackwardSmoother"}
+OUTSIDE_CONTEXTS = {"mean of others", "interpolated duplicate"}
+WITHIN_CONTEXTS = {"mean of other contexts", "shrunken mean of other contexts", "nearest context",
+                   "pooled log ratio", "similar contexts"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def data() -> cv.Trajectories:
     return cv.simulate(**SCREEN).data
+
+
+@pytest.fixture(scope="module")
+def in_contexts() -> cv.Trajectories:
+    return cv.simulate(**IN_CONTEXTS).data
 
 
 def settings(**changed: object) -> Settings:
@@ -79,6 +89,8 @@ def first_fold(protocol: str, data: cv.Trajectories, number: int | str = 2) -> F
 @pytest.mark.parametrize("protocol", [*PROTOCOLS, "ablation"])
 def test_the_command_runs_a_protocol_end_to_end(protocol: str, tmp_path: Path) -> None:
     changed: dict = {"features": "coexpression", "cells": 12}
+    if protocol in OF_CONTEXTS:
+        changed["simulate"] = IN_CONTEXTS
     if protocol == "ablation":
         changed = {
             "protocol": "held-out-time",
@@ -104,7 +116,8 @@ def test_the_command_runs_a_protocol_end_to_end(protocol: str, tmp_path: Path) -
     if protocol == "ablation":
         assert {"StaticShift/BackwardSmoother", "StaticShift/MeanField", "StaticShift/Flow"} <= predictors
         return
-    assert EVERYWHERE | EXPECTED[protocol] <= predictors
+    elsewhere = WITHIN_CONTEXTS if protocol in OF_CONTEXTS else OUTSIDE_CONTEXTS | EXPECTED[protocol]
+    assert EVERYWHERE | elsewhere <= predictors
     wanted = {"pearson_delta_control", "relative_l2", "pds", "crps", "coverage_80", "energy_distance", "mmd",
               "de_direction", "crps_skill_over_no_change", "scaled_relative_l2", "scaled_pds"}  # fmt: skip
     model = frame[frame.predictor == "CiteVAE/BackwardSmoother"]
@@ -185,6 +198,94 @@ def test_a_variant_changes_what_it_names_and_another_class_starts_anew() -> None
     assert (model.name, model.arguments) == ("StaticShift", {})
 
 
+# contexts
+
+
+def test_a_context_is_held_out_at_a_time_and_keeps_its_controls(in_contexts: cv.Trajectories) -> None:
+    folds = PROTOCOLS["unseen-context"].folds(in_contexts, 5, ())
+    assert [fold.context for fold in folds] == list(in_contexts.schema.contexts)
+    for fold in folds:
+        here = fold.train.select(context=fold.context)
+        assert here.n_cells and not here.perturbations()
+        assert set(fold.truth.context) == {in_contexts.schema.context_of(fold.context)}
+        assert set(fold.labels) == set(in_contexts.perturbations())
+
+
+def test_effects_in_a_context_are_against_its_own_controls(in_contexts: cv.Trajectories) -> None:
+    fold = PROTOCOLS["unseen-context"].folds(in_contexts, 5, ())[1]
+    here = fold.whole.select(context=fold.context)
+    for one in fold.measurements:
+        expected = cv.analysis.measure(here, one.perturbation, one.time)
+        np.testing.assert_array_equal(one.delta, expected.delta)
+        np.testing.assert_array_equal(one.variance, expected.variance)
+        assert one.split_half == expected.split_half
+    assert set(fold.duplicated.context) == {1}
+
+
+def test_a_perturbation_of_one_context_alone_is_not_scored_there(in_contexts: cv.Trajectories) -> None:
+    fewer = in_contexts.rows((in_contexts.labels != "gene_0") | (in_contexts.context == 0))
+    first, second, _ = PROTOCOLS["unseen-context"].folds(fewer, 5, ())
+    assert "gene_0" in fewer.select(context=first.context).perturbations()
+    assert set(first.labels) == set(second.labels) == {"gene_1", "gene_2"}
+
+
+def test_contexts_without_controls_are_not_held_out(in_contexts: cv.Trajectories) -> None:
+    fewer = in_contexts.rows((in_contexts.labels != "control") | (in_contexts.context != 2))
+    folds = PROTOCOLS["unseen-context"].folds(fewer, 5, ())
+    assert [fold.context for fold in folds] == ["context_0", "context_1"]
+
+
+def test_an_unseen_gene_in_an_unseen_context_is_in_no_training_cell(in_contexts: cv.Trajectories) -> None:
+    folds = PROTOCOLS["unseen-gene-in-unseen-context"].folds(in_contexts, 3, ())
+    assert len(folds) == 9
+    for fold in folds:
+        assert not set(fold.labels) & set(fold.train.perturbations())
+        assert not fold.train.select(context=fold.context).perturbations()
+        assert len(fold.labels) == 1 and {one.perturbation for one in fold.others} == (
+            set(in_contexts.perturbations()) - set(fold.labels)
+        )
+    assert {(fold.context, *fold.labels) for fold in folds} == {
+        (context, label) for context in in_contexts.schema.contexts for label in in_contexts.perturbations()
+    }
+
+
+def test_each_context_has_its_mean_and_its_table(tmp_path: Path) -> None:
+    chosen = settings(simulate=IN_CONTEXTS, limit=2, seeds=2, fit={"max_steps": 20})
+    found = benchmark.run("unseen-context", chosen, tmp_path)
+    frame = found.scores[found.scores.score == "relative_l2"]
+    rule = frame[frame.predictor == "nearest context"].set_index("perturbation")
+    assert found.strata == ("context context_0", "context context_1")
+    for number, name in enumerate(found.strata):
+        single = rule[rule.fold == number]
+        assert len(single) == 3
+        assert rule["value"][name] == pytest.approx(single["value"].mean())
+    assert rule["value"]["ALL"] == pytest.approx(rule[rule.fold >= 0]["value"].mean())
+    scaled = found.scores[found.scores.score == "scaled_relative_l2"]
+    assert (scaled[scaled.predictor == "mean of other contexts"]["value"] == 0).all()
+    assert {"CiteVAE/BackwardSmoother", "CiteVAE/BackwardSmoother (ensemble)"} <= set(frame.predictor)
+    text = benchmark.report(found, "x")
+    assert "Mean in the context context_1:" in text
+    assert (
+        "| held out | mean of other contexts |" in text and "| gene_0, gene_1, gene_2 in context_1 |" in text
+    )
+
+
+@pytest.mark.parametrize("by", ["config", "option"])
+def test_a_file_is_read_with_its_column_of_contexts(by: str, tmp_path: Path) -> None:
+    path, config = tmp_path / "screen.h5ad", tmp_path / "config.toml"
+    cv.datasets.kang()[::4].write_h5ad(path)
+    named = {"dataset": str(path), "columns": {"context": "cell_type"}} if by == "config" else {}
+    options = [] if by == "config" else ["--data", str(path), "--context", "cell_type"]
+    config.write_text(toml({name: value for name, value in (TINY | named).items() if name != "simulate"}))
+    line = ["benchmark", "unseen-context", "--config", str(config), "--quiet", "-o", str(tmp_path), *options]
+    made = CliRunner().invoke(app, line, catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    assert " ".join(options) in (tmp_path / "results.md").read_text()
+    frame = pd.read_parquet(tmp_path / "results.parquet")
+    assert set(frame.predictor) >= WITHIN_CONTEXTS | EVERYWHERE
+    assert "context B cells" in set(frame.perturbation)
+
+
 # nothing that is held out is seen
 
 
@@ -212,16 +313,22 @@ def predictions(fold: Fold, protocol: str) -> dict[str, tuple[np.ndarray, np.nda
     guide = BackwardSmoother(model, hidden=4)
     predictors["model"] = cv.fit(model, guide, fold.train, max_epochs=1, progress=False)
     schedules = [cv.Schedule.parse(label) for label in fold.labels]
-    found = {}
+    found, controls = {}, fold.train.controls()
+    where = {} if fold.context is None else {"context": fold.context}
+    if fold.context is not None:
+        controls = controls.select(context=fold.context)
     for name, one in predictors.items():
-        effects = one.effect(schedules, time=fold.times, draws=4).to_numpy()
-        cells = one.predict(schedules, cells=fold.train.controls().thinned(6), draws=3, time=fold.times)
+        effects = one.effect(schedules, time=fold.times, draws=4, **where).to_numpy()
+        cells = one.predict(schedules, cells=controls.thinned(6), draws=3, time=fold.times)
         found[name] = effects, cells.X.toarray()
     return found
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_held_out_cells_reach_no_prediction(protocol: str, data: cv.Trajectories) -> None:
+def test_held_out_cells_reach_no_prediction(
+    protocol: str, data: cv.Trajectories, in_contexts: cv.Trajectories
+) -> None:
+    data = in_contexts if protocol in OF_CONTEXTS else data
     fold = first_fold(protocol, data)
     other = first_fold(protocol, disturbed(data, fold.truth))
     assert (other.truth.values != fold.truth.values).nnz
@@ -388,6 +495,13 @@ def test_the_challenge_is_scored_on_its_own_scale_and_its_version_kept(tmp_path:
         ("held-out-time", {"simulate": {}, "dataset": "no.h5ad"}, "is not a file"),
         ("unseen-gene", {"simulate": {**SIZES, "n_cells": 12}}, "no held-out group of four cells"),
         ("unseen-gene", {"features": "no.csv"}, "no.csv"),
+        ("unseen-gene", {"simulate": IN_CONTEXTS}, "have the contexts context_0, .* take 'unseen-context'"),
+        ("unseen-context", {}, "have no context; name the column of cell types"),
+        (
+            "unseen-gene-in-unseen-context",
+            {"simulate": {**IN_CONTEXTS, "n_perturbations": 1}},
+            "'context_0' has 1; take 'unseen-context'",
+        ),
         ("held-out-time", {"variants": [{"model": {"name": "Nothing"}}]}, "is unknown"),
         (
             "held-out-time",

@@ -449,6 +449,20 @@ def test_evaluate_prints_and_writes_the_scores(places: dict[str, Path], tmp_path
     assert all((out / f"{name}.png").read_bytes()[:4] == b"\x89PNG" for name in ("effects", "trajectories"))
 
 
+def test_evaluate_scores_a_held_out_context(tmp_path: Path, places: dict[str, Path]) -> None:
+    here = {**places, "run": tmp_path / "run", "out": tmp_path / "scores"}
+    citevae(
+        "fit kang --hold-out 'context=B cells,CD4 T cells' --config {small} --epochs 1 --quiet -o {run}",
+        **here,
+    )
+    text = citevae("evaluate {run} --context 'B cells' --draws 5 -o {out}", **here)
+    assert all(name in text for name in ("CiteVAE", "ceiling", "IFNB1", "contexts"))
+    assert "sees the scored time" not in text
+    assert names(here["out"]) >= {"scores.md", "effects.png", "trajectories.png"}
+    result = CliRunner().invoke(app, words("evaluate {run} --draws 5", **here))
+    assert "name one with context=" in str(result.exception)
+
+
 def test_evaluate_reports_the_licence(places: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "licence"
     text = citevae("evaluate {run} --licence -o {out}", out=out, **places)

@@ -372,7 +372,8 @@ def test_the_benchmark_runs_on_a_published_file(tmp_path: Path) -> None:
 def test_a_layout_without_a_file_to_read_is_refused(tmp_path: Path) -> None:
     result = benchmarked(tmp_path, "--layout", "scperturb")
     assert isinstance(result.exception, CiteVAEError)
-    assert "--layout and --most-genes say how to read --data; name its file" in str(result.exception)
+    said = "--layout, --context and --most-genes say how to read --data; name its file"
+    assert said in str(result.exception)
 
 
 @pytest.mark.parametrize("name", ["gears", "scperturb", "cpa", "vcc"])

@@ -1,5 +1,14 @@
 """Baselines: simple rules and networks that a model must beat, asked as a posterior is."""
 
+from pyro_citevae.analysis.baselines.across_contexts import (
+    ContextRule,
+    MeanOfContexts,
+    NearestContext,
+    NoChangeInContext,
+    PooledLogRatio,
+    ShrunkenMeanOfContexts,
+    SimilarContexts,
+)
 from pyro_citevae.analysis.baselines.across_perturbations import (
     Additive,
     MatchingMean,
@@ -7,6 +16,7 @@ from pyro_citevae.analysis.baselines.across_perturbations import (
     MeanOfSingles,
     StrongerSingle,
 )
+from pyro_citevae.analysis.baselines.context_table import ContextTable
 from pyro_citevae.analysis.baselines.effect_table import EffectTable
 from pyro_citevae.analysis.baselines.in_time import (
     DampedExtrapolation,
@@ -34,6 +44,8 @@ __all__ = [
     "AcrossPerturbations",
     "Additive",
     "Baseline",
+    "ContextRule",
+    "ContextTable",
     "DampedExtrapolation",
     "EffectRule",
     "EffectTable",
@@ -42,14 +54,20 @@ __all__ = [
     "LinearExtrapolation",
     "LinearModel",
     "MatchingMean",
+    "MeanOfContexts",
     "MeanOfOthers",
     "MeanOfSingles",
+    "NearestContext",
     "NearestNeighbours",
     "NoChange",
+    "NoChangeInContext",
     "Persistence",
+    "PooledLogRatio",
     "Predictor",
     "RidgeOnFeatures",
+    "ShrunkenMeanOfContexts",
     "ShrunkenPersistence",
+    "SimilarContexts",
     "SoftmaxKernel",
     "StrongerSingle",
     "TechnicalDuplicate",

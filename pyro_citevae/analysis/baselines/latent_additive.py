@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pyro_citevae.analysis.baselines.context_table import ContextTable
 from pyro_citevae.analysis.baselines.effect_table import EffectTable
 from pyro_citevae.analysis.baselines.on_features import Features
-from pyro_citevae.analysis.baselines.rules import Baseline, independent, without_noise
+from pyro_citevae.analysis.baselines.rules import Baseline, independent, left_over, without_noise
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.pseudobulk import profile
 from pyro_citevae.data.trajectories import Trajectories
@@ -32,10 +33,11 @@ class LatentAdditive(Baseline):
         g  encoder of the perturbation: its dose of each token, and the summed features of the tokens
         h  a code for each training time; a later time has the last one's
 
-    Trained on random pairs of a cell and a control cell of its time. The effect is that on the pseudobulk of
-    the controls' means. A token that was never trained on has no code of its own, only that of its features.
-    Residuals are those of refits that leave out a fold of the perturbations, five folds in all, less the
-    sampling noise as in :class:`EffectRule`.
+    Trained on random pairs of a cell and a control cell of its time and context. The effect is that on the
+    pseudobulk of the controls' means. A token that was never trained on has no code of its own, only that of
+    its features. Residuals are those of refits that leave out a fold of the perturbations, five folds in all,
+    less the sampling noise as in :class:`EffectRule`. With a context, the effect is that on its controls, and
+    the refits leave out the other contexts' perturbed cells, a context at a time.
 
     Args:
         data: Training cells.
@@ -43,8 +45,9 @@ class LatentAdditive(Baseline):
         hidden: Width of the hidden layers.
         latent: Size of the codes.
         steps: Training steps of 128 pairs.
-        folds: Number of refits for the residuals.
+        folds: Number of refits for the residuals, where no context is named.
         seed: Seed of weights, pairs and folds.
+        context: Context to predict in; None for the controls of all.
 
     Source: Y. Wu et al., PerturBench: Benchmarking Machine Learning Models for Cellular Perturbation Analysis
     (2024), whose latent additive model has a Gaussian loss on log-normalised cells.
@@ -62,25 +65,45 @@ class LatentAdditive(Baseline):
         steps: int = 600,
         folds: int = 5,
         seed: int = 0,
+        context: str | None = None,
     ) -> None:
         super().__init__(data)
         self.settings = {"hidden": hidden, "latent": latent, "steps": steps, "seed": seed}
         self.features, self.folds, self.seed = features, folds, seed
-        self.table = EffectTable.of(data)
+        self.context = context
+        self.contexts = None if context is None else ContextTable.of(data, context)
+        self.table = EffectTable.of(data) if self.contexts is None else self.contexts.effects
         self.network = _Network.trained(data, features, hidden, latent, steps, seed)
         self._residuals: np.ndarray | None = None
 
     def delta(self, schedule: Schedule, time: float) -> Float[np.ndarray, " gene"]:
         """The network's effect on the pseudobulk of the training controls."""
-        return self.network.delta(schedule, time)
+        return self.network.delta(schedule, time, self.context)
 
     def residuals(self, schedule: Schedule, time: float) -> Float[np.ndarray, "residual gene"]:
-        """Residuals at the last training time of networks that were not trained on the perturbation."""
+        """Residuals of networks not trained on the perturbation, or not in the context; at the last time."""
         if self._residuals is None:
-            self._residuals = self._refitted()
+            known = self.contexts
+            self._residuals = (
+                self._without_perturbations() if known is None else self._without_contexts(known)
+            )
         return self._residuals
 
-    def _refitted(self) -> Float[np.ndarray, "residual gene"]:
+    def _without_contexts(self, known: ContextTable) -> Float[np.ndarray, "residual gene"]:
+        last = known.effects.times.max()
+        perturbed, of = self.data.labels != self.schema.control, np.array(self.schema.contexts, dtype=object)
+        tried = []
+        for name in dict.fromkeys(known.contexts.tolist()):
+            kept = ~(perturbed & (of[self.data.context] == name))
+            if not (kept & perturbed).any():
+                continue
+            network = _Network.trained(self.data.cells(np.flatnonzero(kept)), self.features, **self.settings)
+            for i in np.flatnonzero((known.contexts == name) & (known.effects.times == last)).tolist():
+                predicted = network.delta(known.effects.schedules[i], float(last), name)
+                tried.append((i, known.effects.delta[i] - predicted))
+        return left_over(known.effects, tried, 1)
+
+    def _without_perturbations(self) -> Float[np.ndarray, "residual gene"]:
         table = self.table.at(float(self.table.times.max()))
         labels = np.array(sorted(set(table.labels)), dtype=object)
         folds = min(self.folds, len(labels))
@@ -119,7 +142,7 @@ class _Network(nn.Module):
         self.decoder = _layers(latent, hidden, schema.n_genes)
         nn.init.zeros_(self.code.weight)
         nn.init.zeros_(self.clock.weight)
-        self.controls: dict[int, Tensor] = {}
+        self.controls: dict[tuple[int, int], Tensor] = {}  # by time and context
 
     @classmethod
     def trained(
@@ -132,27 +155,30 @@ class _Network(nn.Module):
         seed: int,
         pairs: int = 128,
     ) -> _Network:
-        """Fits a network to pairs of a cell and a control of its time."""
+        """Fits a network to pairs of a cell and a control of its time and context."""
         with seeded(seed), torch.inference_mode(False):
             network = cls(data, features, hidden, latent)
             rng = np.random.default_rng(seed)
             time = np.searchsorted(network.times, data.row_times)
             doses = np.stack([data.schema.doses(one, data.schema.n_steps)[-1] for one in data.conditions])
+            context = data.context[data.row_cell]
+            n_contexts = max(1, data.schema.n_contexts)
+            place = time * n_contexts + context
             controls = [
-                np.flatnonzero((data.row_labels == data.schema.control) & (time == t))
-                for t in range(len(network.times))
+                np.flatnonzero((data.row_labels == data.schema.control) & (place == one))
+                for one in range(len(network.times) * n_contexts)
             ]
-            usable = np.flatnonzero(np.array([len(one) > 0 for one in controls])[time])
+            usable = np.flatnonzero(np.array([len(one) > 0 for one in controls])[place])
             network.controls = {
-                t: network.read(_dense(data, rows[:: -(-len(rows) // _MOST_CONTROLS)]))
-                for t, rows in enumerate(controls)
+                divmod(one, n_contexts): network.read(_dense(data, rows[:: -(-len(rows) // _MOST_CONTROLS)]))
+                for one, rows in enumerate(controls)
                 if len(rows)
             }
             optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
             for _ in range(steps):
                 rows = usable[rng.integers(len(usable), size=pairs)]
-                partner = np.array([controls[t][rng.integers(len(controls[t]))] for t in time[rows]])
+                partner = np.array([controls[t][rng.integers(len(controls[t]))] for t in place[rows]])
                 u = torch.from_numpy(doses[data.condition[data.row_cell[rows]]])
                 made = network(network.read(_dense(data, partner)), u, torch.from_numpy(time[rows]))
                 loss = network.loss(made, _dense(data, rows))
@@ -183,10 +209,13 @@ class _Network(nn.Module):
             return ((made - x) ** 2).mean()
         return -(x * torch.log_softmax(made, -1)).sum() / x.sum().clamp(min=1.0)
 
-    def delta(self, schedule: Schedule, time: float) -> Float[np.ndarray, " gene"]:
+    def delta(
+        self, schedule: Schedule, time: float, context: str | None = None
+    ) -> Float[np.ndarray, " gene"]:
         """Effect on the pseudobulk of the controls of the last training time that is not after a time."""
-        known = [t for t in self.controls if self.times[t] <= time] or [min(self.controls)]
-        controls = self.controls[max(known)]
+        there = [(t, c) for t, c in self.controls if context is None or c == self.schema.context_of(context)]
+        known = [t for t, _ in there if self.times[t] <= time] or [min(t for t, _ in there)]
+        controls = torch.cat([self.controls[t, c] for t, c in there if t == max(known)])
         doses = torch.from_numpy(self.schema.doses(schedule, self.schema.n_steps)[-1])
         at = torch.full((len(controls),), max(known))
         with torch.no_grad():

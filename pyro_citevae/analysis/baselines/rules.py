@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy import sparse
 
 from pyro_citevae.analysis.baselines.effect_table import EffectTable
+from pyro_citevae.arguments import Names, names
 from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.pseudobulk import profile
 from pyro_citevae.data.schema import Schema
@@ -48,8 +49,12 @@ class Predictor(Protocol):
         draws: int = 200,
         time: float | Sequence[float] | None = None,
         seed: int = 0,
+        context: Names | None = None,
     ) -> Effect:
-        """Draws of the effect, with dims (chain, draw, perturbation, time, gene)."""
+        """Draws of the effect, with dims (chain, draw, perturbation, time, gene); of named contexts, context.
+
+        The dim context follows draw. Where the data have no contexts, none is named.
+        """
 
     def predict(
         self,
@@ -105,6 +110,7 @@ class Baseline(ABC):
         draws: int = 200,
         time: float | Sequence[float] | None = None,
         seed: int = 0,
+        context: Names | None = None,
     ) -> Effect:
         """Draws of the rule's effects; their mean is the rule's own prediction.
 
@@ -115,13 +121,15 @@ class Baseline(ABC):
             draws: Number of draws.
             time: Time or times, in the data's unit; None for the last one of the data.
             seed: Seed of the draws.
+            context: Contexts to give the effect in; it is the same in all of them.
 
         Returns:
-            Dims (chain, draw, perturbation, time, gene), on the natural log scale.
+            Dims (chain, draw, perturbation, time, gene), on the natural log scale. Where contexts are named,
+            (chain, draw, context, perturbation, time, gene).
 
         Raises:
             ScheduleError: A perturbation is unknown.
-            DataError: A time is off the grid.
+            DataError: A time is off the grid, or a context is unknown.
         """
         wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
         reference = do() if versus is None else versus
@@ -133,7 +141,11 @@ class Baseline(ABC):
             less = self._drawn(reference, at, draws, rng)
             for i, one in enumerate(wanted):
                 values[0, :, i, j] = self._drawn(one, at, draws, rng) - less
-        return Effect.of(values, wanted, times, self.schema, reference)
+        found = Effect.of(values, wanted, times, self.schema, reference)
+        if context is None:
+            return found
+        contexts = [self.schema.contexts[self.schema.context_of(one)] for one in names(context, "effect()")]
+        return Effect.in_contexts([found] * len(contexts), contexts)
 
     def _drawn(
         self, schedule: Schedule, time: float, draws: int, rng: np.random.Generator
@@ -298,10 +310,7 @@ class EffectRule(Baseline):
             (i, table.delta[i] - self.rule(smaller, table.schedules[i], float(table.times[i])))
             for i, smaller in self.trials(schedule, time)
         ]
-        if not tried:
-            return independent(max(len(schedule.doses), 1) * table.variance.mean(0))
-        rows = np.array([i for i, _ in tried])
-        return without_noise(np.array([r for _, r in tried]), table.variance[rows], ~table.own[rows])
+        return left_over(table, tried, len(schedule.doses))
 
 
 class AcrossPerturbations(EffectRule):
@@ -345,6 +354,23 @@ def independent(variance: Float[np.ndarray, " gene"]) -> Float[np.ndarray, "resi
         [[2.0, 0.0], [0.0, 4.0]]
     """
     return np.diag(np.sqrt(len(variance) * variance))
+
+
+def left_over(
+    table: EffectTable, tried: Sequence[tuple[int, np.ndarray]], order: int
+) -> Float[np.ndarray, "residual gene"]:
+    """Residuals of trials without the noise of the rows that they were measured on.
+
+    Args:
+        table: The measured effects.
+        tried: Row of each trial, and the measured less the predicted effect.
+        order: Number of tokens of what is predicted, whose sampling variance stands in where nothing was
+            tried.
+    """
+    if not tried:
+        return independent(max(order, 1) * table.variance.mean(0))
+    rows = np.array([i for i, _ in tried])
+    return without_noise(np.array([r for _, r in tried]), table.variance[rows], ~table.own[rows])
 
 
 def without_noise(

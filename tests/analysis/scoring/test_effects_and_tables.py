@@ -324,6 +324,53 @@ def test_a_forecast_is_scored_beside_rules_that_fit_what_is_held_out(
     np.testing.assert_allclose(one.delta, measure(data, one.perturbation, 3.0).delta)
 
 
+ACROSS_CONTEXTS = {"no change", "mean of other contexts", "shrunken mean of other contexts",
+                   "nearest context", "pooled log ratio", "similar contexts"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def in_contexts() -> cv.Trajectories:
+    return cv.simulate(
+        n_cells=480, n_genes=10, n_perturbations=3, n_contexts=3, n_steps=1, design="snapshot"
+    ).data
+
+
+def fitted_briefly(train: cv.Trajectories) -> cv.Posterior:
+    model = CiteVAE(train.schema, n_programs=2, n_invariant=0, hidden=4)
+    return cv.fit(model, BackwardSmoother(model, hidden=8), train, max_epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "rules"),
+    [({"contexts": "context_1"}, ACROSS_CONTEXTS),
+     ({"contexts": "context_1", "perturbations": "gene_0"},
+      ACROSS_CONTEXTS | {"mean of others", "linear model"})],
+)  # fmt: skip
+def test_a_held_out_context_is_scored_beside_the_rules_from_other_contexts(
+    held_out: dict, rules: set[str], in_contexts: cv.Trajectories
+) -> None:
+    train, truth = in_contexts.hold_out(**held_out)
+    found = forecast(fitted_briefly(train), train, truth, dataset="simulated", draws=10)
+    assert {one.split("/")[0] for one in found.scores.predictor} == {"ceiling", "CiteVAE"} | rules
+    assert found.context == "context_1" and "context" not in found.effects.dims
+    assert set(found.scores.perturbation) - {"ALL", "REPRODUCIBLE"} == set(truth.perturbations())
+    expected = in_contexts.select(context="context_1")
+    for one in found.measurements:
+        np.testing.assert_allclose(one.delta, measure(expected, one.perturbation, 1.0).delta)
+    assert np.isfinite(found.scores[found.scores.score == "relative_l2"]["value"]).all()
+
+
+def test_of_several_held_out_contexts_one_is_named(in_contexts: cv.Trajectories) -> None:
+    train, truth = in_contexts.hold_out(contexts=["context_0", "context_2"])
+    posterior = fitted_briefly(train)
+    with pytest.raises(DataError, match=r"held out of context_0, context_2; name one with context=\."):
+        forecast(posterior, train, truth, dataset="simulated", draws=10)
+    found = forecast(posterior, train, truth, dataset="simulated", draws=10, context="context_2")
+    assert found.context == "context_2"
+    with pytest.raises(DataError, match="'context_9' is not in the data"):
+        forecast(posterior, train, truth, dataset="simulated", draws=10, context="context_9")
+
+
 def test_a_held_out_pair_is_scored_beside_the_rules_of_its_members() -> None:
     data = cv.simulate(
         n_cells=400, n_perturbations=3, combinations=("gene_0+gene_1",), design="snapshot"
