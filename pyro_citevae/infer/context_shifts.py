@@ -58,8 +58,8 @@ class ContextShifts(Shown):
         lower, middle, upper = share.quantile([_TAIL, 0.5, 1 - _TAIL], dim=sampled).to_numpy()
         columns = {
             "perturbation": shifts.token.to_numpy(),
-            "shared": np.sqrt(shared).mean(sampled).to_numpy(),
-            "apart": np.sqrt(apart).mean(sampled).to_numpy(),
+            "shared": (shared**0.5).mean(sampled).to_numpy(),
+            "apart": (apart**0.5).mean(sampled).to_numpy(),
             "share": middle,
             "lower": lower,
             "upper": upper,
