@@ -37,7 +37,7 @@ _FLAGS = (
     (r"c3d_parts\(n_frames=(-?\d+)\)", r"--frames \1"),
     (r"c3d_parts\(seed=(-?\d+)\)", r"--seed \1"),
     (r"render_parts\(jobs=(-?\d+)\)", r"--jobs \1"),
-    (r"from_anndata\(candidates=\.\.\.\)", "citevae fit --candidates"),
+    (r"is named in from_anndata\(candidates=\.\.\.\)", "can be asked if you fit it again with --candidates"),
     (r"\bdata='FILE\.h5ad'", "--data FILE.h5ad"),
     (r"\bmax_(epochs|steps)=(?=\d)", r"--\1 "),
     (r"(leave out|raise) max_(epochs|steps)\b", r"\1 --\2"),
