@@ -46,7 +46,7 @@ def effects(
         >>> predicted = Effect.of(draws + delta, [do("A")], [1.0], schema, do())
         >>> measured = Measurement("A", 1.0, delta, np.full(2, 0.01), np.array([True, True]), 0.9)
         >>> effects(predicted, [measured]).axes[0].get_xlabel()
-        'measured log fold change (natural log)'
+        'measured change of log(1 + count)'
     """
     predicted = _of_one_context(predicted)
     columns = min(3, max(1, len(measurements)))

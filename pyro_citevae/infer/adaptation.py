@@ -10,11 +10,12 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide.utils import deep_setattr
 from torch import Tensor, nn
+from torch.distributions import biject_to
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.contexts import batches_of_contexts, control_profiles, distances
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError, few
+from pyro_citevae.errors import DataError, ModelError, few
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.drawn_rows import drawn_rows, has_large_tables
 from pyro_citevae.infer.progress import appearing, say
@@ -130,6 +131,11 @@ def _filled(fresh: Tensor, before: Tensor, likeness: Tensor) -> Tensor:
     axis, *more = [i for i, (a, b) in enumerate(zip(fresh.shape, before.shape, strict=True)) if a != b]
     if more or not fresh.is_floating_point():  # noted afterwards
         return grown
+    if fresh.shape[axis] - before.shape[axis] != n_new:
+        raise ModelError(
+            f"posterior.adapt() cannot add a context to a parameter that grows from {tuple(before.shape)} to "
+            f"{tuple(fresh.shape)} with it; use a guide whose mechanism is 'normal'."
+        )
     rows = before.narrow(axis, before.shape[axis] - n, n)
     mixed = torch.tensordot(likeness.to(rows), rows, dims=([1], [axis])).movedim(0, axis)
     grown.narrow(axis, before.shape[axis], n_new).copy_(mixed)
@@ -137,7 +143,7 @@ def _filled(fresh: Tensor, before: Tensor, likeness: Tensor) -> Tensor:
 
 
 def _leave_to_prior(model: LatentDynamics, guide: AmortizedGuide, n: int) -> None:
-    """Sets what the guide says of sites in new contexts to their prior: mean zero, and the prior's spread."""
+    """Sets what the guide says of sites in new contexts to the mean and the spread of their prior."""
     part: Any = getattr(guide.globals, "independent", None)
     if part is None:
         return
@@ -148,13 +154,15 @@ def _leave_to_prior(model: LatentDynamics, guide: AmortizedGuide, n: int) -> Non
         if "context" not in axes:
             continue
         law: Any = tracer.trace.nodes[name]["fn"]
-        drawn = law.expand([_PRIOR_DRAWS]).sample() if law.batch_shape == () else law.sample()
+        transform: Any = biject_to(law.support)
+        drawn = transform.inv(law.expand([_PRIOR_DRAWS]).sample())
         loc, scale = part._get_loc_and_scale(name)
         axis = axes.index("context") - len(axes)
-        mean, spread = drawn.mean(0), drawn.std(0)
+        middle = law.mean.expand(loc.shape) if transform(loc) is loc else drawn.mean(0)
+        spread = drawn.std(0)
         new = torch.arange(n, loc.shape[axis], device=loc.device)
         with torch.no_grad():
-            moved = loc.detach().clone().index_copy(axis, new, torch.zeros_like(mean).index_select(axis, new))
+            moved = loc.detach().clone().index_copy(axis, new, middle.index_select(axis, new))
             wide = scale.detach().clone().index_copy(axis, new, spread.index_select(axis, new))
             deep_setattr(part.locs, name, moved)
             deep_setattr(part.scales, name, wide)

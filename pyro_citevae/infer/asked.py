@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -10,7 +11,7 @@ from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.times import time_of
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import CiteVAEWarning, DataError
 
 __all__ = ["Asked", "require_controls", "require_panel", "schedules_of", "times_of"]
 
@@ -49,6 +50,13 @@ def times_of(given: Numbers | None, schema: Schema) -> list[float]:
     for time in times:
         if schema.step_of(time) < 1:
             raise DataError(f"time {time:g} is not after the start of the dynamics; predict a later one.")
+        if schema.design == "snapshot" and time > schema.times[-1]:
+            warnings.warn(
+                f"the data are a snapshot, seen at {schema.times[-1]:g}, and say nothing of time {time:g}: "
+                "the program goes on as its prior has it; leave time out.",
+                CiteVAEWarning,
+                stacklevel=3,
+            )
     return times
 
 

@@ -81,7 +81,7 @@ def interactions(pair: Effect, first: Effect, second: Effect, probability: float
     buffering      the strength is below 0.75
     dominance      one member counts three times as much as the other
     additive       none of the three, and the strength lies between 0.75 and 1.25
-    unclear        no kind is that probable
+    unclear        no kind is that probable, or no pair of the screen has cells
     =============  ==========================================================================
 
     Args:

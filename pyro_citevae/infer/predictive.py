@@ -421,7 +421,17 @@ class Predictive(Shown, ABC):
         effect = self.effect(every, draws=draws, time=time, seed=seed, progress=progress, context=chosen)
         effect = effect if where is None else effect.isel(context=0)
         both, first, second = (effect.isel(perturbation=[every.index(one) for one in some]) for some in asked)
-        return interactions(both, first, second, probability)
+        found = interactions(both, first, second, probability)
+        known = [one for one in self.discrepancies if one is not None]
+        if not known or any(len(self.schema.schedule(label).doses) > 1 for label in known[0].labels):
+            return found
+        warnings.warn(
+            f"no pair has cells, so that what {few([str(one) for one in wanted])} does beside its members is "
+            "what the program assumes; its kind is called unclear until a pair is measured.",
+            CiteVAEWarning,
+            stacklevel=2,
+        )
+        return replace(found, table=found.table.assign(kind="unclear"))
 
     def programs(
         self,

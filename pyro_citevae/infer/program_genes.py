@@ -128,7 +128,8 @@ class ProgramGenes(Shown):
         """The genes that each program moves most: a row a program and gene, the strongest first.
 
         Columns: ``program``, its ``program_name``, ``rank``, ``gene``, mean ``loading``, its 80 % interval
-        ``lower`` and ``upper``, and ``p_sign``, how probable its sign is within this fit.
+        ``lower`` and ``upper``, and ``p_sign``, how probable its sign is within this fit. These three are NaN
+        where all draws agree: a decoder is fitted, and its uncertainty shows between fits alone.
         """
         made = self._strongest.copy()
         made.insert(1, "program_name", made["program"].map(self.names))
@@ -140,6 +141,8 @@ class ProgramGenes(Shown):
         mean = self.loadings.mean("draw")
         lower, upper = (self.loadings.quantile(q, "draw") for q in (0.1, 0.9))
         sure = sign_probability(self.loadings, ("draw",))
+        if bool((lower == upper).all()):  # a decoder that is fitted, not drawn, has no spread in one fit
+            lower, upper, sure = (one * np.nan for one in (lower, upper, sure))
         rows = []
         for program in self.loadings.program.values:
             order = np.argsort(-np.abs(mean.sel(program=program).to_numpy()), kind="stable")[: self.top]

@@ -28,7 +28,7 @@ def effect_label(which: str, unit: str) -> str:
         unit: Unit of the effect, as its attribute ``unit`` says.
     """
     if unit == "log(1 + count)":
-        return f"{which} log fold change (natural log)"
+        return f"{which} change of log(1 + count)"
     return f"{which} effect ({unit})" if unit else f"{which} effect"
 
 

@@ -103,7 +103,7 @@ def test_intervals_are_named_in_the_legend(picture: Callable[..., Any], name: st
 
 def test_axes_have_units(picture: Callable[..., Any]) -> None:
     assert picture("training").axes[0].get_ylabel() == "bound (nats a cell)"
-    assert picture("effects").axes[0].get_xlabel() == "measured log fold change (natural log)"
+    assert picture("effects").axes[0].get_xlabel() == "measured change of log(1 + count)"
     assert picture("trajectories").axes[0].get_xlabel() == "time (hours)"
     assert picture("trajectories", unit="day").axes[0].get_xlabel() == "time (days)"
     assert picture("ranking").axes[0].get_xlabel() == "expected information from 100 cells (nats)"

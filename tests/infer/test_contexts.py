@@ -403,3 +403,12 @@ def test_a_pair_without_cells_adds_up_in_a_new_context(of_course: cv.Posterior) 
     )
     mean = effect.mean(("chain", "draw")).isel(context=0, time=0).to_numpy()
     assert np.corrcoef(mean[0] + mean[1], mean[2])[0, 1] > 0.5
+
+
+def test_a_guide_that_cannot_grow_says_so(without: tuple[cv.Trajectories, cv.Trajectories]) -> None:
+    data, controls = without
+    model = small(data.schema)
+    guide = BackwardSmoother(model, hidden=8, mechanism="low_rank")
+    posterior = cv.fit(model, guide, data, max_steps=4, validation=0, progress=False)
+    with pytest.raises(ModelError, match="use a guide whose mechanism is 'normal'"):
+        posterior.adapt(controls, progress=False)

@@ -244,7 +244,7 @@ class TestVolcano:
     def test_axes_say_what_they_show(self, strong: Effect) -> None:
         figure = strong.plot_volcano()
         assert [axis.get_title() for axis in figure.axes] == [f"{label}, hour 48" for label in LABELS]
-        assert figure.axes[0].get_xlabel() == "mean log fold change (natural log)"
+        assert figure.axes[0].get_xlabel() == "mean change of log(1 + count)"
         assert "local false sign rate" in figure.axes[0].get_ylabel()
         assert "floor: 1 / 100 draws" in figure.axes[0].get_ylabel()
         legend = [text.get_text() for text in figure.legends[0].get_texts()]

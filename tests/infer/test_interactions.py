@@ -8,7 +8,7 @@ from screens import simulated, unfitted
 
 import pyro_citevae as cv
 from pyro_citevae.data import Schema, do
-from pyro_citevae.errors import CiteVAEError
+from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
 from pyro_citevae.infer.effect import Effect
 from pyro_citevae.infer.interactions import interactions
 
@@ -80,3 +80,14 @@ def test_what_is_no_pair_is_refused(pairs: str, options: dict, said: str) -> Non
     posterior = unfitted(cv.models.CiteVAE(simulated().schema, n_programs=2))
     with pytest.raises(CiteVAEError, match=said):
         posterior.interactions(pairs, draws=10, **options)
+
+
+def test_without_measured_pairs_no_kind_is_claimed() -> None:
+    """A program without a pair has members that add up by assumption."""
+    data = cv.simulate(n_cells=200, n_genes=8, n_perturbations=3, n_steps=2).data
+    model = cv.models.CiteVAE(data.schema, n_programs=2, hidden=4)
+    posterior = cv.fit(model, cv.guides.MeanField(model, hidden=4), data, max_epochs=1, progress=False)
+    assert posterior.discrepancy is not None
+    with pytest.warns(CiteVAEWarning, match="no pair has cells"):
+        found = posterior.interactions("gene_0+gene_1", draws=20, progress=False)
+    assert found.table["kind"].tolist() == ["unclear"]

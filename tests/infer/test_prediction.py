@@ -14,10 +14,12 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from scipy import stats
+from screens import unfitted
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyro_citevae as cv
 from pyro_citevae.data.anndata_io import layer_names
+from pyro_citevae.errors import CiteVAEWarning
 from pyro_citevae.guides import BackwardSmoother
 from pyro_citevae.infer import counterfactuals, progress
 from pyro_citevae.infer.counterfactuals import Counterfactuals
@@ -264,3 +266,10 @@ def test_predicted_cells_together_are_draws_of_the_posterior_predictive() -> Non
     # one mechanism moves all cells together: were it that of one draw, the error would be many times one
     assert np.abs(error).max() < 5
     assert np.sqrt((error**2).mean()) < 2
+
+
+def test_a_time_beyond_a_snapshot_is_told() -> None:
+    data = cv.simulate(n_cells=40, n_genes=6, n_perturbations=2, n_steps=3, design="snapshot").data
+    posterior = unfitted(cv.models.StaticShift(data.schema, n_programs=2, hidden=4))
+    with pytest.warns(CiteVAEWarning, match="say nothing of time 5"):
+        posterior.effect("gene_0", time=5, draws=5, progress=False)
