@@ -10,6 +10,9 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
+from pyro_citevae.data.schema import Schema
+from pyro_citevae.infer.left_out import CorrectedGroups
+
 __all__ = ["AcrossContexts"]
 
 _REACHES = (
@@ -143,6 +146,49 @@ class AcrossContexts:
         rng = np.random.default_rng(seed)
         found = replace(found, weight=found._weights(rng))
         return found if not total else replace(found, factor_sd=found._missed(factors, controls, rng))
+
+    @classmethod
+    def of_groups(
+        cls,
+        found: CorrectedGroups,
+        level: Float[np.ndarray, "group gene"],
+        profile: Float[np.ndarray, "group gene"],
+        distance: Float[np.ndarray, "context context"],
+        schema: Schema,
+        seed: int,
+    ) -> AcrossContexts | None:
+        """What effects say of each other over contexts.
+
+        Args:
+            found: The groups with their corrected effects.
+            level: Measured profiles.
+            profile: Corrected ones.
+            distance: How far the controls of contexts lie apart.
+            schema: The common total of the counts.
+            seed: Seed of the genes that are looked at.
+        """
+        control, labels = found.control, np.array(found.groups.labels, dtype=object)
+        rows = np.flatnonzero((control >= 0) & (labels != found.control_label))
+        if not len(rows):
+            return None
+        c, beside = control[rows], level - profile
+        measured = found.effect[rows] + beside[rows] - beside[c]
+        variance = found.sampled[rows] + found.sampled[c]
+        chosen = np.isfinite(measured).all(1) & np.isfinite(variance).all(1)
+        if not chosen.any():
+            return None
+        rows = rows[chosen]
+        return cls.learnt(
+            tuple(labels[rows].tolist()),
+            found.groups.times[rows],
+            found.groups.contexts[rows],
+            measured[chosen],
+            variance[chosen],
+            distance,
+            profile[c[chosen]],
+            schema.panel_total if schema.values == "counts" else 0.0,
+            seed,
+        )
 
     def with_distance(self, distance: Float[np.ndarray, "context context"]) -> AcrossContexts:
         """The same with a further context.

@@ -11,8 +11,6 @@ from typing import Any, final
 import numpy as np
 import xarray as xr
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from pyro_citevae.data.groups import Groups, grouped
 from pyro_citevae.data.pseudobulk import level
@@ -21,6 +19,7 @@ from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 from pyro_citevae.infer.across_contexts import AcrossContexts
 from pyro_citevae.infer.asked import require_panel
+from pyro_citevae.infer.discrepancy_scales import Scales
 from pyro_citevae.infer.held_out import HeldOut
 from pyro_citevae.infer.left_out import CorrectedGroups, LeftOut
 from pyro_citevae.infer.program_levels import Members, program_levels
@@ -31,47 +30,6 @@ _FEWEST_GROUPS = 3
 _MOST_VALUES = 20_000_000  # groups x genes that are held
 _DRAWS = 20
 _OF_GROUPS = ("shift", "sd", "profile", "effect")
-
-# chosen on the development screens of experiments/calibration
-_PRIOR_MEAN, _PRIOR_SCALE = np.array([-1.0, 0.34, 0.6]), np.array([1.0, 1.0, 0.4])
-_TEMPER = 0.3  # residuals of a group are correlated along more genes than their noise shows
-
-
-@final
-@dataclass(frozen=True)
-class Scales:
-    """How far groups lie from a program: the hyperparameters of a discrepancy.
-
-    Attributes:
-        carried: Share kappa of the noise of its training cells that a program carries.
-        size: alpha at a gene of middling noise, over the sampling variance of the training cells there.
-        growth: Power nu by which alpha grows with a gene's noise.
-        n_effective: Number of independent residuals that these were learnt from.
-    """
-
-    carried: float
-    size: float
-    growth: float
-    n_effective: float
-
-    def alpha(
-        self, typical: float, noise: Float[np.ndarray, "group gene"]
-    ) -> Float[np.ndarray, "group gene"]:
-        """Variance of the structural errors.
-
-        Args:
-            typical: Sampling variance of the training cells at a gene of middling noise.
-            noise: Log of a gene's noise, zero at such a gene.
-        """
-        return np.asarray(self.size * typical * np.exp(self.growth * noise))
-
-    def kappa(self, of_fit: Groups) -> Float[np.ndarray, "group 1"]:
-        """Share of its training cells' noise that a program carries; nothing where a group has none.
-
-        Args:
-            of_fit: The cells that the program was fitted to.
-        """
-        return np.where(of_fit.n > 0, self.carried, 0.0)[:, None]
 
 
 @final
@@ -217,7 +175,7 @@ class Discrepancy:
         y_a, v_a = seen.level, seen.variance(first.m, whole)
         y_b, v_b = unseen.level, unseen.variance(first.m, whole)
         noise = first.noise(both)
-        scales = _fitted((first.m - y_b)[both], (y_a - y_b)[both], v_a[both], v_b[both], noise[both])
+        scales = Scales.learnt((first.m - y_b)[both], (y_a - y_b)[both], v_a[both], v_b[both], noise[both])
         typical = float(np.exp(np.log(v_a[both]).mean()))
         alpha = scales.alpha(typical, noise)
         expected = alpha + scales.kappa(seen) ** 2 * v_a + v_b
@@ -247,7 +205,7 @@ class Discrepancy:
         if data.schema.n_contexts > 1:
             model = (ended or members)[0][0]
             distance = (model.context_distance / model.context_unit).numpy(force=True).astype(float)
-            across = _across(found, whole.level, last.m + shift, distance, data.schema, seed)
+            across = AcrossContexts.of_groups(found, whole.level, last.m + shift, distance, data.schema, seed)
         return cls(
             schema=data.schema,
             labels=whole.labels,
@@ -440,85 +398,3 @@ def _control_of(groups: Groups, control: str) -> Int[np.ndarray, " group"]:
     where = list(zip(groups.times.tolist(), groups.contexts.tolist(), strict=True))
     at = {key: i for i, (label, key) in enumerate(zip(groups.labels, where, strict=True)) if label == control}
     return np.array([at.get(key, -1) for key in where])
-
-
-def _across(
-    found: CorrectedGroups,
-    level: Float[np.ndarray, "group gene"],
-    profile: Float[np.ndarray, "group gene"],
-    distance: Float[np.ndarray, "context context"],
-    schema: Schema,
-    seed: int,
-) -> AcrossContexts | None:
-    """What effects say of each other over contexts.
-
-    Args:
-        found: The groups with their corrected effects.
-        level: Measured profiles.
-        profile: Corrected ones.
-        distance: How far the controls of contexts lie apart.
-        schema: The common total of the counts.
-        seed: Seed of the genes that are looked at.
-    """
-    control, labels = found.control, np.array(found.groups.labels, dtype=object)
-    rows = np.flatnonzero((control >= 0) & (labels != found.control_label))
-    if not len(rows):
-        return None
-    c, beside = control[rows], level - profile
-    measured = found.effect[rows] + beside[rows] - beside[c]
-    variance = found.sampled[rows] + found.sampled[c]
-    chosen = np.isfinite(measured).all(1) & np.isfinite(variance).all(1)
-    if not chosen.any():
-        return None
-    rows = rows[chosen]
-    return AcrossContexts.learnt(
-        tuple(labels[rows].tolist()),
-        found.groups.times[rows],
-        found.groups.contexts[rows],
-        measured[chosen],
-        variance[chosen],
-        distance,
-        profile[c[chosen]],
-        schema.panel_total if schema.values == "counts" else 0.0,
-        seed,
-    )
-
-
-def _fitted(
-    r: Float[np.ndarray, "group gene"],
-    s: Float[np.ndarray, "group gene"],
-    v_a: Float[np.ndarray, "group gene"],
-    v_b: Float[np.ndarray, "group gene"],
-    noise: Float[np.ndarray, "group gene"],
-) -> Scales:
-    """The hyperparameters by maximum a posteriori, from ``r = m - y^b`` and ``s = y^a - y^b``.
-
-    ::
-
-        var(r) = alpha + kappa^2 v_a + v_b      cov(r, s) = kappa v_a + v_b      var(s) = v_a + v_b
-    """
-    typical = np.exp(np.log(v_a).mean())
-    n_effective = _TEMPER * _independent(r / np.sqrt(v_a + v_b))
-    weight = n_effective / r.size
-
-    def loss(x: np.ndarray) -> float:
-        kappa, alpha = expit(x[0]), typical * np.exp(np.clip(x[1] + x[2] * noise, -30, 30))
-        of_r, both, of_s = alpha + kappa**2 * v_a + v_b, kappa * v_a + v_b, v_a + v_b
-        determinant = of_r * of_s - both**2
-        square = (of_s * r**2 - 2 * both * r * s + of_r * s**2) / determinant
-        prior = (((x - _PRIOR_MEAN) / _PRIOR_SCALE) ** 2).sum()
-        return float((weight * (np.log(determinant) + square).sum() + prior) / 2)
-
-    found = minimize(loss, _PRIOR_MEAN, method="L-BFGS-B", bounds=[(-6, 4), (-8, 8), (-1, 3)])
-    kappa, log_size, growth = found.x
-    return Scales(float(expit(kappa)), float(np.exp(log_size)), float(growth), float(n_effective))
-
-
-def _independent(z: Float[np.ndarray, "group gene"]) -> float:
-    """How many independent values a table of correlated genes is worth: groups times participating axes."""
-    n_groups, n_genes = z.shape
-    trace = float((z**2).sum() / n_groups)
-    squared = float(((z @ z.T) ** 2).sum() / n_groups**2)
-    corrected = (squared - trace**2 / n_groups) / (1 + 1 / n_groups)
-    axes = trace**2 / max(corrected, trace**2 / min(4 * n_groups, n_genes))
-    return n_groups * min(axes, n_genes)

@@ -19,7 +19,8 @@ from pyro_citevae.data.shared_genes import shared_panel
 from pyro_citevae.errors import CiteVAEWarning, DataError, RunError
 from pyro_citevae.guides import BackwardSmoother, MeanField
 from pyro_citevae.infer.counterfactuals import Counterfactuals
-from pyro_citevae.infer.discrepancy import Discrepancy, _fitted, _independent
+from pyro_citevae.infer.discrepancy import Discrepancy
+from pyro_citevae.infer.discrepancy_scales import Scales, independent
 from pyro_citevae.models import CiteVAE, LinearGaussian
 
 # the hyperparameters, from residuals that are drawn as the model says
@@ -47,21 +48,21 @@ def test_what_the_residuals_were_drawn_by_is_found_again(kappa: float, size: flo
 
     The prior counts as much as it does beside a third of them.
     """
-    found = _fitted(*residuals(kappa, size, growth))
+    found = Scales.learnt(*residuals(kappa, size, growth))
     assert found.carried == pytest.approx(kappa, abs=0.1)
     assert np.log(found.size) == pytest.approx(np.log(size), abs=0.15)
     assert found.growth == pytest.approx(growth, abs=0.1)
 
 
 def test_without_structural_errors_next_to_none_are_found() -> None:
-    found = _fitted(*residuals(0.3, 1e-6, 0.5))
+    found = Scales.learnt(*residuals(0.3, 1e-6, 0.5))
     assert found.size < 0.1  # of the sampling variance
 
 
 def test_few_residuals_leave_the_hyperparameters_near_their_prior() -> None:
     few = [x[:3, :2] for x in residuals(0.9, 100.0, 0.0)]
-    many = _fitted(*residuals(0.9, 100.0, 0.0))
-    found = _fitted(*few)
+    many = Scales.learnt(*residuals(0.9, 100.0, 0.0))
+    found = Scales.learnt(*few)
     assert found.n_effective < 2 < 1000 < many.n_effective
     assert found.carried < 0.5 < many.carried
 
@@ -70,8 +71,8 @@ def test_genes_that_go_together_count_once() -> None:
     rng = np.random.default_rng(0)
     apart = rng.normal(size=(30, 50))
     together = np.repeat(rng.normal(size=(30, 5)), 10, axis=1)
-    assert _independent(apart) == pytest.approx(30 * 50, rel=0.2)
-    assert _independent(together) == pytest.approx(30 * 5, rel=0.2)
+    assert independent(apart) == pytest.approx(30 * 50, rel=0.2)
+    assert independent(together) == pytest.approx(30 * 5, rel=0.2)
 
 
 # a fit
