@@ -68,8 +68,6 @@ def test_the_code_of_a_page_runs(page: Path, small: None, capsys: pytest.Capture
     if page.name == "tune.md":
         pytest.importorskip("optuna")
     code = "\n".join(blocks(page, "python"))
-    if page.name == "scale.md":
-        pytest.skip("it needs a screen that is larger than memory")
     exec(compile(code, str(page), "exec"), {"__name__": "page", "np": np})
 
 
