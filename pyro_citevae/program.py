@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pyro_citevae import sites
 from pyro_citevae.data.batch import Batch
-from pyro_citevae.data.contexts import batches_of_contexts, control_profiles, distances
+from pyro_citevae.data.contexts import batches_of_contexts, control_profiles, distances, mean_distance
 from pyro_citevae.data.observations import SparseObservations
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
@@ -226,10 +226,10 @@ class LatentDynamics(ShownModule, PyroModule, metaclass=Recorded):  # type: igno
         self.seen.copy_(torch.from_numpy(data.seen))
         if self.schema.contexts:
             profiles = control_profiles(data)
-            distance, C = torch.from_numpy(distances(profiles)), len(profiles)
+            distance = distances(profiles)
             self.context_profile.copy_(torch.from_numpy(profiles))
-            self.context_distance.copy_(distance)
-            self.context_unit.copy_((distance.sum() / max(1, C * (C - 1))).clamp(min=1e-6))
+            self.context_distance.copy_(torch.from_numpy(distance))
+            self.context_unit.fill_(mean_distance(distance))
             self.batches_of.copy_(torch.from_numpy(batches_of_contexts(data)))
 
     def axes(self, site: str) -> tuple[str, ...] | None:

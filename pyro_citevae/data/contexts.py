@@ -12,7 +12,9 @@ from pyro_citevae.data.pseudobulk import level
 if TYPE_CHECKING:
     from pyro_citevae.data.trajectories import Trajectories
 
-__all__ = ["batches_of_contexts", "control_profiles", "distances"]
+__all__ = ["batches_of_contexts", "control_profiles", "distances", "mean_distance"]
+
+_LEAST_DISTANCE = 1e-6
 
 
 def control_profiles(data: Trajectories) -> Float[np.ndarray, "context gene"]:
@@ -51,6 +53,20 @@ def distances(profiles: Float[np.ndarray, "context gene"]) -> Float[np.ndarray, 
     found = np.where(np.isfinite(found), found, 1.0)
     np.fill_diagonal(found, 0.0)
     return np.asarray(np.clip(found, 0.0, 2.0))
+
+
+def mean_distance(distance: Float[np.ndarray, "context context"]) -> float:
+    """Mean over the pairs of contexts, above zero; the unit in which distances are taken.
+
+    Args:
+        distance: How far contexts lie apart, zero on the diagonal.
+
+    Example:
+        >>> mean_distance(np.array([[0.0, 0.5], [0.5, 0.0]]))
+        0.5
+    """
+    n = len(distance)
+    return max(float(distance.sum()) / max(1, n * (n - 1)), _LEAST_DISTANCE)
 
 
 def batches_of_contexts(data: Trajectories) -> Bool[np.ndarray, "context batch"]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.data.contexts import batches_of_contexts, control_profiles, distances
+from pyro_citevae.data.contexts import batches_of_contexts, control_profiles, distances, mean_distance
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError, ModelError, few
 from pyro_citevae.infer.bounds import negative_bound
@@ -33,6 +33,7 @@ _STEP_SIZE = 0.02
 _CELLS = 256  # of a minibatch
 _PRIOR_DRAWS = 200  # that show the spread of a site
 _CLOSER = 0.25  # how much of the mean distance makes a context's start half as good a guess
+_CERTAIN = 1e-3  # of a prior's spread: what a fit of one context says of sites that it did not need
 
 
 def adapted(
@@ -69,9 +70,8 @@ def adapted(
     names = schema.contexts[known:]
     say(f"start and baseline of {few(names)} are fitted to {new.n_cells:,} controls.", shown=progress)
     errors = posterior.discrepancy
-    record = posterior.record | {
-        "adapted": {name: int((new.context == known + i).sum()) for i, name in enumerate(names)}
-    }
+    counts = {name: int((new.context == known + i).sum()) for i, name in enumerate(names)}
+    record = posterior.record | {"adapted": posterior.record.get("adapted", {}) | counts}
     return replace(
         posterior,
         model=model.eval(),
@@ -84,7 +84,10 @@ def adapted(
 def _grown(
     model: LatentDynamics, guide: AmortizedGuide, new: Trajectories
 ) -> tuple[LatentDynamics, AmortizedGuide, dict[nn.Parameter, Tensor]]:
-    """Model and guide with the new contexts, and which entries of parameters are these contexts' own."""
+    """Model and guide with the new contexts, and which entries of parameters are these contexts' own.
+
+    A program of one context may lack what tells contexts apart, such as deviations: that comes as it is made.
+    """
     schema, n = replace(model.schema, contexts=new.schema.contexts), model.schema.n_contexts
     made = type(model)(schema, **model.settings).to(model.device)
     made_guide = type(guide)(made, **guide.settings).to(model.device)
@@ -96,20 +99,24 @@ def _grown(
     parts: list[tuple[nn.Module, nn.Module]] = [(made, model), (made_guide, guide)]
     for grown, was in parts:
         before = was.state_dict()
-        after = {name: _filled(value, before[name], likeness) for name, value in grown.state_dict().items()}
+        after = {
+            name: _filled(value, before[name], likeness) if name in before else value
+            for name, value in grown.state_dict().items()
+        }
         grown.load_state_dict(after)
         for name, parameter in grown.named_parameters():
-            if parameter.shape != before[name].shape:
+            if name in before and parameter.shape != before[name].shape:
                 there = torch.zeros_like(parameter)
                 there[tuple(slice(size) for size in before[name].shape)] = 1.0
                 own[parameter] = 1 - there
     made.context_profile.copy_(profiles)
-    made.context_distance.copy_(torch.from_numpy(distances(profiles.numpy(force=True))))
-    made.context_unit.copy_(model.context_unit)
+    apart = distances(profiles.numpy(force=True))
+    made.context_distance.copy_(torch.from_numpy(apart))
+    made.context_unit.fill_(float(model.context_unit) if n > 1 else mean_distance(apart))
     made.batches_of.copy_(
         torch.cat([model.batches_of.cpu(), torch.from_numpy(batches_of_contexts(new)[n:])]).to(model.device)
     )
-    _leave_to_prior(made, made_guide, n)
+    _leave_to_prior(made, made_guide, guide, n)
     globals_: Any = made_guide.globals
     of_sites = {id(one) for one in globals_.parameters()}
     return made, made_guide, {one: mask for one, mask in own.items() if id(one) not in of_sites}
@@ -142,11 +149,15 @@ def _filled(fresh: Tensor, before: Tensor, likeness: Tensor) -> Tensor:
     return grown
 
 
-def _leave_to_prior(model: LatentDynamics, guide: AmortizedGuide, n: int) -> None:
-    """Sets what the guide says of sites in new contexts to the mean and the spread of their prior."""
+def _leave_to_prior(model: LatentDynamics, guide: AmortizedGuide, before: AmortizedGuide, n: int) -> None:
+    """Sets what the guide says of sites in new contexts to the mean and the spread of their prior.
+
+    Of a site that the guide before lacked, the known contexts stay at the mean, as they were without it.
+    """
     part: Any = getattr(guide.globals, "independent", None)
     if part is None:
         return
+    had = dict(getattr(before.globals, "independent", before).named_parameters())
     with torch.no_grad(), poutine.block(), poutine.trace() as tracer:
         model.mechanism()
     for name, _ in part.prototype_trace.iter_stochastic_nodes():
@@ -161,9 +172,10 @@ def _leave_to_prior(model: LatentDynamics, guide: AmortizedGuide, n: int) -> Non
         middle = law.mean.expand(loc.shape) if transform(loc) is loc else drawn.mean(0)
         spread = drawn.std(0)
         new = torch.arange(n, loc.shape[axis], device=loc.device)
+        known, certain = (loc, scale) if f"locs.{name}" in had else (middle, _CERTAIN * spread)
         with torch.no_grad():
-            moved = loc.detach().clone().index_copy(axis, new, middle.index_select(axis, new))
-            wide = scale.detach().clone().index_copy(axis, new, spread.index_select(axis, new))
+            moved = known.detach().clone().index_copy(axis, new, middle.index_select(axis, new))
+            wide = certain.detach().clone().index_copy(axis, new, spread.index_select(axis, new))
             deep_setattr(part.locs, name, moved)
             deep_setattr(part.scales, name, wide)
 

@@ -11,7 +11,7 @@ from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError, few
 
-__all__ = ["contexts_asked", "named", "of_context", "one_context"]
+__all__ = ["contexts_asked", "named", "of_context", "one_context", "require_known_contexts"]
 
 
 def contexts_asked(
@@ -26,7 +26,7 @@ def contexts_asked(
         said: The call, for the message.
 
     Raises:
-        DataError: A context is unknown, or none of the cells is of it.
+        DataError: None is named, a context is unknown, or none of the cells is of it.
     """
     if given is None and not schema.contexts:
         return [None]
@@ -38,7 +38,9 @@ def contexts_asked(
     there = range(schema.n_contexts) if cells is None else np.unique(cells.context).tolist()
     if given is None:
         return list(there)
-    asked = [schema.context_of(name) for name in names(given, f"{said}(context=...)")]
+    asked = list(dict.fromkeys(schema.context_of(name) for name in names(given, f"{said}(context=...)")))
+    if not asked:
+        raise DataError(f"{said}(context=[]) names no context; give one, or leave it out for all.")
     for c in asked:
         if c not in there:
             raise DataError(
@@ -61,6 +63,21 @@ def one_context(given: str | None, schema: Schema, said: str) -> int | None:
             f"{few(schema.contexts)}."
         )
     return found[0]
+
+
+def require_known_contexts(data: Trajectories, schema: Schema, said: str) -> None:
+    """Refuses cells of contexts that a model's schema lacks; ``said`` is the expression that gave them.
+
+    Raises:
+        DataError: There are some.
+    """
+    known = data.schema.contexts[: schema.n_contexts] == schema.contexts
+    if schema.contexts and known and (data.context >= schema.n_contexts).any():
+        new = few(data.schema.contexts[schema.n_contexts :])
+        raise DataError(
+            f"{said} holds cells of context {new}, which training did not have; take "
+            "posterior.adapt(controls) first, and ask what it returns."
+        )
 
 
 def of_context(cells: Trajectories | None, context: int | None) -> Trajectories | None:

@@ -29,9 +29,10 @@ def control_error(
 
         L = sum_g n_g (b_g - delta_g) / sum_g n_g        error = b_control - L
 
-    over the groups g of n_g cells, the control with delta = 0 among them, where b is measured and delta the
-    mean of the modelled effect. Every effect that is measured against these controls has their sampling error
-    in it, with the opposite sign; one group tells it from its own, many groups together do.
+    over the groups g of n_g cells of the roll-out's context, the control with delta = 0 among them, where b
+    is measured and delta the mean of the modelled effect. Every effect that is measured against these
+    controls has their sampling error in it, with the opposite sign; one group does not tell it from its own,
+    many groups together do.
 
     Args:
         roll: Members, times and draws of the effects that are forecast.
@@ -43,11 +44,16 @@ def control_error(
     """
     schema, control = roll.schema, roll.schema.control
     require_panel(measured, schema, "effect(versus=...)")
+    where = None if roll.context is None else schema.contexts[roll.context]
+    measured = measured.select(context=where)
     groups = [measured.select(time=time) for time in roll.times]
     references = [now.select(control) for now in groups]
     for time, controls in zip(roll.times, references, strict=True):
         if controls.n_observations == 0:
-            raise DataError(f"effect(versus=...) has no control at time {time:g}; give some of that time.")
+            here = "" if where is None else f" in context {where}"
+            raise DataError(
+                f"effect(versus=...) has no control at time {time:g}{here}; give some of that time{here}."
+            )
     asked = np.isin(measured.row_times, roll.times) & (measured.row_labels != control)
     labels, counts = np.unique(measured.row_labels[asked].astype(str), return_counts=True)
     labels = labels[np.argsort(-counts, kind="stable")][:_MOST_GROUPS]

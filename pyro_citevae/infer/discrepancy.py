@@ -115,7 +115,7 @@ class Discrepancy:
         scales: The hyperparameters.
         left_out: How well tokens and pairs are forecast when they are left out.
         held_out: How the program lies beside the held-out cells.
-        across: What effects in other contexts say of one; None where there is one context.
+        across: What effects in other contexts say of one; None where the data name none.
         part_of: Of which, with all genes, this is a part, and its genes; None where it is whole.
 
     Source: M. C. Kennedy and A. O'Hagan, Bayesian Calibration of Computer Models (2001); R. DerSimonian and
@@ -202,7 +202,7 @@ class Discrepancy:
             spread=spread,
         )
         across = None
-        if data.schema.n_contexts > 1:
+        if data.schema.contexts:  # one, too: others may be added
             model = (ended or members)[0][0]
             distance = (model.context_distance / model.context_unit).numpy(force=True).astype(float)
             across = AcrossContexts.of_groups(found, whole.level, last.m + shift, distance, data.schema, seed)

@@ -24,6 +24,7 @@ from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import CiteVAEWarning, DataError
 from pyro_citevae.infer import idata
+from pyro_citevae.infer.contexts_asked import require_known_contexts
 from pyro_citevae.infer.counterfactuals import MOST_VALUES
 from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.seeding import seeded
@@ -67,6 +68,7 @@ def latent_states(
             f"posterior.latent(draws={draws}, most_cells={most_cells}) needs one at least of each."
         )
     model = guide.model
+    require_known_contexts(data, model.schema, "posterior.latent(data)")
     if data.schema.digest != model.schema.digest:
         raise DataError(
             "posterior.latent(data) was read with another schema than the model's; read the cells with "

@@ -26,6 +26,7 @@ from pyro_citevae.infer import idata
 from pyro_citevae.infer.adaptation import adapted
 from pyro_citevae.infer.bounds import Objective, negative_bound
 from pyro_citevae.infer.context_shifts import ContextShifts, context_shifts
+from pyro_citevae.infer.contexts_asked import require_known_contexts
 from pyro_citevae.infer.diagnosis import Diagnosis, adequacy_of
 from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.fit_tree import FitTree
@@ -135,7 +136,11 @@ class Posterior(Predictive):
             objective: ``"elbo"``, the tighter ``"iwae"``, or ``"renyi"``.
             alpha: Order of the Renyi bound.
             seed: Seed of the draws.
+
+        Raises:
+            DataError: A cell is of a context that the model does not know.
         """
+        require_known_contexts(data, self.schema, "posterior.bound(data)")
         negative = negative_bound(self.model, self.guide, objective, alpha=alpha, particles=particles)
         with seeded(seed), torch.no_grad():
             loss = negative(data.batch().to(self.model.device))

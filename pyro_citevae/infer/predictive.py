@@ -65,9 +65,10 @@ class Predictive(Shown, ABC):
     def _adapted(self: _Asked, controls: Trajectories, progress: bool) -> _Asked:
         """The same with the new contexts of the cells, and a sentence that says so."""
         new = controls.schema.contexts[self.schema.n_contexts :]
+        n_cells = int((controls.context >= self.schema.n_contexts).sum())
         warnings.warn(
             f"training had no context {few(new)}: its start and baseline are fitted to the "
-            f"{controls.n_cells:,} controls; keep posterior.adapt(controls) to do it once.",
+            f"{n_cells:,} controls of it; keep posterior.adapt(controls) to do it once.",
             CiteVAEWarning,
             stacklevel=4,
         )
