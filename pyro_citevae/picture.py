@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pyro_citevae.errors import DataError
 
-__all__ = ["Drawn", "Given", "Picture", "drawn_on"]
+__all__ = ["Drawn", "Given", "Picture", "drawn_on", "verbatim"]
 
 Given: TypeAlias = Axes | Sequence[Axes] | Shaped[np.ndarray, "..."] | None
 Drawn: TypeAlias = Any  # the Picture, or what was given as ax: which of them, a type checker cannot tell
@@ -45,6 +45,19 @@ class Picture(Figure):
         kept = BytesIO()
         self.savefig(kept, format="png", dpi=110)
         return kept.getvalue(), {"alt": self.alt}
+
+
+def verbatim(name: object) -> str:
+    r"""A name as a picture shows it letter by letter: what stands between two dollars is no formula.
+
+    Args:
+        name: Name of a gene or a perturbation.
+
+    Example:
+        >>> print(verbatim("a$b$"))
+        a\$b\$
+    """
+    return str(name).replace("$", r"\$")
 
 
 def drawn_on(

@@ -14,7 +14,7 @@ from pyro_citevae.arguments import Names, Number
 from pyro_citevae.errors import DataError, few
 from pyro_citevae.infer.effect import Effect
 from pyro_citevae.infer.volcano import effect_label
-from pyro_citevae.picture import Drawn, Given, drawn_on
+from pyro_citevae.picture import Drawn, Given, drawn_on, verbatim
 from pyro_citevae.placed_names import place_names
 
 __all__ = ["effects", "volcano"]
@@ -80,7 +80,7 @@ def effects(
     legend(made, axes[0], "outside lower center", ncols=2)
     for axis, (where, named) in zip(axes, points, strict=True):
         first = np.argsort(-np.abs(where[:, 0]), kind="stable")[:most_named]
-        place_names(axis, where[first], [str(gene) for gene in named[first]], where)
+        place_names(axis, where[first], [verbatim(gene) for gene in named[first]], where)
     return made
 
 

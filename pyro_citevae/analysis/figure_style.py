@@ -7,6 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pyro_citevae.picture import verbatim
+
 __all__ = ["COLOURS", "INTERVAL", "MOST_STROKES", "bare", "legend", "shortened", "stroke", "with_unit"]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -72,7 +74,9 @@ def shortened(name: object, most: int = 28) -> str:
     """
     text = str(name)
     kept = most - 1
-    return text if len(text) <= most else f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+    return verbatim(
+        text if len(text) <= most else f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+    )
 
 
 def with_unit(label: str, unit: str) -> str:

@@ -48,7 +48,7 @@ _FLAGS = (
 # what a command takes by the name that Python has for it
 _NAMES = (*(one.name for one in fields(Columns)), "step", "n_steps", "time_unit", "values", "new_batches")
 _VALUE = r"""'[^']*'|\[[^\]]*\]|-?\d[\d.]*(?=[^\w.]|\.?$)"""
-_ARGUMENT = re.compile(rf"""(?<![\w'"(\[-])(?<!--hold-out )({"|".join(_NAMES)})=(?!\.\.\.)({_VALUE})?""")
+_ARGUMENT = re.compile(rf"""(?<![\w'"(\[;-])(?<!--hold-out )({"|".join(_NAMES)})=(?!\.\.\.)({_VALUE})?""")
 
 
 def in_flags(sentence: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from pyro_citevae.picture import Drawn, Given, drawn_on
+from pyro_citevae.picture import Drawn, Given, drawn_on, verbatim
 from pyro_citevae.placed_names import place_names
 
 __all__ = ["effect_label", "volcano"]
@@ -67,7 +67,7 @@ def volcano(
     points = []
     for axis, (label, genes) in zip(axes, panels, strict=True):
         points.append(_panel(axis, genes, n_draws, threshold, tail))
-        axis.set_title(textwrap.fill(f"{label}, {when}", 34), fontsize=10)
+        axis.set_title(verbatim(textwrap.fill(f"{label}, {when}", 34)), fontsize=10)
         axis.set_xlabel(effect_label("mean", unit))
     for axis in axes[::columns]:
         axis.set_ylabel(f"-log$_{{10}}$ local false sign rate\n(floor: 1 / {n_draws} draws)")
@@ -106,4 +106,6 @@ def _name(axis: Axes, points: pd.DataFrame, most: int) -> None:
     order = np.argsort(-points["x"].abs().to_numpy(), kind="stable")
     named = points.iloc[order[points["beyond"].to_numpy()[order]][:most]]
     where = points[["x", "y"]].to_numpy(dtype=float)
-    place_names(axis, named[["x", "y"]].to_numpy(dtype=float), named["gene"].astype(str).tolist(), where)
+    place_names(
+        axis, named[["x", "y"]].to_numpy(dtype=float), [verbatim(gene) for gene in named["gene"]], where
+    )

@@ -64,6 +64,7 @@ def write(
                     parameters=asked,
                     kernel_name="python3",
                     progress_bar=False,
+                    extra_arguments=["--IPKernelApp.log_level=ERROR"],  # a kernel of this machine alone
                 )
             except PapermillExecutionError as error:
                 failure = error  # its notebook is kept

@@ -7,12 +7,15 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from anndata import AnnData
 from long_names import GENES, LABELS, calls, measurements
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+import pyro_citevae as cv
 from pyro_citevae.analysis import plots
+from pyro_citevae.analysis.figure_style import shortened
 from pyro_citevae.placed_names import place_names
 
 Written = Callable[[Figure, int], list[tuple[str, Bbox]]]
@@ -100,3 +103,22 @@ def test_a_long_name_is_shortened_and_keeps_both_ends() -> None:
     start, end = shown.split("…")
     assert LABELS[0].startswith(start)
     assert LABELS[0].endswith(end)
+
+
+def test_a_name_with_dollars_is_no_formula() -> None:
+    """Half a formula cannot be drawn, and a whole one hides the name."""
+    hostile = "x$_{$y"
+    draws = np.random.default_rng(0).normal(3.0, 0.1, (1, 20, 1, 1, 2))
+    effect = cv.Effect.of(draws, [cv.do("A")], [1.0], _schema(hostile), cv.do())
+    picture = plots.volcano(effect)
+    picture.draw_without_rendering()
+    shown = [one.get_text().replace("\\", "") for one in picture.findobj(Text)]
+    assert hostile in shown
+    assert shortened("a$b$") == r"a\$b\$"
+
+
+def _schema(gene: str) -> cv.Schema:
+    adata = AnnData(X=np.ones((4, 2), dtype=np.float32))
+    adata.var_names = [gene, "other"]
+    adata.obs["perturbation"] = ["control", "A"] * 2
+    return cv.Trajectories.from_anndata(adata).schema

@@ -79,3 +79,8 @@ def test_every_column_is_an_option_of_the_commands_that_read() -> None:
 )
 def test_arguments_are_said_as_they_are_typed(said: str, typed: str) -> None:
     assert in_flags(said) == typed
+
+
+def test_what_was_typed_is_quoted_as_it_was() -> None:
+    sentence = "Split.parse('context=T;x;time=5') cannot be read at 'x'; write 'time=5'."
+    assert in_flags(sentence).startswith("--hold-out 'context=T;x;time=5' cannot be read")

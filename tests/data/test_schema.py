@@ -146,7 +146,7 @@ def test_an_unknown_gene_is_answered_with_the_nearest_names() -> None:
 
 
 def test_a_name_like_no_other_is_answered_with_some_names() -> None:
-    with pytest.raises(ScheduleError, match="nearest are A, B, C"):
+    with pytest.raises(ScheduleError, match="these are A, B, C"):
         schema().require(do("zzzzzzzz"))
 
 
