@@ -54,7 +54,7 @@ def adapted(
         progress: Whether to show a bar when it takes more than two seconds.
 
     Raises:
-        DataError: Every context of the cells is known, or cells of a new one are perturbed.
+        DataError: Every context of the cells is known, or cells of a new one are perturbed or without counts.
     """
     known, schema = posterior.schema.n_contexts, controls.schema
     new = controls.cells(np.flatnonzero(controls.context >= known))
@@ -65,6 +65,7 @@ def adapted(
         )
     if (new.labels != schema.control).any():
         raise DataError("posterior.adapt(controls) holds perturbed cells; give controls alone.")
+    _require_counts(new, known)
     model, guide, own = _grown(posterior.model, posterior.guide, new)
     _fit(model, guide, own, new, seed, progress)
     names = schema.contexts[known:]
@@ -79,6 +80,17 @@ def adapted(
         record=record,
         discrepancy=None if errors is None else errors.with_contexts([(model, guide)], new, seed),
     )
+
+
+def _require_counts(new: Trajectories, known: int) -> None:
+    """Refuses controls of a context none of which has a count: they have no profile."""
+    for c in np.unique(new.context[new.context >= known]).tolist():
+        cells = new.cells(np.flatnonzero(new.context == c))
+        if new.schema.values == "counts" and not cells.values.sum():
+            raise DataError(
+                f"posterior.adapt(controls) has no count in any of the {cells.n_cells} controls of context "
+                f"{new.schema.contexts[c]}; give controls whose genes were counted."
+            )
 
 
 def _grown(

@@ -16,6 +16,7 @@ from matplotlib.transforms import Bbox
 import pyro_citevae as cv
 from pyro_citevae.analysis import plots
 from pyro_citevae.analysis.figure_style import shortened
+from pyro_citevae.infer.effect import Effect
 from pyro_citevae.placed_names import place_names
 
 Written = Callable[[Figure, int], list[tuple[str, Bbox]]]
@@ -108,8 +109,8 @@ def test_a_long_name_is_shortened_and_keeps_both_ends() -> None:
 def test_a_name_with_dollars_is_no_formula() -> None:
     """Half a formula cannot be drawn, and a whole one hides the name."""
     hostile = "x$_{$y"
-    draws = np.random.default_rng(0).normal(3.0, 0.1, (1, 20, 1, 1, 2))
-    effect = cv.Effect.of(draws, [cv.do("A")], [1.0], _schema(hostile), cv.do())
+    draws = np.random.default_rng(0).normal(3.0, 0.1, (1, 200, 1, 1, 2))
+    effect = Effect.of(draws, [cv.do("A")], [1.0], _schema(hostile), cv.do())
     picture = plots.volcano(effect)
     picture.draw_without_rendering()
     shown = [one.get_text().replace("\\", "") for one in picture.findobj(Text)]

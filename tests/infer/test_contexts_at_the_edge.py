@@ -12,6 +12,7 @@ import pytest
 import pyro_citevae as cv
 from pyro_citevae.errors import CiteVAEWarning, DataError
 from pyro_citevae.guides import BackwardSmoother
+from pyro_citevae.infer.effect import Effect
 from pyro_citevae.models import CiteVAE
 
 DATA = cv.simulate(
@@ -41,13 +42,18 @@ def controls(c: int) -> cv.Trajectories:
     return replace(found, schema=with_contexts(DATA.schema.contexts[: c + 1]))
 
 
+def without_counts() -> cv.Trajectories:
+    given = controls(2)
+    return replace(given, values=given.values * 0)
+
+
 def fitted(data: cv.Trajectories, **settings: object) -> cv.Posterior:
     model = CiteVAE(data.schema, n_programs=3, n_invariant=1, hidden=8)
     options = {"max_steps": 20, "validation": 0.3, "progress": False, **settings}
     return cv.fit(model, BackwardSmoother(model, hidden=8), data, **options)
 
 
-def spread(effect: cv.Effect) -> float:
+def spread(effect: Effect) -> float:
     return float(effect.std("draw").mean())
 
 
@@ -123,6 +129,7 @@ def test_a_context_that_is_named_twice_is_asked_once(two: cv.Posterior) -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
+        (lambda p: p.adapt(without_counts()), "no count in any of the .* controls of context context_2"),
         (lambda p: p.effect("gene_0", context=[]), r"effect\(context=\[\]\) names no context"),
         (lambda p: p.bound(controls(2)), "of context context_2, which training did not have"),
         (lambda p: p.latent(controls(2)), r"posterior.adapt\(controls\) first"),
