@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.errors import ModelError
+from pyro_citevae.errors import DataError, ModelError, few
 from pyro_citevae.infer.exchangeability import global_draws
 from pyro_citevae.infer.seeding import seeded
 from pyro_citevae.infer.site_axes import coordinates
@@ -36,7 +36,7 @@ class ContextShifts(Shown):
         share_p  = apart_p^2 / (shared_p^2 + apart_p^2)
 
     in each draw, over the programs: a share of 0 says that all contexts respond alike, one of 1 that nothing
-    is shared.
+    is shared. Contexts without perturbed cells have no say: what they shift is a forecast.
 
     Attributes:
         shifts: Draws of a, dims (chain, draw, context, token, program).
@@ -48,8 +48,14 @@ class ContextShifts(Shown):
     table: pd.DataFrame
 
     @classmethod
-    def of(cls, shifts: xr.DataArray) -> ContextShifts:
-        """The table of some draws."""
+    def of(cls, drawn: xr.DataArray, measured: Sequence[str] | None = None) -> ContextShifts:
+        """The table of some draws.
+
+        Args:
+            drawn: Draws of a.
+            measured: Contexts that have perturbed cells, over which shares are taken; None for all.
+        """
+        shifts = drawn if measured is None else drawn.sel(context=list(measured))
         mean = shifts.mean("context")
         shared = (mean**2).sum("program")
         apart = ((shifts - mean) ** 2).sum("program").mean("context")
@@ -64,7 +70,7 @@ class ContextShifts(Shown):
             "lower": lower,
             "upper": upper,
         }
-        return cls(shifts, pd.DataFrame(columns).sort_values("share", ignore_index=True))
+        return cls(drawn, pd.DataFrame(columns).sort_values("share", ignore_index=True))
 
     def facts(self) -> dict[str, str]:
         """Contexts, and the perturbations that differ least and most."""
@@ -95,22 +101,35 @@ def shifts_of(
     return shifts.numpy(force=True)
 
 
-def context_shifts(model: LatentDynamics, guide: AmortizedGuide, draws: int, seed: int) -> ContextShifts:
+def context_shifts(
+    model: LatentDynamics,
+    guide: AmortizedGuide,
+    measured: Sequence[str],
+    draws: int,
+    seed: int,
+) -> ContextShifts:
     """Draws of the shifts in each context.
 
     Args:
         model: The model.
         guide: Its guide.
+        measured: Contexts that have perturbed cells.
         draws: Number of draws.
         seed: Seed of the draws.
 
     Raises:
         ModelError: The model has no deviations of contexts.
+        DataError: Fewer than two contexts have perturbed cells.
     """
     if not has_context_shifts(model):
         raise ModelError(
             f"posterior.context_shifts() needs deviations of contexts, and {type(model).__name__} has none "
             "here; fit CiteVAE(contexts=('start', 'baseline', 'mechanism')) to data read with context=."
+        )
+    if len(measured) < 2:
+        raise DataError(
+            f"posterior.context_shifts() compares contexts with perturbed cells, and the fit has "
+            f"{len(measured)} ({few(measured) or 'none'}); fit data that have perturbed cells in two."
         )
     with seeded(seed):
         values = global_draws(guide, draws)
@@ -122,5 +141,6 @@ def context_shifts(model: LatentDynamics, guide: AmortizedGuide, draws: int, see
             dims=("chain", "draw", *dims),
             coords={"chain": [0], "draw": np.arange(draws), **{dim: list(known[dim]) for dim in dims}},
             name="a_context",
-        )
+        ),
+        measured,
     )

@@ -236,7 +236,7 @@ class Posterior(Predictive):
 
         Raises:
             ModelError: The model has no deviations of contexts.
-            DataError: ``draws`` is not positive.
+            DataError: ``draws`` is not positive, or fewer than two contexts have perturbed cells.
 
         Example:
             >>> import pyro_citevae as cv
@@ -247,7 +247,13 @@ class Posterior(Predictive):
             ('chain', 'draw', 'context', 'token', 'program')
         """
         n_draws = count(draws, "context_shifts(draws=...)")
-        return context_shifts(self.model, self.guide, n_draws, seed)
+        contexts, known = self.schema.contexts, self.discrepancy
+        measured = [name for name in contexts if name not in self.record.get("adapted", {})]
+        if known is not None:
+            control = known.schema.control
+            of = {int(c) for label, c in zip(known.labels, known.contexts, strict=True) if label != control}
+            measured = [name for c, name in enumerate(contexts) if c in of]
+        return context_shifts(self.model, self.guide, measured, n_draws, seed)
 
     def annotate(self, adata: AnnData, *, draws: Number = 20, seed: int = 0, **reading: Any) -> None:
         """Writes the posterior mean of each cell's states beside its counts.

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -356,6 +357,8 @@ def test_the_export_has_shifts_by_context(posterior: cv.Posterior) -> None:
     spread = found.shifts.std("draw").mean(("chain", "token", "program"))
     held_out = float(spread.sel(context="context_3"))
     assert held_out > float(spread.drop_sel(context="context_3").mean())
+    alone = found.shifts.sel(context=list(NAMES[:3]))  # the fourth has controls alone
+    pd.testing.assert_frame_equal(found.table, type(found).of(alone).table)
 
 
 def test_models_without_deviations_say_so() -> None:
