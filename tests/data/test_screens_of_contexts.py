@@ -184,3 +184,15 @@ def test_a_simulation_of_one_context_is_what_it_was() -> None:
     one, other = cv.simulate(n_cells=40), cv.simulate(n_cells=40, n_contexts=1, context_start=3.0)
     assert one.data.digest == other.data.digest
     assert do().is_control
+
+
+def test_contexts_are_read_from_disk_as_in_memory(tmp_path: Path) -> None:
+    adata = screen()
+    adata.write_h5ad(tmp_path / "screen.h5ad")
+    held = Trajectories.from_disk(tmp_path / "screen.h5ad", context="kind", progress=False)
+    there = Trajectories.from_anndata(adata, context="kind")
+    assert held.schema == there.schema
+    assert held.context.tolist() == there.context.tolist()
+    train, test = held.hold_out(contexts="T")
+    assert set(test.context.tolist()) == {1}
+    assert train.batch(np.arange(3)).context is not None
