@@ -8,13 +8,18 @@ from jaxtyping import Float
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
 
-__all__ = ["effect", "jackknife_variance", "level", "profile", "split_half"]
+__all__ = ["counts", "effect", "jackknife_variance", "level", "profile", "split_half"]
 
 
 def profile(sums: Float[np.ndarray, "... gene"], total: float) -> Float[np.ndarray, "... gene"]:
     """``b = log(1 + total * sum_n x_ng / sum_ng x_ng)``: a group's summed counts at a common total."""
     depth = sums.sum(-1, keepdims=True)
     return np.asarray(np.log1p(total * sums / np.where(depth > 0, depth, 1.0)))
+
+
+def counts(b: Float[np.ndarray, "... gene"]) -> Float[np.ndarray, "... gene"]:
+    """``m = exp(b) - 1``: the counts at the common total that a profile stands for, none below zero."""
+    return np.asarray(np.maximum(np.expm1(b), 0.0))
 
 
 def level(data: Trajectories) -> Float[np.ndarray, " gene"]:

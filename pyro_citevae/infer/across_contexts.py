@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
+from pyro_citevae.data.pseudobulk import counts
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.infer.left_out import CorrectedGroups
 
@@ -134,7 +135,7 @@ class AcrossContexts:
         factors = np.zeros(len(measured))
         if total:
             factors = np.array([_factor(b, effect) for b, effect in zip(controls, measured, strict=True)])
-            after = np.maximum(np.expm1(controls + measured), 0.0)
+            after = counts(controls + measured)
             measured = np.log1p(after * np.exp(-factors[:, None])) - controls
         least = np.sqrt(np.median(variance)) / 4
         most = max(2 * np.abs(measured).max(initial=0.0), 4 * least)
@@ -263,7 +264,7 @@ class AcrossContexts:
         for i in rng.permutation(len(factors))[:_MOST_LEFT_OUT].tolist():
             found = self._shrunken(self.labels[i], float(self.times[i]), int(self.contexts[i]))
             if found is not None:
-                after = np.maximum(np.expm1(controls[i] + found[0]), 0.0).sum()
+                after = counts(controls[i] + found[0]).sum()
                 squares.append((factors[i] - np.log(self.total / max(after, _LEAST_COUNT))) ** 2)
         return float(np.sqrt(np.mean(squares)))
 
@@ -348,7 +349,7 @@ class AcrossContexts:
 
 def _factor(controls: Float[np.ndarray, " gene"], effect: Float[np.ndarray, " gene"]) -> float:
     """kappa, the logarithm of the factor that genes share."""
-    before, after = np.maximum(np.expm1(controls), 0.0), np.maximum(np.expm1(controls + effect), 0.0)
+    before, after = counts(controls), counts(controls + effect)
     ratio = np.log(after + _LEAST_COUNT) - np.log(before + _LEAST_COUNT)
     order = np.argsort(ratio)
     weight = np.cumsum((before / (1 + before))[order] ** 2)
@@ -359,5 +360,5 @@ def _composition(
     controls: Float[np.ndarray, " gene"], effect: Float[np.ndarray, " gene"], total: float
 ) -> Float[np.ndarray, " gene"]:
     """What an effect gains where its counts, none below zero, are brought to the total."""
-    after = np.maximum(np.expm1(controls + effect), 0.0)
+    after = counts(controls + effect)
     return np.asarray(np.log1p(after * (total / max(after.sum(), _LEAST_COUNT))) - controls - effect)

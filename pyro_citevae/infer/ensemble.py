@@ -97,7 +97,7 @@ class Ensemble(Predictive):
 
     def adapt(self, controls: Trajectories | AnnData, *, progress: bool = True) -> Ensemble:
         """The members with contexts that training did not have; see :meth:`Posterior.adapt`."""
-        given = controls if isinstance(controls, Trajectories) else self.read(controls).controls()
+        given = self._taken(controls)
         return Ensemble([one.adapt(given, progress=progress) for one in self.posteriors])
 
     def bound(self, data: Trajectories, **options: Any) -> float:

@@ -116,8 +116,7 @@ class Posterior(Predictive):
             >>> posterior.adapt(kang[new], progress=False).schema.contexts[-1]
             'B cells'
         """
-        given = controls if isinstance(controls, Trajectories) else self.read(controls).controls()
-        return adapted(self, given, progress=progress)
+        return adapted(self, self._taken(controls), progress=progress)
 
     def bound(
         self,

@@ -169,9 +169,13 @@ class Predictive(Shown, ABC):
         level = np.expm1(roll.pseudobulk(None)).mean((0, 1, 2, 3)) / self.schema.total
         return dict(zip(self.schema.genes, level.tolist(), strict=True))
 
+    def _taken(self, cells: Trajectories | AnnData) -> Trajectories:
+        """Cells as they are, or the controls of an AnnData."""
+        return cells if isinstance(cells, Trajectories) else self.read(cells).controls()
+
     def _controls(self, cells: Trajectories | AnnData) -> Trajectories:
         """Control cells to act on."""
-        given = cells if isinstance(cells, Trajectories) else self.read(cells).controls()
+        given = self._taken(cells)
         return require_controls(given, self.schema)
 
     def predict(

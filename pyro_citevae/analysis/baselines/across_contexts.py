@@ -5,23 +5,18 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 from jaxtyping import Float
 
 from pyro_citevae.analysis.baselines.context_table import ContextTable, OtherContexts
 from pyro_citevae.analysis.baselines.rules import Baseline, left_over
-from pyro_citevae.arguments import Names, names
 from pyro_citevae.data.interventions import Schedule
-from pyro_citevae.data.pseudobulk import profile
+from pyro_citevae.data.pseudobulk import counts, profile
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError, few
-from pyro_citevae.infer.effect import Effect
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 __all__ = [
     "ACROSS_CONTEXTS",
@@ -85,47 +80,8 @@ class ContextRule(Baseline):
         """Rows of the last known time to try the rule on, each with the table to predict it from."""
         return _trials(self.table, time, seen=seen)
 
-    def effect(
-        self,
-        schedules: Schedule | Sequence[Schedule],
-        versus: Schedule | None = None,
-        *,
-        cells: Trajectories | None = None,
-        draws: int = 200,
-        time: float | Sequence[float] | None = None,
-        seed: int = 0,
-        context: Names | None = None,
-    ) -> Effect:
-        """As :meth:`Baseline.effect`, in the rule's own context.
-
-        Raises:
-            DataError: Another context is named.
-        """
-        asked = (self.context,) if context is None else names(context, "effect(context=...)")
-        self._require(asked)
-        return super().effect(
-            schedules, versus, cells=cells, draws=draws, time=time, seed=seed, context=context
-        )
-
-    def predict(
-        self,
-        schedules: Schedule | Sequence[Schedule],
-        *,
-        cells: Trajectories,
-        draws: int = 100,
-        time: float | Sequence[float] | None = None,
-        seed: int = 0,
-    ) -> AnnData:
-        """As :meth:`Baseline.predict`, on control cells of the rule's own context.
-
-        Raises:
-            DataError: A cell is of another context.
-        """
-        self._require([cells.schema.contexts[c] for c in np.unique(cells.context).tolist()])
-        return super().predict(schedules, cells=cells, draws=draws, time=time, seed=seed)
-
-    def _require(self, contexts: Sequence[str]) -> None:
-        """Refuses other contexts."""
+    def require(self, contexts: Sequence[str]) -> None:
+        """Refuses other contexts than the rule's own."""
         other = [one for one in contexts if one != self.context]
         if other:
             raise DataError(
@@ -211,7 +167,7 @@ class PooledLogRatio(ContextRule):
         others = table.others(schedule, time)
         if self.schema.values == "real":
             return np.asarray(others.delta.mean(0))
-        before, after = (_counts(one).mean(0) for one in (others.reference, others.reference + others.delta))
+        before, after = (counts(one).mean(0) for one in (others.reference, others.reference + others.delta))
         ratio = np.log(after + _LEAST_COUNT) - np.log(before + _LEAST_COUNT)
         return _multiplied(others.own, ratio, self.schema)
 
@@ -273,7 +229,7 @@ class SimilarContexts(ContextRule):
         a = np.asarray(shrinking)[:, None]
         if not ratio:
             return np.asarray(a * (weight @ others.delta))
-        before, after = (_counts(one) for one in (others.reference, others.reference + others.delta))
+        before, after = (counts(one) for one in (others.reference, others.reference + others.delta))
         log_ratio = weight @ (np.log(after + _LEAST_COUNT) - np.log(before + _LEAST_COUNT))
         return _multiplied(others.own, a * log_ratio, self.schema)
 
@@ -312,13 +268,8 @@ def _left_out(
         yield effects.delta[i], others, ~effects.own[i]
 
 
-def _counts(b: Float[np.ndarray, "*many gene"]) -> Float[np.ndarray, "*many gene"]:
-    """Counts at the common total of profiles."""
-    return np.maximum(np.expm1(b), 0.0)
-
-
 def _multiplied(
     b: Float[np.ndarray, " gene"], ratio: Float[np.ndarray, "*many gene"], schema: Schema
 ) -> Float[np.ndarray, "*many gene"]:
     """What multiplying the counts of a profile does to it."""
-    return profile(_counts(b) * np.exp(ratio), schema.panel_total) - b
+    return profile(counts(b) * np.exp(ratio), schema.panel_total) - b

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from pyro_citevae.analysis.baselines.effect_table import EffectTable
 from pyro_citevae.data import pseudobulk
+from pyro_citevae.data.contexts import distances
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
@@ -34,9 +35,7 @@ class OtherContexts:
     @property
     def likeness(self) -> Float[np.ndarray, " context"]:
         """Correlation of each context's controls with those of the context to predict in; 0 if flat."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found = np.array([np.corrcoef(one, self.own)[0, 1] for one in self.reference])
-        return np.where(np.isfinite(found), found, 0.0)
+        return np.asarray(1 - distances(np.vstack([self.reference, self.own]))[:-1, -1])
 
 
 @dataclass(frozen=True, eq=False)

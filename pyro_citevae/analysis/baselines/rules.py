@@ -101,6 +101,9 @@ class Baseline(ABC):
     def residuals(self, schedule: Schedule, time: float) -> Float[np.ndarray, "residual gene"]:
         """Vectors rho_i, whose mean outer product is the covariance of the rule's error."""
 
+    def require(self, contexts: Sequence[str]) -> None:  # noqa: B027
+        """Refuses contexts that the rule cannot predict in; by default none."""
+
     def effect(
         self,
         schedules: Schedule | Sequence[Schedule],
@@ -131,6 +134,8 @@ class Baseline(ABC):
             ScheduleError: A perturbation is unknown.
             DataError: A time is off the grid, or a context is unknown.
         """
+        asked = () if context is None else names(context, "effect(context=...)")
+        self.require(asked)
         wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
         reference = do() if versus is None else versus
         for one in (*wanted, reference):
@@ -144,7 +149,7 @@ class Baseline(ABC):
         found = Effect.of(values, wanted, times, self.schema, reference)
         if context is None:
             return found
-        contexts = [self.schema.contexts[self.schema.context_of(one)] for one in names(context, "effect()")]
+        contexts = [self.schema.contexts[self.schema.context_of(one)] for one in asked]
         return Effect.in_contexts([found] * len(contexts), contexts)
 
     def _drawn(
@@ -187,6 +192,9 @@ class Baseline(ABC):
             ScheduleError: A perturbation is unknown.
             DataError: A cell was perturbed, or a time is off the grid.
         """
+        self.require(
+            [cells.schema.contexts[c] for c in np.unique(cells.context)] if cells.schema.contexts else []
+        )
         require_controls(cells, self.schema)
         wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
         effects = self.effect(wanted, draws=draws, time=times, seed=seed).to_numpy()[0]
