@@ -14,6 +14,7 @@ from scipy import sparse
 
 from pyro_citevae.data.gene_names import gene_names, require_unique
 from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.whole_matrices import require_whole
 from pyro_citevae.errors import CiteVAEWarning, DataError
 
 __all__ = ["joined_cells", "layer_names", "padded", "predictions"]
@@ -66,6 +67,9 @@ def padded(
         CiteVAEWarning,
         stacklevel=2,
     )
+    require_whole(adata.X, "X")
+    for one in layer_names(adata):
+        require_whole(adata.layers[one], f"layer '{one}'")
     zero = sparse.csr_matrix((adata.n_obs, len(lacking)), dtype=np.float32)
     obs = cast(pd.DataFrame, adata.obs)
     layers = dict.fromkeys(layer_names(adata), zero)

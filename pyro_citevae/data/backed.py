@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int
 from scipy import sparse
 
 from pyro_citevae.data.observations import SparseObservations
-from pyro_citevae.data.sparse_rows import SparseRows
+from pyro_citevae.data.sparse_rows import SparseRows, as_csr
 from pyro_citevae.data.stored_rows import StoredRows
 
 __all__ = ["BackedCounts"]
@@ -116,8 +116,7 @@ class BackedCounts(StoredRows):
         starts = np.concatenate([[0], np.flatnonzero(np.diff(distinct) > _GAP) + 1])
         firsts, lasts = distinct[starts], distinct[np.append(starts[1:], len(distinct)) - 1] + 1
         parts = [
-            sparse.csr_matrix(self.matrix[int(first) : int(last)])
-            for first, last in zip(firsts, lasts, strict=True)
+            as_csr(self.matrix[int(first) : int(last)]) for first, last in zip(firsts, lasts, strict=True)
         ]
         read = parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
         before = np.concatenate([[0], np.cumsum(lasts - firsts)[:-1]])
@@ -150,7 +149,6 @@ class BackedCounts(StoredRows):
         for first in range(0, len(order), _CHUNK):
             chosen = order[first : first + _CHUNK]
             stored = self[chosen]._as_stored()
-            stored.check_format(full_check=True)
             check(stored)
             block = _tidied(stored.astype(np.float32, copy=False))
             for array in (block.indptr, block.indices, block.data):

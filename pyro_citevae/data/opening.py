@@ -11,6 +11,7 @@ import anndata
 import pandas as pd
 from anndata import AnnData
 
+from pyro_citevae.data.whole_matrices import require_whole_file
 from pyro_citevae.errors import DataError, reason
 
 __all__ = ["in_hand", "open_anndata", "open_h5ad", "raw_as_anndata"]
@@ -45,7 +46,7 @@ def open_h5ad(path: str | Path) -> AnnData:
     Raises:
         DataError: The file is missing, truncated, or not an h5ad.
     """
-    if not Path(path).is_file():
+    if not _is(Path.is_file, path):
         raise DataError(f"'{path}' is not a file; give the path of an h5ad.")
     _require_known(Path(path))
     return _read(anndata.read_h5ad, path, "h5ad", "it may be truncated")
@@ -58,7 +59,7 @@ def open_anndata(path: str | Path) -> AnnData:
         DataError: It is missing, truncated, or of another kind; the sentence says how to write an h5ad of it.
     """
     place = Path(path)
-    if not place.is_dir():
+    if not _is(Path.is_dir, path):
         return open_h5ad(path)
     if not any((place / name).exists() for name in (".zgroup", "zarr.json", ".zattrs")):
         raise DataError(
@@ -93,6 +94,8 @@ def in_hand(given: Any, said: str) -> AnnData:
     lazy = not isinstance(given.obs, pd.DataFrame) or not isinstance(given.var, pd.DataFrame)
     if not (lazy or given.isbacked):
         return given
+    if given.isbacked:
+        require_whole_file(Path(str(given.filename)))
     try:
         return given.to_memory()
     except Exception as error:
@@ -114,8 +117,17 @@ def raw_as_anndata(adata: AnnData) -> AnnData:
     return made
 
 
+def _is(kind: Callable[[Path], bool], path: str | Path) -> bool:
+    """Whether a path is of a kind; one that cannot be looked at, such as too long a name, is of none."""
+    try:
+        return kind(Path(path))
+    except OSError:
+        return False
+
+
 def _read(read: Callable[[Any], AnnData], path: str | Path, kind: str, mend: str) -> AnnData:
     """What a reader makes of a place; whatever it raises is one sentence."""
+    require_whole_file(Path(path))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*names are not unique")

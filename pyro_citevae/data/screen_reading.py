@@ -34,6 +34,7 @@ from pyro_citevae.data.screen_doubts import ignored_doses, require_both, require
 from pyro_citevae.data.stored_rows import StoredRows
 from pyro_citevae.data.times import check_grid, steps_of, times_in, unit_of
 from pyro_citevae.data.variable_genes import judged, most_variable
+from pyro_citevae.data.whole_matrices import require_whole
 from pyro_citevae.errors import DataError
 
 __all__ = ["read", "read_from_disk"]
@@ -291,6 +292,7 @@ def read_from_disk(path: str | Path, columns: Columns, *, progress: bool, **opti
 def _rows(adata: AnnData, kept: Int[np.ndarray, " kept"], layer: str | None, values: str) -> StoredRows:
     """The values of the kept cells, checked."""
     matrix, where = matrices.matrix_of(adata, layer)
+    require_whole(matrix, where)  # before rows are taken
     chosen = matrix if len(kept) == adata.n_obs else matrix[kept]
     return matrices.as_rows(chosen, where, values, partial(matrices.counts_elsewhere, adata, layer))
 

@@ -13,7 +13,18 @@ from scipy import sparse
 from pyro_citevae.data.observations import SparseObservations
 from pyro_citevae.data.stored_rows import StoredRows
 
-__all__ = ["SparseRows"]
+__all__ = ["SparseRows", "as_csr"]
+
+
+def as_csr(matrix: Any) -> sparse.csr_matrix:
+    """A matrix as rows of the type that it has; SciPy has no half precision, which becomes single.
+
+    Example:
+        >>> as_csr(np.eye(2, dtype=np.float16)).dtype
+        dtype('float32')
+    """
+    half = not sparse.issparse(matrix) and matrix.dtype == np.float16
+    return sparse.csr_matrix(matrix.astype(np.float32) if half else matrix)
 
 
 @final

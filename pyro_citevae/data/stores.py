@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-import zarr
 from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset
-from h5py import File  # type: ignore[attr-defined]
 from jaxtyping import Int
 from rich.console import Console
 from rich.progress import Progress
@@ -20,6 +18,8 @@ from scipy import sparse
 
 from pyro_citevae.data.backed import BackedCounts
 from pyro_citevae.data.opening import RAW
+from pyro_citevae.data.stored_groups import found_in, group_of
+from pyro_citevae.data.whole_matrices import require_chunks, require_real, require_whole, require_whole_file
 from pyro_citevae.errors import DataError, reason
 
 __all__ = ["StoredScreen", "open_screen"]
@@ -68,18 +68,23 @@ class StoredScreen:
         shape = (self.labels.n_obs, self.labels.n_vars)
         again = partial(_reopened, self.path.resolve(), key, shape)
         counts = BackedCounts(self._source(key, where), chosen, reopen=again)
+
+        def checked(block: sparse.csr_matrix) -> None:
+            require_whole(block, where)
+            check(block, where)
+
         with Progress(disable=not (self.progress and Console().is_terminal), transient=True) as bar:
             task = bar.add_task(f"checking {where} of {self.path.name}", total=len(chosen))
             try:
-                return counts.scan(lambda block: check(block, where), lambda n: bar.advance(task, n))
-            except (OSError, ValueError, RuntimeError, IndexError, KeyError) as error:
+                return counts.scan(checked, lambda n: bar.advance(task, n))
+            except (OSError, ValueError, RuntimeError, IndexError, KeyError, MemoryError) as error:
                 raise DataError(
                     f"'{self.path}' cannot be read to its end ({reason(error)}); it may be truncated."
                 ) from error
 
     def _source(self, key: str, where: str) -> Any:
         """What gives rows of a matrix by slices."""
-        found = self.group.get(key)
+        found = found_in(self.group, key, self.path)
         if found is None:
             raise DataError(
                 f"'{self.path}' has no {where}; name the layer that holds the counts with layer=."
@@ -91,24 +96,12 @@ class StoredScreen:
                 f"{where} of '{self.path}' is stored by column, and training reads rows; write it as CSR, "
                 "for example with scipy.sparse.csr_matrix(adata.X)."
             )
+        sizes = found.attrs.get("shape", ()) if kind == "csr_matrix" else getattr(found, "shape", ())
+        if tuple(sizes) != shape:
+            raise DataError(f"{where} of '{self.path}' is no matrix of {shape[0]} x {shape[1]} values.")
+        require_real(found["data"].dtype if kind == "csr_matrix" else found.dtype, where)
         if kind != "csr_matrix":
-            if tuple(getattr(found, "shape", ())) != shape:
-                raise DataError(f"{where} of '{self.path}' is no matrix of {shape[0]} x {shape[1]} values.")
-            _require_whole(self.path, where, {"values": found})
-            return _rows_of(found)
-        arrays = {name: found.get(name) for name in ("data", "indices", "indptr")}
-        missing = [name for name, array in arrays.items() if array is None]
-        if missing:
-            raise DataError(f"{where} of '{self.path}' lacks the array '{missing[0]}'; write the file again.")
-        ends = {"rows": arrays["indptr"].shape[0] - 1 == shape[0]}
-        stored = int(arrays["indptr"][-1]) if ends["rows"] else 0
-        ends |= {name: arrays[name].shape[0] == stored for name in ("data", "indices")}
-        if not all(ends.values()):
-            raise DataError(
-                f"{where} of '{self.path}' has {shape[0]} cells, and its arrays are of other lengths; it may "
-                "be truncated, so write it again."
-            )
-        _require_whole(self.path, where, arrays)
+            require_chunks(self.path, where, {"values": found})
         return _rows_of(found)
 
 
@@ -127,12 +120,11 @@ def open_screen(path: str | Path, progress: bool = False, raw: bool = False) -> 
         DataError: It is missing, truncated, or not written by AnnData.
     """
     place = Path(path)
-    if not place.exists():
-        raise DataError(f"'{path}' does not exist; give the path of an h5ad or a zarr.")
-    group = _group_of(place)
+    group = group_of(place)
     missing = [name for name in ("obs", "var") if name not in group]
     if missing:
         raise DataError(f"'{path}' has no '{missing[0]}', which AnnData writes; write it with AnnData again.")
+    require_whole_file(place, group)
     try:
         tables: dict[str, Any] = {name: read_elem(group[name]) for name in ("obs", "var")}
         is_raw = raw and not any(name in group.get("layers", ()) for name in RAW)
@@ -141,30 +133,14 @@ def open_screen(path: str | Path, progress: bool = False, raw: bool = False) -> 
         labels = AnnData(**tables)
         if "uns" in group and "time_unit" in group["uns"]:
             labels.uns["time_unit"] = read_elem(group["uns/time_unit"])
+        labels.uns[_LAYERS] = sorted(group["layers"].keys()) if "layers" in group else []
     except Exception as error:
         raise DataError(
             f"the labels of '{path}' cannot be read ({reason(error)}); write it again."
         ) from error
-    labels.uns[_LAYERS] = sorted(group["layers"].keys()) if "layers" in group else []
     for name in labels.uns[_LAYERS]:  # without values, for layouts that look for one
         labels.layers[name] = sparse.csr_matrix(labels.shape, dtype=np.float32)
     return StoredScreen(place, labels, group, progress)
-
-
-def _group_of(path: Path) -> Any:
-    """The open file.
-
-    Raises:
-        DataError: It is truncated, or of another kind.
-    """
-    whole = path.resolve()  # from another folder, zarr would find no chunk, which reads as zeros
-    try:
-        return zarr.open_group(str(whole), mode="r") if path.is_dir() else File(whole, "r")
-    except Exception as error:
-        kind = "zarr" if path.is_dir() else "h5ad"
-        raise DataError(
-            f"'{path}' cannot be read as {kind} ({reason(error)}); it may be truncated."
-        ) from error
 
 
 def _rows_of(found: Any) -> Any:
@@ -183,7 +159,7 @@ def _reopened(path: Path, key: str, shape: tuple[int, int]) -> Any:
             f"'{path}', which holds the counts of these cells, is no longer there; put it back, or read the "
             "cells from where it is now."
         )
-    found = _group_of(path).get(key)
+    found = found_in(group_of(path), key, path)
     rows = None if found is None else _rows_of(found)
     if tuple(getattr(rows, "shape", ())) != shape:
         raise DataError(
@@ -191,14 +167,3 @@ def _reopened(path: Path, key: str, shape: tuple[int, int]) -> Any:
             "the cells again."
         )
     return rows
-
-
-def _require_whole(path: Path, where: str, arrays: dict[str, Any]) -> None:
-    """Refuses zarr arrays with chunks that are not there, which read as zeros."""
-    for name, array in arrays.items():
-        if isinstance(array, zarr.Array) and array.nchunks_initialized < array.nchunks:
-            lost = array.nchunks - array.nchunks_initialized
-            raise DataError(
-                f"the array '{name}' of {where} in '{path}' lacks {lost} of its {array.nchunks} chunks; it "
-                "may be truncated, so write it again."
-            )

@@ -9,8 +9,9 @@ import numpy as np
 from scipy import sparse
 
 from pyro_citevae.data.anndata_io import layer_names
-from pyro_citevae.data.sparse_rows import SparseRows
-from pyro_citevae.errors import DataError, reason
+from pyro_citevae.data.sparse_rows import SparseRows, as_csr
+from pyro_citevae.data.whole_matrices import require_real, require_whole
+from pyro_citevae.errors import DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -66,14 +67,9 @@ def as_rows(matrix: Any, where: str, values: str, elsewhere: Callable[[], str] =
         DataError: The values are of another kind, out of range, or the arrays of a sparse matrix do not fit.
     """
     stored = in_memory(matrix)
+    require_whole(stored, where)
     _require_real(stored, where)
-    if sparse.issparse(stored):
-        _require_whole(stored, where)
-        rows = stored.tocsr(copy=True)
-    else:
-        dense = np.asarray(stored)
-        rows = sparse.csr_matrix(dense.astype(np.float32) if dense.dtype == np.float16 else dense)
-    rows = sparse.csr_matrix(rows)
+    rows = as_csr(stored.tocsr(copy=True) if sparse.issparse(stored) else np.asarray(stored))
     rows.sum_duplicates()
     require_values(rows, where, values=values, elsewhere=elsewhere)
     kept = rows.astype(np.float32, copy=False)
@@ -151,6 +147,10 @@ def with_expected(
 
 def holds_counts(matrix: Any) -> bool:
     """Whether the first rows of a matrix are whole numbers, zero or more, and not all zero."""
+    try:
+        require_whole(matrix, "the matrix")
+    except DataError:
+        return False
     part = in_memory(matrix[:_LOOKED_AT])
     found = part.data if sparse.issparse(part) else np.asarray(part).ravel()
     numbers = found.dtype.kind in "uif" and found.size > 0 and bool(np.isfinite(found).all())
@@ -159,20 +159,9 @@ def holds_counts(matrix: Any) -> bool:
 
 def _require_real(stored: Any, where: str) -> None:
     """Refuses values that are no real numbers, or masked."""
-    masked = np.ma.isMaskedArray(stored)
-    if masked or np.dtype(getattr(stored, "dtype", object)).kind not in "uif":
-        what = "masked values" if masked else f"values of type {stored.dtype}"
-        raise DataError(f"{where} holds {what}; give real numbers, for example with .astype('float32').")
-
-
-def _require_whole(matrix: Any, where: str) -> None:
-    """Refuses a sparse matrix whose arrays do not fit each other, which would be read beyond its end."""
-    if not hasattr(matrix, "check_format"):
-        return
-    try:
-        matrix.check_format(full_check=True)
-    except (ValueError, IndexError, TypeError) as error:
-        raise DataError(f"{where} is no whole sparse matrix ({reason(error)}); write it again.") from None
+    if np.ma.isMaskedArray(stored):
+        raise DataError(f"{where} holds masked values; give real numbers, for example with .filled(0).")
+    require_real(getattr(stored, "dtype", object), where)
 
 
 def _require_counts(stored: np.ndarray, where: str, elsewhere: Callable[[], str]) -> None:
