@@ -14,7 +14,7 @@ from case import UnavailableError
 __all__ = ["PEERS_PYTHON", "answer", "peers"]
 
 _HERE = Path(__file__).parent
-PEERS_PYTHON = Path(os.environ.get("PEERS_PYTHON", _HERE.parents[1] / ".venv-peers/bin/python"))
+PEERS_PYTHON = Path(os.environ.get("PEERS_PYTHON", _HERE.parents[1] / ".venv-peers/bench/bin/python"))
 
 
 def answer(script: str, *arguments: object, python: Path | str = sys.executable) -> dict[str, Any]:

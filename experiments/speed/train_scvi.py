@@ -1,6 +1,6 @@
 """Trains a model of scvi-tools on a screen, and prints throughput as JSON; runs in the peers' environment.
 
-.venv-peers/bin/python experiments/speed/train_scvi.py runs/speed/screen_5000x2000x20.h5ad --model SCVI
+.venv-peers/bench/bin/python experiments/speed/train_scvi.py runs/speed/screen_5000x2000x20.h5ad --model SCVI
 """
 
 from __future__ import annotations

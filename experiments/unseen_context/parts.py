@@ -1,17 +1,21 @@
 """Which part of a context is found again: simulated contexts that differ in one part at a time.
 
-python experiments/unseen_context/parts.py [--seeds 2] [--out parts.parquet]
+python experiments/unseen_context/parts.py [--seeds 2] [--contexts 2] [--jobs 2] [--out parts.parquet]
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 import pyro_citevae as cv
 from pyro_citevae.data.groups import Groups
@@ -32,7 +36,7 @@ TERMS = {
     "mechanism": ("mechanism",),
     "all": ("start", "baseline", "mechanism"),
 }
-HELD_OUT = "context_2"
+HELD_OUT = ("context_2", "context_4", "context_0", "context_1", "context_3")
 STEPS = 2000
 
 
@@ -53,15 +57,17 @@ def simulated(part: str, seed: int) -> cv.Simulation:
     )
 
 
-def row(part: str, terms: str, seed: int) -> dict[str, object]:
+def row(part: str, terms: str, held_out: str, seed: int) -> dict[str, object]:
     """One fit: errors of effects in the held-out context and of profiles, and what contexts have apart."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
     simulation = simulated(part, seed)
-    train, test = simulation.data.hold_out(contexts=HELD_OUT)
+    train, test = simulation.data.hold_out(contexts=held_out)
     model = CiteVAE(train.schema, n_programs=8, contexts=TERMS[terms])
     posterior = cv.fit(model, BackwardSmoother(model), train, max_steps=STEPS, seed=seed, progress=False)
     labels = list(test.perturbations())
-    truth = simulation.effects(labels, 3, context=HELD_OUT)
-    options = {"context": HELD_OUT, "draws": 100, "progress": False}
+    truth = simulation.effects(labels, 3, context=held_out)
+    options = {"context": held_out, "draws": 100, "progress": False}
 
     def error(one: cv.Posterior) -> float:
         mean = one.effect(labels, **options).mean(("chain", "draw")).to_numpy()[0, :, 0]
@@ -73,6 +79,7 @@ def row(part: str, terms: str, seed: int) -> dict[str, object]:
     found: dict[str, object] = {
         "part that differs": part,
         "terms": terms,
+        "held out": held_out,
         "seed": seed,
         "program alone": error(replace(posterior, discrepancy=None)),
         "with shrinkage": error(posterior),
@@ -86,29 +93,24 @@ def row(part: str, terms: str, seed: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--contexts", type=int, default=2, choices=range(1, 6))
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("parts.parquet"))
     asked = parser.parse_args()
-    warnings.simplefilter("ignore")
+    cases = list(product(PARTS, TERMS, HELD_OUT[: asked.contexts], range(asked.seeds)))
     rows = []
-    for seed in range(asked.seeds):
-        for part in PARTS:
-            for terms in TERMS:
-                rows.append(row(part, terms, seed))
-                print(
-                    " ".join(
-                        f"{one:.3f}" if isinstance(one, float) else str(one) for one in rows[-1].values()
-                    ),
-                    flush=True,
-                )
-    table = pd.DataFrame(rows)
-    table.to_parquet(asked.out)
-    print(
-        table.drop(columns="seed")
-        .groupby(["part that differs", "terms"], sort=False)
-        .mean()
-        .round(3)
-        .to_markdown()
-    )
+    with ProcessPoolExecutor(asked.jobs, multiprocessing.get_context("spawn")) as pool:
+        for one in pool.map(row, *zip(*cases, strict=True)):
+            rows.append(one)
+            print(
+                " ".join(
+                    f"{value:.3f}" if isinstance(value, float) else str(value) for value in one.values()
+                ),
+                flush=True,
+            )
+            pd.DataFrame(rows).to_parquet(asked.out)
+    over = pd.DataFrame(rows).drop(columns=["held out", "seed"])
+    print(over.groupby(["part that differs", "terms"], sort=False).mean().round(3).to_markdown())
 
 
 if __name__ == "__main__":

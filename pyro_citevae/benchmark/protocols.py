@@ -306,6 +306,19 @@ class UnseenGeneInUnseenContext(OfContext):
             ]
         return found
 
+    def baselines(
+        self, fold: Fold, features: Features | None, *, network_steps: int = 600
+    ) -> dict[str, Baseline]:
+        """Those of contexts, and what features of genes say from the cells of all other contexts."""
+        found = super().baselines(fold, features, network_steps=network_steps)
+        if features is not None:
+            train = fold.train
+            here = train.schema.context_of(str(fold.context))
+            elsewhere = train.rows(train.context[train.row_cell] != here)
+            rules = [kind(elsewhere, features) for kind in (RidgeOnFeatures, NearestNeighbours, SoftmaxKernel)]
+            found |= {rule.name: rule for rule in rules}
+        return found
+
     def stratified(self, fold: Fold) -> Fold:
         """The fold, with nothing to score where no perturbation is left in training."""
         return fold if fold.train.perturbations() else replace(fold, scored=())

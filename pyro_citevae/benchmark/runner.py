@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pyro_citevae.analysis.scoring.tables import ALL, COLUMNS, REPRODUCIBLE
 from pyro_citevae.benchmark.ablation import ablated
 from pyro_citevae.benchmark.completed import IN_CONTEXT, completed
 from pyro_citevae.benchmark.fold import Fold
+from pyro_citevae.benchmark.jobs import made_at_once
 from pyro_citevae.benchmark.protocols import PROTOCOLS, Protocol
 from pyro_citevae.benchmark.settings import Settings, Variant
 from pyro_citevae.class_source import class_record
@@ -104,6 +106,7 @@ def run(
     settings: Settings,
     store: str | Path,
     progress: Callable[[str, int, int], None] = lambda said, done, total: None,
+    jobs: int = 1,
 ) -> Results:
     """Runs a protocol over folds, variants and seeds.
 
@@ -117,6 +120,7 @@ def run(
         settings: What to run.
         store: Folder of the pieces.
         progress: Called before each piece with what it is, the number of pieces done and of all.
+        jobs: Processes that make pieces at once, each in one thread. The rows are the same.
 
     Returns:
         The scores of all pieces.
@@ -126,19 +130,16 @@ def run(
         ModelError: A model or a guide cannot be found or made.
         DivergenceError: A fit diverged; the pieces before it are kept.
     """
-    protocol, data = protocol_of(name, settings), settings.data()
-    settings = settings.model_copy(update={"reference": settings.reference or protocol.reference})
-    variants = [Variant(), *(ablated(settings) if name == ABLATION else ()), *settings.variants]
-    _require_variants(settings, variants)
-    headline = tuple(settings.headline) or _catalogued(settings)
-    folds = protocol.folds(data, settings.folds, headline)[: settings.limit]
-    pieces = list(_pieces(folds, settings, variants))
-    store = Path(store)
+    plan = _Plan.of(name, settings, store)
+    settings, folds, pieces, headline = plan.bench.settings, plan.folds, plan.pieces, plan.headline
+    if jobs > 1:
+        said = {i: piece.said for i, piece in enumerate(pieces) if piece.seed != _ENSEMBLE}
+        made_at_once(said, partial(_Plan.of, name, plan.bench.settings, store), jobs, progress)
     found: list[tuple[pd.DataFrame, float]] = []
     with _each_warning_once():
         for done, piece in enumerate(pieces):
             progress(piece.said, done, len(pieces))
-            found.append(_Bench(settings, protocol, store).result(piece))
+            found.append(plan.bench.result(piece))
     progress("", len(pieces), len(pieces))
     if not headline:
         last = {one.perturbation: one for fold in folds for one in fold.measurements}
@@ -151,7 +152,7 @@ def run(
         if fold.context is not None:
             contexts.setdefault(f"{IN_CONTEXT}{fold.context}", []).append(fold.number)
     single = pd.concat([frame for frame, _ in found]).assign(protocol=name, dataset=settings.title)
-    reference = settings.reference or protocol.reference
+    reference = settings.reference or plan.bench.protocol.reference
     scores = completed(single[list(COLUMNS)], strata, reference, len(folds), contexts)
     scores = scores.assign(
         split=scores.fold.map({fold.number: fold.split.digest for fold in folds}).fillna("")
@@ -339,6 +340,34 @@ class _Bench:
 
     def _key(self, piece: _Piece) -> str:
         return hashlib.sha256(json.dumps(self._said(piece), sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What a benchmark makes, in its order."""
+
+    bench: _Bench
+    folds: tuple[Fold, ...]
+    pieces: tuple[_Piece, ...]
+    headline: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, settings: Settings, store: str | Path) -> _Plan:
+        """Reads the data, divides it, and finds every class before the first fit."""
+        protocol, data = protocol_of(name, settings), settings.data()
+        settings = settings.model_copy(update={"reference": settings.reference or protocol.reference})
+        settings = settings.described(Path(store))
+        variants = [Variant(), *(ablated(settings) if name == ABLATION else ()), *settings.variants]
+        _require_variants(settings, variants)
+        headline = tuple(settings.headline) or _catalogued(settings)
+        folds = tuple(protocol.folds(data, settings.folds, headline)[: settings.limit])
+        bench = _Bench(settings, protocol, Path(store))
+        return cls(bench, folds, tuple(_pieces(folds, settings, variants)), headline)
+
+    def make(self, number: int) -> None:
+        """Makes one piece, or finds it made."""
+        with _each_warning_once():
+            self.bench.result(self.pieces[number])
 
 
 def _number(seed: int | str) -> int:

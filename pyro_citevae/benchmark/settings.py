@@ -9,10 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from pyro_citevae import config
 from pyro_citevae.config import Part
-from pyro_citevae.data import Trajectories, datasets, open_h5ad, simulate
+from pyro_citevae.data import Simulation, Trajectories, datasets, open_h5ad, simulate
 from pyro_citevae.errors import DataError
+from pyro_citevae.whole_files import aside
 
 __all__ = ["Settings", "Variant", "settings_from"]
+
+SIMULATED = "simulated"
 
 
 class Variant(BaseModel):
@@ -46,7 +49,7 @@ class Settings(config.Settings):
             where these are of the scored time: the truth and all baselines are taken against these cells.
         challenge: Whether cell-eval2 scores the predicted cells too.
         features: What models and baselines know of genes: ``"none"``, ``"gene-ontology"``,
-            ``"coexpression"``, or the path of a table.
+            ``"coexpression"``, the path of a table, or ``"simulated"`` for those of a simulated screen.
         baselines: Whether baselines and duplicates are scored too; the ceiling always is.
         network_steps: Training steps of the latent additive network among the baselines.
         reference: Baseline that scaled scores put at 0; the protocol's own if none.
@@ -86,16 +89,33 @@ class Settings(config.Settings):
         """
         try:
             if self.simulate:
-                given: dict[str, Any] = {
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in self.simulate.items()
-                }
-                return simulate(**given).data
+                return self._simulated().data
             if self.dataset in datasets.CATALOGUE:
                 return datasets.load(self.dataset)
             return Trajectories.from_anndata(open_h5ad(self.dataset), **self.columns)
         except TypeError as error:
             raise DataError(f"the benchmark's data cannot be made from its settings ({error}).") from None
+
+    def described(self, store: Path) -> Settings:
+        """The settings with the features of a simulated screen as a table in a folder.
+
+        Raises:
+            DataError: No screen is simulated.
+        """
+        if self.features != SIMULATED:
+            return self
+        if not self.simulate:
+            raise DataError('features = "simulated" is of a simulated screen; add [simulate], or name others.')
+        path = store / "features.parquet"
+        with aside(path, overwrite=True) as file:
+            self._simulated().features().to_parquet(file)
+        return self.model_copy(update={"features": str(path)})
+
+    def _simulated(self) -> Simulation:
+        given = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in self.simulate.items()
+        }
+        return simulate(**given)
 
     def on(self, path: str, columns: dict[str, Any]) -> Settings:
         """The same benchmark on another data set's name or file."""

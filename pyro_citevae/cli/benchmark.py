@@ -41,6 +41,7 @@ def benchmark_command(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Fits of every predictor.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Folds to run, at most.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that fit at once, each in one thread.")] = 1,
     data: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +69,7 @@ def benchmark_command(
     elif (layout, context, most_genes) != (None, None, None):
         raise DataError("--layout, --context and --most-genes say how to read --data; name its file.")
     with progress_bar(quiet) as advance:
-        results = benchmark.run(protocol, settings, folder / "folds", advance)
+        results = benchmark.run(protocol, settings, folder / "folds", advance, jobs)
     options = [f" --{name} {value}" for name, value in changed.items() if value is not None]
     text = benchmark.report(results, f"citevae benchmark {protocol} --config {path}{''.join(options)}")
     with aside(folder / "results.parquet", overwrite=True) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, final
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.loading import Places
 from pyro_citevae.data.resident_screen import ResidentScreen
-from pyro_citevae.errors import reason
+from pyro_citevae.errors import CiteVAEWarning, reason
 from pyro_citevae.infer.compiled_step import compiled, differentiated
 from pyro_citevae.infer.progress import say
 from pyro_citevae.nn.fixed_shapes import fixed_shapes
@@ -164,8 +165,12 @@ class CapturedStep:
             self.graph = self._recorded()
         except RuntimeError as error:
             self.record = False
-            why = reason(error)
-            say(f"each step is run by itself, since it cannot be recorded ({why}).", shown=self.shown)
+            warnings.warn(
+                f"the device refused to record a step ({reason(error)}), so that each is run by itself, which "
+                'is slower; fit(..., capture="never") does so without this warning.',
+                CiteVAEWarning,
+                stacklevel=2,
+            )
 
     def _recorded(self) -> Any:
         """The step in a graph."""

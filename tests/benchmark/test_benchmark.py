@@ -363,6 +363,16 @@ def test_a_second_start_takes_what_is_there(tmp_path: Path, monkeypatch: pytest.
     assert again.seconds == first.seconds > 0
 
 
+@pytest.mark.slow
+def test_several_processes_make_the_same_rows(tmp_path: Path) -> None:
+    asked, said = settings(seeds=2, limit=None), []
+    one = benchmark.run("held-out-time", asked, tmp_path / "one")
+    two = benchmark.run("held-out-time", asked, tmp_path / "two", lambda name, *_: said.append(name), jobs=2)
+    rows = [results.scores[results.scores.score != "seconds"].to_numpy() for results in (one, two)]
+    np.testing.assert_array_equal(*rows)
+    assert len(said) == 8  # three pieces as they end, and all four and the end as they are found
+
+
 @pytest.mark.parametrize(
     ("changed", "baselines_too"),
     [({"fit": {"max_epochs": 2}}, False),
