@@ -10,12 +10,12 @@ NEWEST_STAMP := $(NEWEST_VENV)/installed
 # the first that is 3.12 or later; a pyenv shim may be on PATH and yet not run
 LATER_PYTHON ?= $(shell for one in python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
 	"$$one" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$one" && break; done)
-PEERS_VENV ?= .venv-peers
+PEERS_VENV ?= .venv-peers/bench
 PEERS_STAMP := $(PEERS_VENV)/installed
 CORES ?= 2
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-all test-arviz1 test-newest docs notebooks dist bench bench-peers check format clean environment
+.PHONY: demo test test-all test-arviz1 test-newest docs notebooks dist bench bench-peers peers peers-tables check format clean environment
 
 environment: $(STAMP)
 
@@ -92,9 +92,25 @@ $(PEERS_STAMP): experiments/speed/peers.txt constraints.txt
 	$(PEERS_VENV)/bin/python -m pip install --quiet -c constraints.txt -r $<
 	touch $@
 
+# Another tool in an environment of its own, with the Python that the first line of its requirements names: make peers PEER=scgen
+PEER_REQUIREMENTS = experiments/peers/$(PEER)/requirements.txt
+PEER_VENV = .venv-peers/$(PEER)
+peers:
+	$(if $(PEER),,$(error name one of experiments/peers: make peers PEER=scgen))
+	version=$$(sed -n '1s/^# python //p' $(PEER_REQUIREMENTS)); \
+	for python in $$(ls -d $(HOME)/.pyenv/versions/$$version.*/bin/python 2>/dev/null) python$$version; do \
+		"$$python" -c 'import venv' 2>/dev/null && break; done && "$$python" -m venv --clear $(PEER_VENV)
+	$(PEER_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(PEER_VENV)/bin/python -m pip install --quiet -r $(PEER_REQUIREMENTS)
+
+# All that is installed beside ours and the rules, three seeds, and the search; hours. PEERS="--task kang --seeds 1" runs a part.
+peers-tables: $(STAMP)
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python experiments/peers/run.py $(PEERS)
+	$(if $(PEERS),,OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python experiments/peers/run.py --search)
+
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(ARVIZ1_VENV) $(NEWEST_VENV) $(PEERS_VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(ARVIZ1_VENV) $(NEWEST_VENV) .venv-peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

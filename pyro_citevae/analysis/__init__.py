@@ -3,6 +3,7 @@
 from pyro_citevae.analysis.baselines import (
     Additive,
     Baseline,
+    CellsPredictor,
     ContextTable,
     DampedExtrapolation,
     EffectTable,
@@ -70,6 +71,7 @@ from pyro_citevae.renamed import attributes
 __all__ = [
     "Additive",
     "Baseline",
+    "CellsPredictor",
     "Check",
     "ContextTable",
     "DampedExtrapolation",

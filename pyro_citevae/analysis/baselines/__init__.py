@@ -16,6 +16,7 @@ from pyro_citevae.analysis.baselines.across_perturbations import (
     MeanOfSingles,
     StrongerSingle,
 )
+from pyro_citevae.analysis.baselines.cells_predictor import CellsPredictor
 from pyro_citevae.analysis.baselines.context_table import ContextTable
 from pyro_citevae.analysis.baselines.effect_table import EffectTable
 from pyro_citevae.analysis.baselines.in_time import (
@@ -44,6 +45,7 @@ __all__ = [
     "AcrossPerturbations",
     "Additive",
     "Baseline",
+    "CellsPredictor",
     "ContextRule",
     "ContextTable",
     "DampedExtrapolation",
