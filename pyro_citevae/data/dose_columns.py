@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.interventions import AMOUNTS, Schedule
 from pyro_citevae.data.labels import texts
 from pyro_citevae.errors import DataError
 
@@ -40,10 +40,10 @@ def amounts(text: str, members: Sequence[str], label: str, column: str) -> tuple
     found = [_AMOUNT.fullmatch(part) for part in _parts(str(text))]
     # six digits: what single precision holds of a decimal number
     values = [float(f"{float(one[1]):.6g}") if one else math.nan for one in found]
-    if not all(math.isfinite(value) and value >= 0 for value in values):
+    if not all(value == 0 or AMOUNTS[0] <= value <= AMOUNTS[1] for value in values):
         raise DataError(
-            f"obs['{column}'] holds '{text}' for cells of '{label}'; doses are numbers, zero or more, in one "
-            "unit."
+            f"obs['{column}'] holds '{text}' for cells of '{label}'; doses are 0, or numbers between "
+            f"{AMOUNTS[0]:g} and {AMOUNTS[1]:g} in one unit."
         )
     if len(values) == 1:
         values *= len(members)

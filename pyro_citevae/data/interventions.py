@@ -9,9 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pyro_citevae.arguments import Number, number
 from pyro_citevae.errors import ScheduleError
 
-__all__ = ["Dose", "Schedule", "do", "members_of"]
+__all__ = ["AMOUNTS", "Dose", "Schedule", "do", "members_of"]
+
+AMOUNTS = (1e-30, 1e30)
+"""Amounts other than 0 lie between these: single precision holds their shares and products."""
 
 _QUOTED = re.compile(r'"(?P<name>(?:[^"]|"")+)"(?P<rest>.*)', re.DOTALL)
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
@@ -28,11 +32,25 @@ class Dose:
         token: Name of the perturbation, usually the perturbed gene.
         at: Time from which the dose acts, in the data's unit.
         amount: Strength; 1 for a knock-out, less for a partial knock-down.
+
+    Raises:
+        ScheduleError: The time is below 0, or the amount is neither 0 nor between 1e-30 and 1e30.
     """
 
     token: str
     at: float = 0.0
     amount: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at < math.inf:
+            raise ScheduleError(
+                f"the dose of '{self.token}' begins at {self.at:g}; doses begin at 0 or later."
+            )
+        if self.amount != 0 and not AMOUNTS[0] <= self.amount <= AMOUNTS[1]:
+            raise ScheduleError(
+                f"the dose of '{self.token}' is {self.amount:g}; doses are 0, or between {AMOUNTS[0]:g} and "
+                f"{AMOUNTS[1]:g} in one unit."
+            )
 
     def __str__(self) -> str:
         return self.text()
@@ -179,12 +197,10 @@ def _parse_dose(part: str, text: str, at: float, amount: float) -> Dose:
     before, _, time = name.partition("@")
     token = token or before.strip()
     try:
-        dose = Dose(token, float(time or at), float(strength or amount))
-        if not (dose.token and math.isfinite(dose.at) and math.isfinite(dose.amount)):
+        begins, given = float(time or at), float(strength or amount)
+        if not token or (quoted and before.strip()) or not (math.isfinite(begins) and math.isfinite(given)):
             raise ValueError
-        if quoted and before.strip():
-            raise ValueError
-        return dose
+        return Dose(token, begins, given)
     except ValueError:
         raise ScheduleError(
             f"the schedule '{text}' cannot be read at '{part}'; write NAME, NAME@TIME or NAME@TIME*AMOUNT, "
@@ -192,7 +208,7 @@ def _parse_dose(part: str, text: str, at: float, amount: float) -> Dose:
         ) from None
 
 
-def do(*names: str, at: float = 0.0, dose: float = 1.0) -> Schedule:
+def do(*names: str, at: Number = 0.0, dose: Number = 1.0) -> Schedule:
     """The intervention that doses ``names`` from time ``at`` on (Pearl's do-operator on the schedule u).
 
     Args:
@@ -205,7 +221,8 @@ def do(*names: str, at: float = 0.0, dose: float = 1.0) -> Schedule:
         The schedule; join schedules with ``|``.
 
     Raises:
-        ScheduleError: A name is dosed twice or cannot be read.
+        ScheduleError: A name is dosed twice or cannot be read, or a time or a dose is below zero.
+        DataError: ``at`` or ``dose`` is no number.
 
     Example:
         >>> do("KLF1", at=0) | do("MAP2K6", at=24)
@@ -215,4 +232,8 @@ def do(*names: str, at: float = 0.0, dose: float = 1.0) -> Schedule:
         >>> do().is_control
         True
     """
-    return Schedule(tuple(one for name in names for one in _parse(name, at=at, amount=dose)))
+    begins, amount = number(at, "do(at=...)"), number(dose, "do(dose=...)")
+    for name in names:
+        if not isinstance(name, str):
+            raise ScheduleError(f"do({name!r}) is no name of a perturbation; give texts, as in do('A', 'B').")
+    return Schedule(tuple(one for name in names for one in _parse(name, at=begins, amount=amount)))

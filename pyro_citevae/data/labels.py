@@ -21,6 +21,8 @@ MISSING = ("", "nan", "NaN", "None", "<NA>", "NaT", "[]")
 
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?")
 _DOSED = re.compile(rf"(?P<name>.+?)(?:@(?P<at>{_NUMBER.pattern}))?(?:\*(?P<amount>{_NUMBER.pattern}))?")
+_BELOW = re.compile(rf".*[@*]-{_NUMBER.pattern}([@*].*)?", re.DOTALL)
+_SIGNS = '+@*" '
 
 
 def texts(values: Any) -> pd.Series:
@@ -75,6 +77,14 @@ class Labels:
         """Whether a label, or a member of one, means a control."""
         return part in self.controls or bool(controls_in([part], self.wanted))
 
+    def names_nothing(self, text: str) -> bool:
+        """Whether a label is no control's and holds nothing but what joins names, times and amounts."""
+        return (
+            self.separator != ""
+            and not self.is_control(text)
+            and set(text) <= {*_SIGNS, *(self.separator or "")}
+        )
+
     def members(self, text: str) -> list[str]:
         """The members of a label that is no control, in the order they are written."""
         listed = _listed(text)
@@ -98,15 +108,19 @@ class Labels:
             amounts: The amount of each member, if a column holds them.
 
         Raises:
-            DataError: A control has a time or a dose, or a perturbation is there twice.
+            DataError: A control has a time or a dose, a dose is out of range, or a perturbation is there
+                twice.
         """
         if self.is_control(text):
             return Schedule()
         parts = self.members(text) if members is None else members
-        doses = [self._dose(part, text, split=bool(amounts)) for part in parts]
-        if amounts:
-            doses = [None if one is None else Dose(one.token, one.at, amount)
-                     for one, amount in zip(doses, amounts, strict=True)]  # fmt: skip
+        try:
+            doses = [self._dose(part, text, split=bool(amounts)) for part in parts]
+            if amounts:
+                doses = [None if one is None else Dose(one.token, one.at, amount)
+                         for one, amount in zip(doses, amounts, strict=True)]  # fmt: skip
+        except ScheduleError as error:
+            raise DataError(f"{self.said} holds '{text}': {error}") from None
         try:
             return Schedule(tuple(one for one in doses if one is not None))
         except ScheduleError as error:
@@ -124,13 +138,20 @@ class Labels:
             return Dose(part)
         if part.startswith('"'):
             return Schedule.parse(part).doses[0]
+        before = re.split(r"[@*]", part, maxsplit=1)[0].strip()
+        if before != part and self.is_control(before):
+            raise DataError(
+                f"{self.said} holds '{text}', a control with a time or a dose; write '{before}', or the "
+                "whole in double quotes if it is a name."
+            )
+        if _BELOW.fullmatch(part):
+            raise DataError(
+                f"{self.said} holds '{text}', a time or a dose below zero; write the whole in double quotes "
+                "if it is a name."
+            )
         found = _DOSED.fullmatch(part)
         name, at, amount = (part, None, None) if found is None else found.group("name", "at", "amount")
-        if (at or amount) and self.is_control(name):
-            raise DataError(
-                f"{self.said} holds '{text}', a control with a time or a dose; write '{name}', or the whole "
-                "in double quotes if it is a name."
-            )
+        name = name.strip()
         if amount and float(amount) > 1 and name not in self.dosed | self.known:
             return Dose(part)
         return Dose(name, float(at or 0), float(amount or 1))
@@ -161,7 +182,7 @@ class Labels:
         named = control or next((one for one in wanted if one in found), _stem(wanted[0], distinct))
         whole = [one for one in wanted if one in found or one == control]
         parts = {part for one in whole for part in one.split(separator or "+")}
-        controls = frozenset({*found, named, *(part.strip() for part in parts)})
+        controls = frozenset({*found, named, *(part.strip() for part in parts)} - {""})
         first = cls(f"obs['{column}']", named, controls, separator, frozenset(known), wanted=tuple(wanted))
         return replace(first, dosed=_dosed_names(first, distinct))
 

@@ -12,6 +12,7 @@ from pyro_citevae.errors import DataError
 
 __all__ = ["at_share_of_training", "floor", "library_sizes"]
 
+_LARGEST = 1e12  # beyond what any cell holds
 _ALIKE = 1.25  # shares of the counts that differ by more are of other genes
 
 
@@ -39,10 +40,10 @@ def library_sizes(
     if column is None:
         return floor(measured), 1.0
     library = pd.to_numeric(texts(column), errors="coerce").to_numpy(dtype=float)
-    wrong = ~np.isfinite(library) | (library < 0)
+    wrong = ~((library >= 0) & (library <= _LARGEST))
     if wrong.any():
         value = column.iloc[int(np.flatnonzero(wrong)[0])]
-        raise DataError(f"obs['{name}'] holds '{value}', which is no library size, zero or more.")
+        raise DataError(f"obs['{name}'] holds '{value}', which is no library size, 0 to {_LARGEST:g}.")
     if (library + 0.5 < measured).any():
         raise DataError(f"obs['{name}'] is smaller than the sum over the genes; name the full library size.")
     library = floor(library)

@@ -21,11 +21,15 @@ from pyro_citevae.errors import DataError, ScheduleError, few
 from pyro_citevae.renamed import renamed_arguments
 from pyro_citevae.shown import Shown
 
-__all__ = ["Schema", "StudyDesign", "Values"]
+__all__ = ["OFF_GRID", "Schema", "StudyDesign", "Values"]
+
+OFF_GRID = 1e-5
+"""How far a time may lie from the end of a step, as a share of a step or of the time: that of rounding."""
 
 StudyDesign = Literal["snapshot", "time course", "sequences"]
 Values = Literal["counts", "real"]
 
+_MOST_OF_LARGEST = 100.0  # beyond, nothing that cells show says anything of a dose
 _IN_JSON = {"design": "layout"}  # what runs call it, whose digests must stay
 
 
@@ -174,7 +178,7 @@ class Schema(Shown):
             DataError: The time is negative or falls between two ends.
         """
         t = self._nearest(time) if math.isfinite(time) else -1
-        if t < 0 or abs(self._end(t) - time) > 1e-6 * max(1.0, abs(time)):
+        if t < 0 or abs(self._end(t) - time) > OFF_GRID * max(self.step, abs(time)):
             raise DataError(
                 f"time {time:g} is not on the grid {self._grid_name}; "
                 + ("give one of these times." if self.grid else "give a multiple of it.")
@@ -209,10 +213,11 @@ class Schema(Shown):
         return np.array([position.get(token, -1) for token in self.tokens], dtype=np.int64)
 
     def require(self, schedule: Schedule) -> Schedule:
-        """Returns the schedule if all its tokens are known.
+        """Returns the schedule if all its tokens are known, and no dose is far beyond those of the cells.
 
         Raises:
-            ScheduleError: A token is unknown; the message lists the nearest names.
+            ScheduleError: A token is unknown, and the message lists the nearest names; or a dose is more than
+                100 times the largest that cells were given.
         """
         for token in schedule.tokens:
             if token not in self.token_index:
@@ -236,7 +241,19 @@ class Schema(Shown):
                     f"do({token!r}) is not among the perturbations{quoted}; {said} are {names}, and one "
                     "without cells is named in from_anndata(candidates=...)."
                 )
+        for dose in schedule.doses:
+            largest = self._largest(dose.token)
+            if dose.amount > _MOST_OF_LARGEST * largest:
+                unit = f" {self.dose_unit}" if self.dose_unit else ""
+                raise ScheduleError(
+                    f"do({dose.token!r}) at {dose.amount:g}{unit} is more than {_MOST_OF_LARGEST:g} times "
+                    f"the largest dose that cells were given, {largest:g}{unit}; give the dose in their unit."
+                )
         return schedule
+
+    def _largest(self, token: str) -> float:
+        """The largest amount of a token that cells were given; 1 where amounts are strengths."""
+        return self.dose_ranges[self.token_index[token]][1] if self.dose_ranges else 1.0
 
     def doses(self, schedule: Schedule, n_steps: int) -> Float32[np.ndarray, "step token"]:
         """The dose u[t, token] that acts in the step that ends at t, for t = 0..n_steps.
@@ -248,8 +265,8 @@ class Schema(Shown):
         ends = self.ends(n_steps)
         for dose in self.require(schedule).doses:
             p = self.token_index[dose.token]
-            largest = self.dose_ranges[p][1] if self.dose_ranges else 1.0
-            u[(ends > dose.at + 1e-6 * self.step) & (ends > 0), p] = dose.amount / largest
+            acting = (ends > dose.at + 1e-6 * self.step) & (ends > 0)
+            u[acting, p] = dose.amount / self._largest(dose.token)
         return u
 
     def schedule(self, text: str) -> Schedule:

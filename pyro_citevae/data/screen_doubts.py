@@ -18,27 +18,30 @@ from pyro_citevae.errors import DataError
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["ignored_doses", "require_both", "require_some", "without_effect"]
+__all__ = ["ignored_doses", "require_both", "require_named", "require_some", "without_effect"]
 
 
-def without_effect(schedules: Sequence[Schedule], schema: Schema, labels: Labels) -> list[str]:
+def without_effect(
+    schedules: Sequence[Schedule], schema: Schema, labels: Labels, last: float = 0.0
+) -> list[str]:
     """Refuses doses that begin after the last observation; tells of doses of nothing.
 
     Args:
         schedules: What the labels say.
         schema: The grid.
         labels: How labels were read.
+        last: When the last of these cells was observed, if that is after the schema's last time.
 
     Raises:
         DataError: A dose acts on nothing.
     """
-    found = []
+    found, last = [], max(last, schema.times[-1])
     for one in dict.fromkeys(schedules):
         for dose in one.doses:
-            if dose.at >= schema.times[-1]:
+            if dose.at + 1e-6 * schema.step >= last:
                 raise DataError(
                     f"{labels.said} says '{dose}': from {dose.at:g} {schema.time_unit} on, and the last "
-                    f"observation is at {schema.times[-1]:g}, so that it acts on nothing; write a dose as "
+                    f"observation is at {last:g}, so that it acts on nothing; write a dose as "
                     f"'{dose.token}*{dose.at:g}', or name the column of the times with time=."
                 )
         if one.doses and all(dose.amount == 0 for dose in one.doses):
@@ -46,6 +49,23 @@ def without_effect(schedules: Sequence[Schedule], schema: Schema, labels: Labels
                 f"{labels.said} says '{one.label()}': a dose of nothing, which is no control's label."
             )
     return found
+
+
+def require_named(labels: Labels, written: pd.Series) -> None:
+    """Refuses labels that name nothing, such as ``+``.
+
+    Args:
+        labels: How labels are read.
+        written: Label of each cell.
+
+    Raises:
+        DataError: A label holds signs alone.
+    """
+    for text in filter(labels.names_nothing, pd.unique(written)):
+        raise DataError(
+            f"{labels.said} holds '{text}', which names nothing; leave those cells out with "
+            f"exclude='{text}', or name them with control= if they are unperturbed."
+        )
 
 
 def ignored_doses(adata: AnnData, columns: Columns) -> list[str]:

@@ -30,7 +30,13 @@ from pyro_citevae.data.published_layouts import LAYOUTS, reason_of, resolve
 from pyro_citevae.data.reading import Reading
 from pyro_citevae.data.schema import Schema, StudyDesign
 from pyro_citevae.data.schema_fitting import known_batches, on_panel, require_fitting, with_contexts
-from pyro_citevae.data.screen_doubts import ignored_doses, require_both, require_some, without_effect
+from pyro_citevae.data.screen_doubts import (
+    ignored_doses,
+    require_both,
+    require_named,
+    require_some,
+    without_effect,
+)
 from pyro_citevae.data.stored_rows import StoredRows
 from pyro_citevae.data.times import check_grid, steps_of, times_in, unit_of
 from pyro_citevae.data.variable_genes import judged, most_variable
@@ -168,6 +174,7 @@ def _parts(
     schedules, schedule = layout.schedules(obs[~left_out], written, columns, labels)
     if schema is None:
         require_both(schedules, labels, columns, written)
+    require_named(labels, written)
     rows = (
         _rows(adata, kept, columns.layer, values)
         if stored is None
@@ -265,7 +272,9 @@ def _more(
     ):
         new_batches = "spread"  # what a batch adds is part of a new context's own baseline
     batches, of_batches = known_batches(parts.batches, schema, columns, new_batches, order)
-    doubts = (*of_genes, *of_library, *of_batches)
+    last = 0.0 if parts.times is None else float(parts.times.max())
+    of_doses = without_effect(parts.schedules, schema, parts.labels, last)
+    doubts = (*of_genes, *of_library, *of_batches, *of_doses)
     return replace(parts, rows=rows, library=library, batches=batches, doubts=doubts), schema
 
 

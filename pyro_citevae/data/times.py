@@ -14,13 +14,19 @@ from jaxtyping import Float
 
 from pyro_citevae.arguments import Numbers, number
 from pyro_citevae.data.labels import missing, texts
-from pyro_citevae.data.schema import Schema
+from pyro_citevae.data.schema import OFF_GRID, Schema
 from pyro_citevae.errors import DataError
 
 __all__ = ["check_grid", "steps_of", "time_of", "times_in", "unit_of"]
 
 _MOST_STEPS = 64
 _FINEST = 1000  # denominators up to here are told from rounding
+_LARGEST = 1e30  # beyond, lengths of steps are no numbers in single precision
+
+_WAY_OUT = (
+    "end one at each time with step='observed', or set step= to a length that all times are multiples of, "
+    "such as step='1/3'"
+)
 
 _UNITS = {
     "minute": ("min", "mins", "minute", "minutes"),
@@ -82,7 +88,7 @@ def times_in(
         if math.isfinite(value):
             units.add(unit)
     times = text.map(values).to_numpy(dtype=float)
-    wrong = ~np.isfinite(times) | (times < 0) | missing(column).to_numpy()
+    wrong = ~((times >= 0) & (times < _LARGEST)) | missing(column).to_numpy()
     if wrong.any():
         value = column.iloc[int(np.flatnonzero(wrong)[0])]
         raise DataError(
@@ -122,7 +128,7 @@ def steps_of(
         return _divisor(times), ()
     if not isinstance(step, Iterable) or np.ndim(step) == 0:  # type: ignore[arg-type]
         length = number(step, "step")
-        if not 0 < length < math.inf:
+        if not 1 / _LARGEST < length < _LARGEST:
             raise DataError(f"step={length:g} is not positive; give the length of a latent step.")
         return length, ()
     ends = tuple(float(end) for end in step)
@@ -141,15 +147,11 @@ def check_grid(schema: Schema) -> None:
         try:
             schema.step_of(time)
         except DataError as error:
-            way_out = "name it in step=" if schema.grid else "set step= to a common divisor of the times"
+            way_out = "name it in step=" if schema.grid else _WAY_OUT
             raise DataError(f"{str(error).partition('; ')[0]}; {way_out}.") from None
     if not 1 <= schema.n_steps <= _MOST_STEPS:
         length = f"{schema.step:g} {schema.time_unit}" if not schema.grid else f"{len(schema.grid)} times"
-        way_out = (
-            "end one at each time with step='observed', or round the times and set step= to their divisor"
-            if schema.design != "snapshot"
-            else "set n_steps="
-        )
+        way_out = "set n_steps=" if schema.design == "snapshot" else _WAY_OUT
         raise DataError(
             f"a grid of {length} makes {schema.n_steps} latent steps, and 1 to {_MOST_STEPS} are practical; "
             f"{way_out}."
@@ -206,16 +208,20 @@ def _durations(
 
 
 def _listed(step: str) -> float | list[float]:
-    """A length, or ends joined by commas, as the command line gives them."""
+    """A length, such as ``1/3``, or ends joined by commas, as the command line gives them."""
     try:
-        numbers = [float(part) for part in step.split(",")]
-    except ValueError:
+        numbers = [float(Fraction(part.strip())) for part in step.split(",")]
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise DataError(f"step='{step}' is neither a length, nor a list of times, nor 'observed'.") from None
     return numbers if "," in step else numbers[0]
 
 
 def _divisor(times: np.ndarray | None) -> float:
-    """The greatest common divisor of the times, as fractions of small denominators, or to four digits."""
+    """The greatest common divisor of the times.
+
+    Times are taken as fractions of small denominators; otherwise as multiples of a part of the last time, up
+    to rounding; and otherwise to four digits of the first.
+    """
     if times is None:
         return 1.0
     known = [float(time) for time in np.unique(times) if 0 < time < math.inf]
@@ -223,6 +229,12 @@ def _divisor(times: np.ndarray | None) -> float:
         return 1.0
     exact = [Fraction(time).limit_denominator(_FINEST) for time in known]
     if any(abs(float(one) - time) > 1e-9 * max(known) for one, time in zip(exact, known, strict=True)):
-        return reduce(math.gcd, [round(time * 1e4) for time in known]) / 1e4
+        parts = known[-1] / np.arange(1, _MOST_STEPS + 1)
+        steps = np.array(known) / parts[:, None]
+        fits = (np.abs(steps - np.rint(steps)) <= OFF_GRID).all(1)
+        if fits.any():
+            return float(parts[fits.argmax()])
+        unit = min(1e-4, 10.0 ** (math.floor(math.log10(known[0])) - 3))
+        return reduce(math.gcd, [round(time / unit) for time in known]) * unit
     common = math.lcm(*(one.denominator for one in exact))
     return reduce(math.gcd, [int(one * common) for one in exact]) / common
