@@ -315,8 +315,8 @@ class UnseenGeneInUnseenContext(OfContext):
             train = fold.train
             here = train.schema.context_of(str(fold.context))
             elsewhere = train.rows(train.context[train.row_cell] != here)
-            rules = [kind(elsewhere, features) for kind in (RidgeOnFeatures, NearestNeighbours, SoftmaxKernel)]
-            found |= {rule.name: rule for rule in rules}
+            kinds = (RidgeOnFeatures, NearestNeighbours, SoftmaxKernel)
+            found |= {kind.name: kind(elsewhere, features) for kind in kinds}
         return found
 
     def stratified(self, fold: Fold) -> Fold:

@@ -105,14 +105,14 @@ class Settings(config.Settings):
         if self.features != SIMULATED:
             return self
         if not self.simulate:
-            raise DataError('features = "simulated" is of a simulated screen; add [simulate], or name others.')
+            raise DataError('features = "simulated" is of a simulated screen; add [simulate] or name others.')
         path = store / "features.parquet"
         with aside(path, overwrite=True) as file:
             self._simulated().features().to_parquet(file)
         return self.model_copy(update={"features": str(path)})
 
     def _simulated(self) -> Simulation:
-        given = {
+        given: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in self.simulate.items()
         }
         return simulate(**given)

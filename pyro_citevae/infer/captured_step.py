@@ -16,7 +16,6 @@ from pyro_citevae.data.loading import Places
 from pyro_citevae.data.resident_screen import ResidentScreen
 from pyro_citevae.errors import CiteVAEWarning, reason
 from pyro_citevae.infer.compiled_step import compiled, differentiated
-from pyro_citevae.infer.progress import say
 from pyro_citevae.nn.fixed_shapes import fixed_shapes
 from pyro_citevae.nn.host_reads import FilledNumbers, HostReads
 
@@ -58,7 +57,6 @@ class CapturedStep:
         optimizer: Adam of the parameters.
         clip: Largest norm of the gradient.
         record: Whether to record, where the screen lies on a GPU.
-        shown: Whether to say why a step cannot be recorded.
 
     Source: NVIDIA, CUDA Graphs (2019); torch.cuda.CUDAGraph.
     """
@@ -72,12 +70,11 @@ class CapturedStep:
         *,
         clip: float,
         record: bool,
-        shown: bool = True,
     ) -> None:
         self.screen, self.learnt = screen, learnt
         self.differentiate = differentiated(self._bound)
         self.bound = bound
-        self.optimizer, self.clip, self.shown = optimizer, clip, shown
+        self.optimizer, self.clip = optimizer, clip
         self.waiting: list[Places] = []  # minibatches whose losses nobody has read yet
         device = screen.value.device
         index, weight = screen.places(np.zeros(0, dtype=np.int64))
@@ -166,8 +163,8 @@ class CapturedStep:
         except RuntimeError as error:
             self.record = False
             warnings.warn(
-                f"the device refused to record a step ({reason(error)}), so that each is run by itself, which "
-                'is slower; fit(..., capture="never") does so without this warning.',
+                f"the device refused to record a step ({reason(error)}), so that each is run by itself, "
+                'which is slower; fit(..., capture="never") does so without this warning.',
                 CiteVAEWarning,
                 stacklevel=2,
             )

@@ -306,7 +306,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         """The step on the device: recorded on a GPU, compiled on a CPU, or with a sentence why not."""
         adam = cast(torch.optim.Adam, cast(Any, self.optimizers()).optimizer)
         shown = self.trainer.progress_bar_callback is not None
-        made = partial(CapturedStep, screen, self._tempered, self._learnt, adam, shown=shown)
+        made = partial(CapturedStep, screen, self._tempered, self._learnt, adam)
         step = made(clip=self.settings.gradient_clip, record=False)
         if self.device.type == "cpu":
             self._compile(step, shown)
