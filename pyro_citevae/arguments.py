@@ -10,12 +10,13 @@ import numpy as np
 
 from pyro_citevae.errors import DataError
 
-__all__ = ["Names", "Number", "Numbers", "count", "names", "number", "numbers", "plain", "whole"]
+__all__ = ["Names", "Number", "Numbers", "count", "names", "number", "numbers", "plain", "seed", "whole"]
 
 Number: TypeAlias = SupportsFloat | str
 Numbers: TypeAlias = Number | Iterable[Any]
 Names: TypeAlias = str | Iterable[Any]
 
+_SEEDS = 2**63  # what random generators count from, with room for what is added
 
 _Read = TypeVar("_Read", float, str)
 
@@ -113,6 +114,28 @@ def count(value: object, said: str) -> int:
     found = whole(value, said)
     if found < 1:
         raise DataError(f"{said.replace('...', str(found))} must be 1 or more.")
+    return found
+
+
+def seed(value: object, said: str) -> int:
+    """A seed: a whole number from 0 up to below 2**63.
+
+    Args:
+        value: What was given.
+        said: The public expression that took it.
+
+    Raises:
+        DataError: It is no whole number, or out of range.
+
+    Example:
+        >>> seed("7", "predict(seed=...)")
+        7
+    """
+    found = whole(value, said)
+    if not 0 <= found < _SEEDS:
+        raise DataError(
+            f"{said} is {_shown(value)}, which is no seed; give a whole number, 0 or more and below 2**63."
+        )
     return found
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from pyro_citevae.arguments import Number, count, names, whole
+from pyro_citevae.arguments import Number, count, names
+from pyro_citevae.arguments import seed as a_seed
 from pyro_citevae.data.cell_eval2_files import PERTURBATION, cells_for_cell_eval2
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
@@ -88,7 +89,7 @@ def challenge_submission(
         raise DataError(f"{_SAID}(...) has no {lacking}; give one or more.")
     asking: dict[str, Any] = {"draws": draws, "time": time, "progress": False}
     base = controls.thinned(count(most_cells, f"{_SAID}(most_cells=...)"))
-    seed = whole(seed, f"{_SAID}(seed=...)")
+    seed = a_seed(seed, f"{_SAID}(seed=...)")
     parts, labels = [], []
     for done, (target, schedule) in enumerate(schedules.items()):
         progress(target, done, len(schedules))

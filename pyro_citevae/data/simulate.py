@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from scipy import sparse
 
+from pyro_citevae import arguments
 from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.pseudobulk import profile
 from pyro_citevae.data.schema import Schema, StudyDesign, Values
@@ -232,8 +233,8 @@ def simulate(
         The data and its truth.
 
     Raises:
-        DataError: There are fewer genes than tokens or fewer tokens than inert ones, or the times do not
-            increase from 1.
+        DataError: There are fewer genes than tokens or fewer tokens than inert ones, the times do not
+            increase from 1, or the seed is out of range.
 
     Example:
         >>> simulation = simulate(n_cells=60, design="sequences", seed=1)
@@ -242,6 +243,7 @@ def simulate(
         >>> simulation.truth.z.shape
         (5, 60, 3)
     """
+    seed = arguments.seed(seed, "simulate(seed=...)")
     if n_genes < n_perturbations:
         raise DataError(f"n_genes={n_genes} is below n_perturbations={n_perturbations}; give more genes.")
     if not 0 <= n_inert <= n_perturbations:

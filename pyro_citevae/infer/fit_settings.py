@@ -18,6 +18,7 @@ from pyro_citevae.infer.devices import n_gpus
 __all__ = ["FitSettings", "settings_of"]
 
 _BATCHES = (64, 256)
+_MOST = 2**31 - 1  # of anything that is counted, or of a rate
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class FitSettings:
             given = getattr(self, name)
             if given is not None and not given > 0:
                 raise FitError(f"fit({name}={given}) must be positive.")
+            if given is not None and given > _MOST:
+                raise FitError(f"fit({name}={given}) must be at most {_MOST:,}.")
         if self.max_epochs is not None and self.max_steps is not None:
             raise FitError(
                 f"fit(max_epochs={self.max_epochs}, max_steps={self.max_steps}) says twice how long to train;"
@@ -110,19 +113,20 @@ class FitSettings:
             raise FitError(
                 f"fit(objective='{self.objective}') needs n_particles=2 or more; with one it is the ELBO."
             )
-        if self.seed < 0:
-            raise FitError(f"fit(seed={self.seed}) must be zero or more.")
+        if not 0 <= self.seed < 2**63:
+            raise FitError(f"fit(seed={self.seed}) must be zero or more, and below 2**63.")
         self._require_devices()
 
     def minibatch(self, n_cells: int) -> int:
-        """Cells in a minibatch of a screen with so many cells.
+        """Cells in a minibatch of a screen with so many cells; room for more than there are would be wasted.
 
         Example:
             >>> FitSettings().minibatch(1200), FitSettings(batch_size=100).minibatch(1200)
             (128, 100)
         """
         if self.batch_size is not None:
-            return self.batch_size
+            all_of_them = -(-max(1, n_cells) // self.devices) * self.devices
+            return min(self.batch_size, all_of_them)
         least, most = _BATCHES
         return int(min(most, max(least, 2 ** round(math.log2(max(1, n_cells) / 10)))))
 

@@ -91,10 +91,11 @@ class FitTree:
         observed = idata.observed_groups(data)
         pointwise = idata.pointwise(walked.emission, batch.x.dense)  # type: ignore[union-attr]
         # importance weights 1 / p(x) overflow in single precision, and arviz.loo would be NaN or wrong
-        values = {"log_likelihood": rows(pointwise).astype(np.float64)}
-        kind = np.int32 if data.schema.values == "counts" else np.float32
+        values: dict[str, np.ndarray] = {"log_likelihood": rows(pointwise).astype(np.float64)}
         drawn: Mapping[str, Rollout] = {"posterior_predictive": walked, "prior_predictive": imagined}
-        values |= {name: rows(one.emission.sample()).astype(kind) for name, one in drawn.items()}
+        for name, one in drawn.items():
+            x = rows(one.emission.sample())
+            values[name] = idata.as_counts(x) if data.schema.values == "counts" else x.astype(np.float32)
         coords = dict(observed["observed_data"].coords) | idata.sampled(self.draws)
         dims = ("chain", "draw", "cell", "gene")
         of_values = {

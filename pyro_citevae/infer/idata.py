@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.errors import FitError
 from pyro_citevae.infer.site_axes import coordinates, site_axes
 from pyro_citevae.program import Distribution, LatentDynamics
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NAMES",
     "as_arviz",
+    "as_counts",
     "attribute",
     "cell_dim",
     "discrepancy_dataset",
@@ -179,7 +181,7 @@ def observed_groups(data: Trajectories) -> dict[str, xr.Dataset]:
     if schema.design == "sequences":
         names = [f"{name}@{time:g}" for name, time in zip(names, data.row_times, strict=True)]
     dense = data.values.toarray()
-    x = dense.astype(np.int32) if schema.values == "counts" else dense
+    x = as_counts(dense) if schema.values == "counts" else dense
     coords = {"cell": names, "gene": list(schema.genes)}
     return {
         "observed_data": xr.Dataset({"x": (("cell", "gene"), x)}, coords=coords),
@@ -194,6 +196,27 @@ def observed_groups(data: Trajectories) -> dict[str, xr.Dataset]:
             coords={"cell": names},
         ),
     }
+
+
+def as_counts(values: Float[np.ndarray, "*dims"]) -> Int[np.ndarray, "*dims"]:
+    """Counts as whole numbers, of 32 bits where these hold them and of 64 otherwise.
+
+    Args:
+        values: Whole numbers, zero or more, as reals.
+
+    Raises:
+        FitError: A count is not finite, or no whole number of 64 bits holds it.
+
+    Example:
+        >>> as_counts(np.array([1.0, 2.0])).dtype, as_counts(np.array([3e9])).tolist()
+        (dtype('int32'), [3000000000])
+    """
+    most = float(values.max(initial=0))
+    if not most < 2.0**63:
+        raise FitError(
+            f"the posterior draws counts of {most:g}, which no whole number holds; diagnose(...) it."
+        )
+    return values.astype(np.int32 if most < 2.0**31 else np.int64)
 
 
 def pointwise(

@@ -14,7 +14,8 @@ import xarray as xr
 from jaxtyping import Float
 
 from pyro_citevae.amortization import AmortizedGuide
-from pyro_citevae.arguments import Names, Number, Numbers, count, whole
+from pyro_citevae.arguments import Names, Number, Numbers, count
+from pyro_citevae.arguments import seed as a_seed
 from pyro_citevae.data.anndata_io import joined_cells
 from pyro_citevae.data.interventions import Schedule, do
 from pyro_citevae.data.schema import Schema
@@ -225,7 +226,7 @@ class Predictive(Shown, ABC):
             options: dict[str, Any] = {"draws": draws, "time": time, "seed": seed, "progress": progress}
             return known.predict(schedules, cells=controls, most_values=most_values, **options)
         wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
-        asked = (count(draws, "predict(draws=...)"), whole(seed, "predict(seed=...)"))
+        asked = (count(draws, "predict(draws=...)"), a_seed(seed, "predict(seed=...)"))
         found = []
         for where in contexts_asked(None, self.schema, controls, "predict"):
             roll = Counterfactuals(self.members, wanted, times, *asked, progress, most_values, context=where)
@@ -294,7 +295,7 @@ class Predictive(Shown, ABC):
             return known.effect(schedules, versus, cells=controls, **options)
         wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
         reference = schedules_of(versus, self.schema)[0] if isinstance(versus, Schedule | str) else do()
-        asked = (count(draws, "effect(draws=...)"), whole(seed, "effect(seed=...)"))
+        asked = (count(draws, "effect(draws=...)"), a_seed(seed, "effect(seed=...)"))
         acting = [*wanted, reference]
         found: list[Effect] = []
         contexts = contexts_asked(context, self.schema, controls, "effect")
@@ -370,7 +371,7 @@ class Predictive(Shown, ABC):
         """
         wanted = candidates_of(candidates, self.schema)
         model = self.members[0][0]
-        asked = (count(draws, "rank(draws=...)"), whole(seed, "rank(seed=...)"))
+        asked = (count(draws, "rank(draws=...)"), a_seed(seed, "rank(seed=...)"))
         roll = Counterfactuals(self.members, [*wanted, do()], times_of(time, self.schema), *asked, progress)
         roll = replace(roll, context=one_context(context, self.schema, "rank"), told=True)
         delta = undecided(corrected_effects(roll, self.discrepancies, None), roll, None, self.confounded)
@@ -466,7 +467,7 @@ class Predictive(Shown, ABC):
         """
         controls = None if cells is None else self._controls(cells)
         wanted, times = schedules_of(schedules, self.schema), times_of(time, self.schema)
-        asked = (count(draws, "programs(draws=...)"), whole(seed, "programs(seed=...)"))
+        asked = (count(draws, "programs(draws=...)"), a_seed(seed, "programs(seed=...)"))
         found = []
         contexts = contexts_asked(context, self.schema, controls, "programs")
         for where in contexts:

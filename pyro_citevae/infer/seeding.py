@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from pyro_citevae import arguments
 from pyro_citevae.nn.default_dtype import default_dtype
 
 __all__ = ["seeded"]
@@ -19,7 +20,11 @@ def seeded(seed: int, dtype: torch.dtype = torch.float32) -> Iterator[None]:
     Args:
         seed: The seed.
         dtype: The type of numbers that torch makes within.
+
+    Raises:
+        DataError: It is no seed.
     """
+    arguments.seed(seed, "seed=...")
     with torch.random.fork_rng(), default_dtype(dtype):
         torch.manual_seed(seed)
         yield

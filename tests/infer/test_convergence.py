@@ -245,4 +245,4 @@ def test_settings_that_make_no_sense_are_refused(settings: dict, phrase: str) ->
 )
 def test_a_minibatch_is_a_tenth_of_the_cells_within_limits(n_cells: int, size: int) -> None:
     assert FitSettings().minibatch(n_cells) == size
-    assert FitSettings(batch_size=50).minibatch(n_cells) == 50
+    assert FitSettings(batch_size=50).minibatch(n_cells) == min(50, n_cells)
