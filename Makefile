@@ -1,21 +1,25 @@
 # Two commands for a person: `make demo` and `make test`. Each makes its environment when there is none.
+SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 ARVIZ1_VENV ?= .venv-arviz1
 ARVIZ1_STAMP := $(ARVIZ1_VENV)/installed
-NEWEST_VENV ?= .venv-newest
-NEWEST_STAMP := $(NEWEST_VENV)/installed
 # the first that is 3.12 or later; a pyenv shim may be on PATH and yet not run
 LATER_PYTHON ?= $(shell for one in python3.13 python3.12 $(HOME)/.pyenv/versions/3.1[23]*/bin/python; do \
 	"$$one" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && echo "$$one" && break; done)
 PEERS_VENV ?= .venv-peers/bench
 PEERS_STAMP := $(PEERS_VENV)/installed
 CORES ?= 2
+# a CPU build where the package index offers one; a bare `torch` brings CUDA
+TORCH := torch==2.13.0
+EXTRAS := $(addprefix --extra ,dev challenge annbatch egl scdataset)
+# of `make test-versions`: a Python, and the oldest packages that are allowed or the newest
+VERSIONS := 3.11-lowest 3.11-newest 3.12-newest 3.13-newest
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test test-all test-arviz1 test-newest docs notebooks dist bench bench-peers peers peers-tables check format clean environment
+.PHONY: demo test test-all test-arviz1 test-versions lock docs notebooks dist bench bench-peers peers peers-tables check format clean environment
 
 environment: $(STAMP)
 
@@ -38,7 +42,7 @@ test: check
 test-all: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(CORES) --dist loadfile -m ''
 	$(MAKE) docs
-	$(if $(LATER_PYTHON),$(MAKE) test-arviz1 test-newest,@echo "test-arviz1 and test-newest left out: no Python 3.12 or later")
+	$(if $(LATER_PYTHON),$(MAKE) test-arviz1 test-versions,@echo "test-arviz1 and test-versions left out: no Python 3.12 or later")
 
 # Files written by the environment of the tests, opened by one that has ArviZ 1.x and nothing of ours.
 test-arviz1: $(STAMP) $(ARVIZ1_STAMP)
@@ -46,16 +50,27 @@ test-arviz1: $(STAMP) $(ARVIZ1_STAMP)
 	cd tests && $(abspath $(BIN))/python -m arviz1.write $(CURDIR)/build/arviz1
 	$(ARVIZ1_VENV)/bin/python -I -m pytest -q tests/arviz1
 
-# The suite where a plain install brings the newest packages (anndata 0.13, pandas 3, arviz 1, numpy 2.5).
-test-newest: $(NEWEST_STAMP)
-	OMP_NUM_THREADS=1 $(NEWEST_VENV)/bin/python -m pytest -q -n $(CORES) --dist loadfile
+# The suite with the oldest packages that pyproject.toml allows, and with the newest, on each Python.
+test-versions: $(VERSIONS:%=test-on-%)
 
-$(NEWEST_STAMP): pyproject.toml constraints.txt
-	$(if $(LATER_PYTHON),,$(error the newest packages need Python 3.12 or later: make test-newest LATER_PYTHON=path/to/python3.13))
-	test -x $(NEWEST_VENV)/bin/python || $(LATER_PYTHON) -m venv $(NEWEST_VENV)
-	$(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(NEWEST_VENV)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -c constraints.txt -e '.[dev]'
+test-on-%: .venv-versions/%/installed
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(dir $<)bin/python -m pytest -q -n $(CORES) --dist loadfile
+
+.venv-versions/%/installed: pyproject.toml $(STAMP)
+	for python in python$(firstword $(subst -, ,$*)) $(HOME)/.pyenv/versions/$(firstword $(subst -, ,$*)).*/bin/python; do \
+		"$$python" -c 'import venv' 2>/dev/null && break; done && "$$python" -m venv --clear $(@D)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --no-annotate --quiet --python $(@D)/bin/python \
+		$(if $(findstring lowest,$*),--resolution lowest-direct,--constraint <(echo $(TORCH))) -o $(@D)/packages.txt
+	$(@D)/bin/python -m pip install --quiet --upgrade pip
+	$(@D)/bin/python -m pip install --quiet -c $(@D)/packages.txt -e '.[dev]'
 	touch $@
+
+# constraints.txt anew: every package of the environment as of today, for each Python.
+lock: $(STAMP)
+	$(BIN)/uv pip compile pyproject.toml $(EXTRAS) --universal --python-version 3.11 --upgrade --no-annotate --no-header --quiet \
+		--constraint <(echo $(TORCH)) -o build/constraints.txt
+	{ echo "# Every package of the environment, for Python 3.11 to 3.13: make lock, on $$(date +%F)."; \
+		cat build/constraints.txt; } > constraints.txt
 
 $(ARVIZ1_STAMP): tests/arviz1/requirements.txt
 	$(if $(LATER_PYTHON),,$(error ArviZ 1.x needs Python 3.12 or later: make test-arviz1 LATER_PYTHON=path/to/python3.12))
@@ -86,10 +101,10 @@ bench: $(STAMP)
 # The tools that `make bench` is held against, in an environment that has nothing of ours.
 bench-peers: $(PEERS_STAMP)
 
-$(PEERS_STAMP): experiments/speed/peers.txt constraints.txt
+$(PEERS_STAMP): experiments/speed/peers.txt
 	$(PYTHON) -m venv --clear $(PEERS_VENV)
 	$(PEERS_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(PEERS_VENV)/bin/python -m pip install --quiet -c constraints.txt -r $<
+	$(PEERS_VENV)/bin/python -m pip install --quiet -r $< '$(TORCH)'
 	touch $@
 
 # Another tool in an environment of its own, with the Python that the first line of its requirements names: make peers PEER=scgen
@@ -100,8 +115,10 @@ peers:
 	version=$$(sed -n '1s/^# python //p' $(PEER_REQUIREMENTS)); \
 	for python in $$(ls -d $(HOME)/.pyenv/versions/$$version.*/bin/python 2>/dev/null) python$$version; do \
 		"$$python" -c 'import venv' 2>/dev/null && break; done && "$$python" -m venv --clear $(PEER_VENV)
-	$(PEER_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(PEER_VENV)/bin/python -m pip install --quiet 'pip<24.1'  # later ones refuse how older packages name versions
 	$(PEER_VENV)/bin/python -m pip install --quiet -r $(PEER_REQUIREMENTS)
+	$(if $(wildcard experiments/peers/$(PEER)/without_dependencies.txt),$(PEER_VENV)/bin/python -m pip install --quiet --no-deps \
+		-r experiments/peers/$(PEER)/without_dependencies.txt)
 
 # All that is installed beside ours and the rules, three seeds, and the search; hours. PEERS="--task kang --seeds 1" runs a part.
 peers-tables: $(STAMP)
@@ -113,4 +130,4 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(ARVIZ1_VENV) $(NEWEST_VENV) .venv-peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(ARVIZ1_VENV) .venv-versions .venv-peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

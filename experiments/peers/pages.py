@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
-from predictors import OURS, RULES
+from predictors import OURS, RULES, contenders
 from search import FACTORS
 from tasks import TASKS, Task
 
@@ -112,8 +112,6 @@ def _spread(rows: pd.DataFrame, predictor: str, score: str) -> tuple[float, str]
 
 def _kinds(rows: pd.DataFrame) -> tuple[list[str], list[str]]:
     """Peers, and rules, by their names."""
-    from predictors import contenders
-
     peers = [one for one in contenders() if one not in (OURS, RULES)]
     there = list(dict.fromkeys(rows.predictor))
     rules = [one for one in there if one not in (*peers, OURS, *_ENDS, *_SEES)]
@@ -203,10 +201,10 @@ def of_task(task: Task, rows: pd.DataFrame, noted: pd.DataFrame) -> str:
     lines = [task.note + "\n"] if task.note else []
     lines += ["| | " + " | ".join(shown.values()) + " |", "|---" * (len(shown) + 1) + "|"]
     for name in there:
-        cells = [_spread(rows, name, score)[1] for score in shown]
-        if name in (OURS, *peers) and not cells[list(shown).index("coverage_80")]:
-            cells[list(shown).index("coverage_80")] = "none"
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        cells = {score: _spread(rows, name, score)[1] for score in shown}
+        if name in peers and cells.get("coverage_80") == "":
+            cells["coverage_80"] = "none"
+        lines.append(f"| {name} | " + " | ".join(cells.values()) + " |")
     failed = noted[(noted.task == task.name) & (noted.failure != "")]
     for (name, why), some in failed.groupby(["predictor", "failure"]):
         kind = "cannot" if bool(some.cannot.iloc[0]) else "failed"

@@ -182,10 +182,11 @@ class CellsPredictor:
                 label = one.label(self.schema.control)
                 frames.append(pd.DataFrame({"perturbation": label, "time": at, "context": contexts}))
                 parts.append(x)
-        obs = pd.concat(frames, ignore_index=True)
-        kept = obs if self.schema.contexts else obs.drop(columns="context")
+        table = pd.concat(frames, ignore_index=True)
+        columns = ["perturbation", "time", *(["context"] if self.schema.contexts else [])]
+        obs = {column: table[column].to_numpy() for column in columns}
         joined = sparse.vstack(parts).tocsr().astype(np.float32)
-        return predictions(joined, {}, dict(kept), self.schema.genes, {"time_unit": self.schema.time_unit})
+        return predictions(joined, {}, obs, self.schema.genes, {"time_unit": self.schema.time_unit})
 
     def _given(self, cells: Trajectories) -> tuple[sparse.csr_matrix, np.ndarray]:
         return cells.stored.tocsr(), _contexts(cells)
