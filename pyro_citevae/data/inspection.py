@@ -54,7 +54,7 @@ def proposed(adata: AnnData, given: Columns) -> dict[str, Any]:
     if not _reads_labels(adata, given):
         found |= {name: one for name, one in _labelled(adata, given).items() if name not in found}
     columns = _resolved(adata, found)
-    if columns is None or str(columns.perturbation) not in adata.obs:
+    if columns is None or str(columns.perturbation) not in _once(adata.obs):
         return found
     labels = pd.Series(adata.obs[str(columns.perturbation)])
     labels = texts(labels[~missing(labels) & ~texts(labels).isin(columns.exclude)])
@@ -65,7 +65,7 @@ def proposed(adata: AnnData, given: Columns) -> dict[str, Any]:
 def _reads_labels(adata: AnnData, given: Columns) -> bool:
     """Whether the file's layout, or what is given, names a column with a control."""
     columns = _resolved(adata, {one.name: getattr(given, one.name) for one in fields(Columns)})
-    if columns is None or str(columns.perturbation) not in adata.obs:
+    if columns is None or str(columns.perturbation) not in _once(adata.obs):
         return False
     labels = texts(adata.obs[str(columns.perturbation)])
     return bool(controls_in(pd.unique(labels).tolist(), columns.control))
@@ -80,7 +80,7 @@ def _resolved(adata: AnnData, named: Mapping[str, Any]) -> Columns | None:
 
 def _labelled(adata: AnnData, given: Columns) -> dict[str, Any]:
     """The column of perturbations and its controls: the first that has labels like controls."""
-    obs = cast(pd.DataFrame, adata.obs)
+    obs = _once(adata.obs)
     words = [str(name) for name in obs if not pd.api.types.is_numeric_dtype(obs[name])]
     known = [name for name in words if name.casefold() in _PERTURBATION]
     ordered = sorted(known, key=lambda name: _PERTURBATION.index(name.casefold()))
@@ -96,7 +96,7 @@ def _labelled(adata: AnnData, given: Columns) -> dict[str, Any]:
 
 def _more(adata: AnnData, columns: Columns, labels: pd.Series, found: Mapping[str, Any]) -> dict[str, Any]:
     """What the labels and the other columns say."""
-    obs, more = cast(pd.DataFrame, adata.obs), dict[str, Any]()
+    obs, more = _once(adata.obs), dict[str, Any]()
     distinct = [str(one) for one in labels.value_counts().index]
     controls = controls_in(distinct, columns.control)
     alike = [one for one in like_controls(distinct) if one not in controls]
@@ -124,6 +124,12 @@ def _more(adata: AnnData, columns: Columns, labels: pd.Series, found: Mapping[st
         amounts = obs[dosed[0]].reindex(labels.index)
         more |= {"dose": dosed[0]} if set(varies_within_labels(labels, amounts)) & set(others) else {}
     return more
+
+
+def _once(obs: Any) -> pd.DataFrame:
+    """The columns of which there is one of that name."""
+    table = cast(pd.DataFrame, obs)
+    return table.loc[:, ~table.columns.duplicated(keep=False)]
 
 
 def _patterns(controls: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
@@ -156,4 +162,4 @@ def _is_time(column: pd.Series) -> bool:
 
 
 def _is_batch(column: pd.Series) -> bool:
-    return 1 < column.nunique() <= _MOST_BATCHES and not bool(missing(column).any())
+    return 1 < texts(column).nunique() <= _MOST_BATCHES and not bool(missing(column).any())

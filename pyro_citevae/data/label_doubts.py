@@ -92,7 +92,7 @@ def doubts_of_labels(
     found += _doubts_of_names(said, others, named)
     if labels.dosed:
         name = min(labels.dosed)
-        amounts = [one for one in others if one.startswith(f"{name}*")]
+        amounts = [one for one in others if f"{name}*" in one]
         found.append(
             f"{said} has labels such as '{amounts[0]}', which were read as '{name}' at a dose; if they are "
             "names, take all labels as names with separator=''."

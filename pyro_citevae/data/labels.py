@@ -14,7 +14,7 @@ import pandas as pd
 from pyro_citevae.data.interventions import Dose, Schedule, members_of
 from pyro_citevae.errors import DataError, ScheduleError
 
-__all__ = ["MISSING", "Labels", "controls_in", "missing", "texts"]
+__all__ = ["MISSING", "Labels", "controls_in", "missing", "require_shown", "texts"]
 
 MISSING = ("", "nan", "NaN", "None", "<NA>", "NaT", "[]")
 """Texts that stand for a value that is not there, as pandas, R and spreadsheets write it."""
@@ -22,18 +22,47 @@ MISSING = ("", "nan", "NaN", "None", "<NA>", "NaT", "[]")
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE]-?\d+)?")
 _DOSED = re.compile(rf"(?P<name>.+?)(?:@(?P<at>{_NUMBER.pattern}))?(?:\*(?P<amount>{_NUMBER.pattern}))?")
 _BELOW = re.compile(rf".*[@*]-{_NUMBER.pattern}([@*].*)?", re.DOTALL)
+_BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _SIGNS = '+@*" '
 
 
 def texts(values: Any) -> pd.Series:
     """Values of any dtype as texts, without blanks around them; a missing one is a word such as ``nan``.
 
+    Bytes are what they say.
+
     Example:
         >>> texts(pd.Series([1, None, "A "], dtype=object)).tolist()
         ['1', 'None', 'A']
     """
     found = pd.Series(values)
-    return found.astype(object).map(str).str.strip()
+    return found.astype(object).map(_text).str.strip()
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def require_shown(names: Iterable[str], said: str, *, breaks_only: bool = False) -> None:
+    """Refuses names with signs that are not shown: no one could type them, and some end a name too soon.
+
+    Args:
+        names: The names.
+        said: Where they stand, for messages.
+        breaks_only: Whether zero-width signs and the like may be there, and only breaks may not.
+
+    Raises:
+        DataError: A name has such a sign.
+
+    Example:
+        >>> require_shown(["A", "A\u200b"], "obs['guide']")
+        Traceback (most recent call last):
+        ...
+        pyro_citevae.errors.DataError: obs['guide'] holds 'A\u200b', with a sign that is not shown; ...
+    """
+    for text in set(map(str, names)):
+        if not text.isprintable() and (not breaks_only or _BREAKS.search(text)):
+            raise DataError(f"{said} holds {text!r}, with a sign that is not shown; write it without.")
 
 
 def missing(values: pd.Series) -> pd.Series:

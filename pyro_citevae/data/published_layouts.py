@@ -354,7 +354,7 @@ def _context(adata: AnnData, labels: str, control: str) -> str | None:
 
 
 def _distinct(column: Any) -> list[str]:
-    return [str(label) for label in pd.unique(column)]
+    return list(dict.fromkeys(texts(column)))
 
 
 def _numbers(column: Any) -> pd.Series:

@@ -242,7 +242,7 @@ class Schema(Shown):
                     "without cells is named in from_anndata(candidates=...)."
                 )
         for dose in schedule.doses:
-            largest = self._largest(dose.token)
+            largest = self.largest_dose(dose.token)
             if dose.amount > _MOST_OF_LARGEST * largest:
                 unit = f" {self.dose_unit}" if self.dose_unit else ""
                 raise ScheduleError(
@@ -251,8 +251,13 @@ class Schema(Shown):
                 )
         return schedule
 
-    def _largest(self, token: str) -> float:
-        """The largest amount of a token that cells were given; 1 where amounts are strengths."""
+    def largest_dose(self, token: str) -> float:
+        """The largest amount of a token that cells were given; 1 where amounts are strengths.
+
+        Example:
+            >>> Schema(("g",), ("A",), dose_ranges=((10.0, 300.0),)).largest_dose("A")
+            300.0
+        """
         return self.dose_ranges[self.token_index[token]][1] if self.dose_ranges else 1.0
 
     def doses(self, schedule: Schedule, n_steps: int) -> Float32[np.ndarray, "step token"]:
@@ -266,7 +271,7 @@ class Schema(Shown):
         for dose in self.require(schedule).doses:
             p = self.token_index[dose.token]
             acting = (ends > dose.at + 1e-6 * self.step) & (ends > 0)
-            u[acting, p] = dose.amount / self._largest(dose.token)
+            u[acting, p] = dose.amount / self.largest_dose(dose.token)
         return u
 
     def schedule(self, text: str) -> Schedule:

@@ -35,8 +35,6 @@ def known_batches(
     Raises:
         DataError: A batch is new and refused.
     """
-    if new_batches not in ("refuse", "spread"):
-        raise DataError(f"new_batches='{new_batches}' is neither 'refuse' nor 'spread'.")
     # whole numbers are written 1 or 1.0, by what else their column held
     distinct, index = np.unique(batches, return_inverse=True)
     written = [next((one for one in _writings(name) if one in schema.batches), name) for name in distinct]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.dose_columns import DOSES, varies_within_labels
-from pyro_citevae.data.interventions import Schedule
+from pyro_citevae.data.interventions import Dose, Schedule
 from pyro_citevae.data.label_doubts import near_control
 from pyro_citevae.data.labels import Labels
 from pyro_citevae.data.schema import Schema
@@ -18,7 +18,14 @@ from pyro_citevae.errors import DataError
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["ignored_doses", "require_both", "require_named", "require_some", "without_effect"]
+__all__ = [
+    "ignored_doses",
+    "require_both",
+    "require_named",
+    "require_one_reading",
+    "require_some",
+    "without_effect",
+]
 
 
 def without_effect(
@@ -61,11 +68,30 @@ def require_named(labels: Labels, written: pd.Series) -> None:
     Raises:
         DataError: A label holds signs alone.
     """
-    for text in filter(labels.names_nothing, pd.unique(written)):
+    for text in filter(labels.names_nothing, set(written)):
         raise DataError(
             f"{labels.said} holds '{text}', which names nothing; leave those cells out with "
             f"exclude='{text}', or name them with control= if they are unperturbed."
         )
+
+
+def require_one_reading(read: Mapping[str, Schedule], tokens: Sequence[str], said: str) -> None:
+    """Refuses a label that is a combination here, and the name of one perturbation where it stands in quotes.
+
+    Args:
+        read: What each label says.
+        tokens: The perturbations.
+        said: The column of labels.
+
+    Raises:
+        DataError: A label is both.
+    """
+    for text in read.keys() & set(tokens):
+        if read[text].tokens != (text,):
+            raise DataError(
+                f"{said} says '{text}' and, as the name of one perturbation, '{Dose(text)}'; write one of "
+                "them otherwise."
+            )
 
 
 def ignored_doses(adata: AnnData, columns: Columns) -> list[str]:

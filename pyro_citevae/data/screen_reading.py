@@ -23,8 +23,16 @@ from pyro_citevae.data.dose_columns import dose_ranges, dose_unit
 from pyro_citevae.data.gene_names import doubts_of_genes, gene_names, require_unique
 from pyro_citevae.data.interventions import Schedule
 from pyro_citevae.data.label_doubts import doubts_of_labels
-from pyro_citevae.data.labels import MISSING, Labels, missing, texts
+from pyro_citevae.data.labels import MISSING, Labels, require_shown, texts
 from pyro_citevae.data.library import at_share_of_training, library_sizes
+from pyro_citevae.data.named_columns import (
+    batches_in,
+    cells_in,
+    names_in,
+    obs_column,
+    times_of,
+    unit_named,
+)
 from pyro_citevae.data.opening import RAW, in_hand, raw_as_anndata
 from pyro_citevae.data.published_layouts import LAYOUTS, reason_of, resolve
 from pyro_citevae.data.reading import Reading
@@ -34,11 +42,12 @@ from pyro_citevae.data.screen_doubts import (
     ignored_doses,
     require_both,
     require_named,
+    require_one_reading,
     require_some,
     without_effect,
 )
 from pyro_citevae.data.stored_rows import StoredRows
-from pyro_citevae.data.times import check_grid, steps_of, times_in, unit_of
+from pyro_citevae.data.times import check_grid, steps_of
 from pyro_citevae.data.variable_genes import judged, most_variable
 from pyro_citevae.data.whole_matrices import require_whole
 from pyro_citevae.errors import DataError
@@ -76,6 +85,8 @@ def read(
     """
     if values not in ("counts", "real"):
         raise DataError(f"values='{values}' is neither 'counts' nor 'real'.")
+    if new_batches not in ("refuse", "spread"):
+        raise DataError(f"new_batches='{new_batches}' is neither 'refuse' nor 'spread'.")
     layer = columns.layer
     if stored is None:
         adata = in_hand(adata, "Trajectories.from_anndata")
@@ -106,7 +117,7 @@ def read(
         .set_axis(gene_names(adata, columns.genes))
         .reindex(list(schema.genes))
     )
-    cells, obs = _sequences(parts.cells, columns.sequence), cast(pd.DataFrame, parts.cells.obs)
+    cells, obs = cells_in(parts.cells, columns.sequence), cast(pd.DataFrame, parts.cells.obs)
     return Screen(
         schema,
         parts.rows,
@@ -159,7 +170,9 @@ def _parts(
         mend = f"{column} = anndata.utils.make_index_unique(pd.Index({column}.astype(str)))"
     require_unique(genes, "gene", mend)
     require_unique(adata.obs_names, "cell", "adata.obs_names_make_unique()")
-    stated = _column(adata, str(columns.perturbation), "perturbation")
+    require_shown(genes, "var", breaks_only=True)
+    require_shown(adata.obs_names, "obs", breaks_only=True)
+    stated = obs_column(adata, str(columns.perturbation), "perturbation")
     said, words = texts(stated), {one.strip() for one in columns.exclude}
     empty = stated.isna() | said.isin(MISSING)
     left_out = (said.isin(words) | (empty if words & set(MISSING) else False)).to_numpy()
@@ -169,7 +182,10 @@ def _parts(
     obs, var = (cast(pd.DataFrame, one) for one in (adata.obs, adata.var))
     cells = AnnData(obs=obs[~left_out], var=var, uns=adata.uns)
     written = said[~left_out]
+    require_shown(written, f"obs['{columns.perturbation}']")
     labels = _labels(written, empty[~left_out], columns, schema)
+    if columns.dose is not None:
+        obs_column(adata, columns.dose, "dose")
     layout = LAYOUTS[str(columns.layout)]
     schedules, schedule = layout.schedules(obs[~left_out], written, columns, labels)
     if schema is None:
@@ -180,11 +196,11 @@ def _parts(
         if stored is None
         else stored.rows(kept, columns.layer, partial(matrices.require_values, values=values))
     )
-    times, unit = _times(cells, columns.time, schema)
-    named = None if columns.library is None else _column(cells, columns.library, "library")
+    times, unit = times_of(cells, columns.time, schema)
+    named = None if columns.library is None else obs_column(cells, columns.library, "library")
     library, share = library_sizes(named, columns.library, rows.sum(1), values)
-    batches = _categories(cells, columns.batch)
-    contexts = None if columns.context is None else _named(cells, columns.context, "context")
+    batches = batches_in(cells, columns.batch)
+    contexts = None if columns.context is None else names_in(cells, columns.context, "context")
     counted = _counted(said[left_out])
     return _Parts(
         cells,
@@ -225,7 +241,7 @@ def _new(
         control=parts.labels.control,
         times=_observed_times(parts.times, grid or (n_steps * length,)),
         step=length,
-        time_unit=_unit(parts.cells, time_unit, parts.unit, parts.times),
+        time_unit=unit_named(parts.cells, time_unit, parts.unit, parts.times),
         batches=tuple(sorted(set(parts.batches.tolist()))),
         design=_study_design(parts.times, columns),
         values="real" if values == "real" else "counts",
@@ -282,6 +298,9 @@ def _doubts(parts: _Parts, columns: Columns, tokens: Sequence[str]) -> list[str]
     """What is doubtful of labels, genes and columns that are not read."""
     cells = _counted(parts.texts)
     read_as = pd.Series(parts.schedule, parts.texts.to_numpy()).groupby(level=0, sort=False).first()
+    require_one_reading(
+        {str(text): parts.schedules[i] for text, i in read_as.items()}, tokens, parts.labels.said
+    )
     whole_names = [str(text) for text, i in read_as.items() if parts.schedules[i].tokens == (text,)]
     found = [one for one in columns.exclude if one.strip() not in {*parts.left_out, *MISSING}]
     return [
@@ -353,47 +372,3 @@ def _study_design(times: np.ndarray | None, columns: Columns) -> StudyDesign:
     if times is None:
         return "snapshot"
     return "time course" if columns.sequence is None else "sequences"
-
-
-def _column(adata: AnnData, name: str, argument: str) -> pd.Series:
-    if name not in adata.obs:
-        columns = ", ".join(map(str, adata.obs.columns)) or "none"
-        way_out = f"; name the right one, or the file's layout= ({', '.join(LAYOUTS)})"
-        raise DataError(
-            f"{argument}='{name}' is not a column of obs; its columns are {columns}"
-            f"{way_out if argument == 'perturbation' else ''}."
-        )
-    if np.ndim(adata.obs[name]) != 1:
-        raise DataError(f"obs has the column '{name}' twice; keep one of them.")
-    return pd.Series(adata.obs[name])
-
-
-def _times(adata: AnnData, name: str | None, schema: Schema | None) -> tuple[np.ndarray | None, str | None]:
-    if name is None:
-        return None, None
-    return times_in(_column(adata, name, "time"), name, None if schema is None else schema.time_unit)
-
-
-def _unit(adata: AnnData, given: str | None, found: str | None, times: np.ndarray | None) -> str:
-    if given is not None:
-        return unit_of(given)
-    return "step" if times is None else unit_of(str(found or adata.uns.get("time_unit", "time unit")))
-
-
-def _categories(adata: AnnData, name: str | None) -> np.ndarray:
-    if name is None:
-        return np.full(adata.n_obs, "all")
-    return _named(adata, name, "batch")
-
-
-def _sequences(adata: AnnData, name: str | None) -> np.ndarray:
-    if name is None:
-        return adata.obs_names.to_numpy(dtype=str)
-    return _named(adata, name, "sequence")
-
-
-def _named(adata: AnnData, name: str, argument: str) -> np.ndarray:
-    column = _column(adata, name, argument)
-    if missing(column).any():
-        raise DataError(f"obs['{name}'] has missing values; fill them or drop those cells.")
-    return texts(column).to_numpy(dtype=str)

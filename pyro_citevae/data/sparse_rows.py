@@ -17,14 +17,14 @@ __all__ = ["SparseRows", "as_csr"]
 
 
 def as_csr(matrix: Any) -> sparse.csr_matrix:
-    """A matrix as rows of the type that it has; SciPy has no half precision, which becomes single.
+    """A matrix as rows of its type, in the byte order of this machine; half precision becomes single.
 
     Example:
         >>> as_csr(np.eye(2, dtype=np.float16)).dtype
         dtype('float32')
     """
-    half = not sparse.issparse(matrix) and matrix.dtype == np.float16
-    return sparse.csr_matrix(matrix.astype(np.float32) if half else matrix)
+    kind = np.dtype(np.float32) if matrix.dtype == np.float16 else matrix.dtype.newbyteorder("=")
+    return sparse.csr_matrix(matrix if matrix.dtype == kind else matrix.astype(kind))
 
 
 @final

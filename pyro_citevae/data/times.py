@@ -98,7 +98,7 @@ def times_in(
     if len(units) > 1:
         named = ", ".join(sorted(str(unit or "without a unit") for unit in units))
         raise DataError(f"obs['{name}'] has times in several units ({named}); bring them to one.")
-    return times, next(iter(units))
+    return times, next(iter(units), None)
 
 
 def steps_of(
@@ -131,7 +131,10 @@ def steps_of(
         if not 1 / _LARGEST < length < _LARGEST:
             raise DataError(f"step={length:g} is not positive; give the length of a latent step.")
         return length, ()
-    ends = tuple(float(end) for end in step)
+    try:
+        ends = tuple(float(end) for end in step)
+    except (TypeError, ValueError):
+        raise DataError(f"step={step!r} holds what is no time; give the times at which steps end.") from None
     if not ends:
         raise DataError("step=[] names no time; give the times at which the latent steps end.")
     return _divisor(np.array(ends)), ends

@@ -148,8 +148,9 @@ class Points:
 
     @cached_property
     def under_tokens(self) -> Distribution:
-        """The law under the control, then under each token alone."""
-        return self.law([do(), *(Schedule((Dose(token),)) for token in self.tokens)])
+        """The law under the control, then under the largest dose of each token alone."""
+        largest = self.model.schema.largest_dose
+        return self.law([do(), *(Schedule((Dose(token, amount=largest(token)),)) for token in self.tokens)])
 
     def full(self, value: Tensor, n: int) -> Float[Tensor, "draw n program"]:
         """A value of n laws in double precision, with the axis of the draws."""
