@@ -40,6 +40,7 @@ from .infer import Ensemble as Ensemble
 from .infer import Posterior as Posterior
 from .infer import fit as fit
 from .infer import nuts as nuts
+from .infer import verify as verify
 from .nn import counts as counts
 from .program import LatentDynamics as LatentDynamics
 from .program import Mechanism as Mechanism

@@ -115,7 +115,7 @@ def warn_if_changed(found: type, noted: Mapping[str, Any], versions: Mapping[str
             f"the source of '{found.__qualname__}' ({file}) has changed since the run was fitted, so that it "
             " may predict otherwise; fit again, or restore the file.",
             CiteVAEWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "DivergenceError",
     "FitError",
     "HookError",
+    "InterruptedFit",
     "ModelError",
     "OutOfRangeError",
     "RunError",
@@ -67,6 +68,16 @@ class DivergenceError(FitError):
 
     Attributes:
         last_good: The posterior as it stood after the last epoch that went well.
+    """
+
+    last_good: Any = None
+
+
+class InterruptedFit(KeyboardInterrupt):  # as Python's own is called
+    """The user interrupts a fit; it ends what an interrupt ends, and has what was trained so far.
+
+    Attributes:
+        last_good: The posterior as it stood after the last whole epoch.
     """
 
     last_good: Any = None

@@ -18,8 +18,9 @@ from pyro_citevae import guides, models
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.class_source import kind_and_reason, module_of, reference
 from pyro_citevae.errors import CiteVAEWarning, ModelError
-from pyro_citevae.infer.ensemble import Ensemble, member_folders
+from pyro_citevae.infer.ensemble import Ensemble
 from pyro_citevae.infer.posterior import Posterior
+from pyro_citevae.infer.run_files import member_folders, one_state
 from pyro_citevae.infer.run_record import read_record
 from pyro_citevae.program import LatentDynamics
 
@@ -196,12 +197,16 @@ def load(
     Warns:
         CiteVAEWarning: The source file of a class changed since the run was fitted.
     """
-    members = [load(folder, model=model, guide=guide) for folder in member_folders(Path(path))]
-    if members:
-        return Ensemble([one for one in members if isinstance(one, Posterior)])
-    record = read_record(Path(path))
+    folder = Path(path)
+    members = one_state(folder, lambda: [_run(one, model, guide) for one in member_folders(folder)])
+    return Ensemble(members) if members else one_state(folder, lambda: _run(folder, model, guide))
+
+
+def _run(folder: Path, model: type[LatentDynamics] | None, guide: type[AmortizedGuide] | None) -> Posterior:
+    """A single run, with the classes that are given or installed."""
+    record = read_record(folder)
     return Posterior.load(
-        path,
+        folder,
         model or _installed(record["model"]["class"], _MODEL),
         guide or _installed(record["guide"]["class"], _GUIDE),
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
 
 import torch
 
 from pyro_citevae.errors import RunError
+from pyro_citevae.process_pools import process_pool
 
 __all__ = ["Plan", "made_at_once"]
 
@@ -42,11 +43,9 @@ def made_at_once(
     Raises:
         RunError: A process was killed; the pieces that were stored are kept.
     """
-    pool = ProcessPoolExecutor(
-        min(jobs, len(said)), multiprocessing.get_context("spawn"), initializer=_start, initargs=(plan,)
-    )
+    context = multiprocessing.get_context("spawn")
     try:
-        with pool:
+        with process_pool(min(jobs, len(said)), context, _start, plan) as pool:
             asked = {pool.submit(_make, number): name for number, name in said.items()}
             for done, one in enumerate(as_completed(asked), start=1):
                 one.result()
@@ -56,8 +55,6 @@ def made_at_once(
             "a process of the benchmark was killed, for want of memory perhaps; begin again with fewer jobs, "
             "and it goes on with the pieces that are not made."
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start(plan: Callable[[], Plan]) -> None:

@@ -26,13 +26,14 @@ from pyro_citevae.benchmark.fold import Fold
 from pyro_citevae.benchmark.jobs import made_at_once
 from pyro_citevae.benchmark.protocols import PROTOCOLS, Protocol
 from pyro_citevae.benchmark.settings import Settings, Variant
+from pyro_citevae.benchmark.stored_pieces import stored, write_piece
 from pyro_citevae.class_source import class_record
 from pyro_citevae.config import Part
 from pyro_citevae.data import Split, datasets
-from pyro_citevae.errors import CiteVAEWarning, DataError
+from pyro_citevae.errors import CiteVAEWarning, DataError, RunError
 from pyro_citevae.infer import Ensemble, Posterior
+from pyro_citevae.locks import locked
 from pyro_citevae.recipe import Recipe, features_of
-from pyro_citevae.whole_files import aside
 
 __all__ = ["ABLATION", "Results", "protocol_of", "require_protocol", "run"]
 
@@ -129,7 +130,20 @@ def run(
         DataError: The protocol is unknown, or the data has nothing for it to hold out.
         ModelError: A model or a guide cannot be found or made.
         DivergenceError: A fit diverged; the pieces before it are kept.
+        RunError: Another process runs a benchmark into the folder, or it cannot be written.
     """
+    with locked(Path(store)):
+        return _run(name, settings, store, progress, jobs)
+
+
+def _run(
+    name: str,
+    settings: Settings,
+    store: str | Path,
+    progress: Callable[[str, int, int], None],
+    jobs: int,
+) -> Results:
+    """Runs a protocol, as the only process that does so in the folder of pieces."""
     plan = _Plan.of(name, settings, store)
     settings, folds, pieces, headline = plan.bench.settings, plan.folds, plan.pieces, plan.headline
     if jobs > 1:
@@ -233,11 +247,9 @@ class _Bench:
     def result(self, piece: _Piece) -> tuple[pd.DataFrame, float]:
         """The rows of a piece, with the seconds that it took when it was made."""
         folder, key = self._folder(piece), self._key(piece)
-        record = folder / "piece.json"
-        if record.is_file():
-            noted = json.loads(record.read_text())
-            if noted["key"] == key:
-                return pd.read_parquet(folder / "scores.parquet"), float(noted["seconds"])
+        found = stored(folder, key)
+        if found is not None:
+            return found
         started = time.perf_counter()
         frame, posterior = self._made(piece)
         seconds = time.perf_counter() - started
@@ -245,15 +257,7 @@ class _Bench:
             row = {"predictor": piece.name, "perturbation": ALL, "time": float("nan"), "score": "seconds"}
             row |= {"value": seconds, "fold": piece.fold.number, "seed": _number(piece.seed)}
             frame = pd.concat([frame, pd.DataFrame([row])], ignore_index=True)
-        with aside(folder, overwrite=True) as made:
-            made.mkdir()
-            if posterior is not None:
-                posterior.write(made / "run")
-            frame.to_parquet(made / "scores.parquet")
-            (made / "piece.json").write_text(
-                json.dumps({"key": key, "seconds": seconds, **self._said(piece)}, indent=2, sort_keys=True)
-                + "\n"
-            )
+        write_piece(folder, key, frame, seconds, self._said(piece), posterior)
         return frame, seconds
 
     def _made(self, piece: _Piece) -> tuple[pd.DataFrame, Posterior | None]:
@@ -301,11 +305,11 @@ class _Bench:
         """A seed's posterior, fitted again if its piece was made without one."""
         name = piece.name.removesuffix(f" ({_ENSEMBLE})")
         single = _Piece(piece.fold, name, seed, piece.variant)
-        run_folder = self._folder(single) / "run"
-        if not (run_folder / "run.json").is_file():
-            return self._fitted(single)
         recipe = self._recipe(single)
-        return Posterior.load(run_folder, recipe.model_class, recipe.guide_class)
+        try:
+            return Posterior.load(self._folder(single) / "run", recipe.model_class, recipe.guide_class)
+        except RunError:  # it is not there, or damaged
+            return self._fitted(single)
 
     def _folder(self, piece: _Piece) -> Path:
         slug = re.sub(r"[^A-Za-z0-9]+", "_", piece.name).strip("_")

@@ -2,7 +2,7 @@
 
 A command's module is imported when the command is called, so that ``citevae --help`` is there at once.
 
-Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect.
+Exit codes: 0 done, 2 the user's error with one clear sentence, 1 a defect, 130 and 143 ended by a signal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typer.main import get_command
 
 from pyro_citevae.cli.as_json import asked_for_json, with_json, write_json
 from pyro_citevae.cli.commands import COMMANDS, GROUPS
-from pyro_citevae.cli.terminal import in_flags, in_one_line, say_error
+from pyro_citevae.cli.signals import Stopped, heeded, is_one_of_several
+from pyro_citevae.cli.terminal import in_flags, in_one_line, say_error, say_stopped
 from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
 
 __all__ = ["app", "imported", "main"]
@@ -49,8 +50,8 @@ def imported(path: str) -> Any:
 
 
 def main() -> None:
-    """Runs the command line, and turns a user's mistake into one sentence and exit code 2."""
-    with warnings.catch_warnings():
+    """Runs the command line; a user's mistake is one sentence and code 2, a signal one line and its code."""
+    with heeded(), warnings.catch_warnings():
         warnings.simplefilter("always", CiteVAEWarning)
         warnings.showwarning = in_one_line(warnings.showwarning)
         try:
@@ -63,6 +64,12 @@ def main() -> None:
                 if asked_for_json():
                     write_json({"error": in_flags(error)})
             sys.exit(2)
+        except Stopped as stop:
+            if not is_one_of_several():
+                say_stopped(stop)
+                if asked_for_json():
+                    write_json({"error": str(stop)})
+            sys.exit(stop.exit_code)
 
 
 @final

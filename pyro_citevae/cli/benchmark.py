@@ -13,11 +13,16 @@ from pyro_citevae import benchmark
 from pyro_citevae.cli.as_json import Facts, rows
 from pyro_citevae.cli.completions import one_of, screens
 from pyro_citevae.cli.options import Context, Layout, MostGenes, Quiet
+from pyro_citevae.cli.runs import file_of
+from pyro_citevae.cli.signals import keeping
 from pyro_citevae.cli.terminal import progress_bar, say
 from pyro_citevae.errors import DataError
-from pyro_citevae.whole_files import aside
+from pyro_citevae.kinds import RESULTS, RESULTS_PAGE, SPLITS
+from pyro_citevae.whole_files import require_free, together
 
 __all__ = ["benchmark_command"]
+
+_FILES = {"results.parquet": RESULTS, "results.md": RESULTS_PAGE, "splits.json": SPLITS}
 
 
 def benchmark_command(
@@ -68,19 +73,21 @@ def benchmark_command(
         folder = Path("runs") / f"{protocol}-{settings.title}" if out is None else out
     elif (layout, context, most_genes) != (None, None, None):
         raise DataError("--layout, --context and --most-genes say how to read --data; name its file.")
-    with progress_bar(quiet) as advance:
+    files = [(folder / name, kind) for name, kind in _FILES.items()]
+    for file, kind in files:
+        require_free(file, True, kind, [file_of(settings.dataset)])
+    again = f"the pieces that are done are kept in {folder}; a second start of the same command goes on"
+    with keeping(lambda: again), progress_bar(quiet) as advance:
         results = benchmark.run(protocol, settings, folder / "folds", advance, jobs)
     options = [f" --{name} {value}" for name, value in changed.items() if value is not None]
     text = benchmark.report(results, f"citevae benchmark {protocol} --config {path}{''.join(options)}")
-    with aside(folder / "results.parquet", overwrite=True) as file:
-        results.scores.to_parquet(file)
-    with aside(folder / "results.md", overwrite=True) as file:
-        file.write_text(text)
-    with aside(folder / "splits.json", overwrite=True) as file:
-        file.write_text(json.dumps([asdict(split) for split in results.splits], indent=2) + "\n")
-    say(f"{text}\nSaved {folder}/results.parquet, results.md and splits.json.")
+    with together(*files, overwrite=True) as (table, page, splits):
+        results.scores.to_parquet(table)
+        page.write_text(text)
+        splits.write_text(json.dumps([asdict(split) for split in results.splits], indent=2) + "\n")
+    say(f"{text}\nSaved {folder}/{', '.join(_FILES)}.")
     return {
-        "saved": [folder / name for name in ("results.parquet", "results.md", "splits.json")],
+        "saved": [path for path, _ in files],
         "protocol": results.protocol,
         "headline": results.headline,
         "folds": len(results.splits),

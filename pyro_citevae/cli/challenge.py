@@ -26,7 +26,9 @@ from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.gene_names import gene_names
 from pyro_citevae.data.published_layouts import resolve
 from pyro_citevae.data.trajectories import Trajectories
+from pyro_citevae.data.written_cells import write_cells
 from pyro_citevae.infer import Ensemble, Posterior
+from pyro_citevae.kinds import SUBMISSION
 from pyro_citevae.whole_files import aside, require_free
 
 __all__ = ["challenge_command"]
@@ -59,7 +61,7 @@ def challenge_command(
     quiet: Quiet = False,
 ) -> Facts:
     """Write a submission to the Virtual Cell Challenge: predicted cells of each target, and controls."""
-    require_free(out, overwrite)
+    require_free(out, overwrite, SUBMISSION, [run, controls, targets])
     wanted = candidates_in(targets, "target")
     posterior = loaded_run(run, model, guide).to(accelerator)
     given = {"perturbation": perturbation, "control": control}
@@ -69,8 +71,8 @@ def challenge_command(
     with progress_bar(quiet) as advance:
         options: dict[str, Any] = {"most_cells": most_cells, "draws": draws, "time": time, "seed": seed}
         made = challenge_submission(posterior, wanted, cells, **form, **options, progress=advance)
-    with aside(out, overwrite=overwrite) as file:
-        made.write_h5ad(file, compression="gzip")
+    with aside(out, overwrite=overwrite, kind=SUBMISSION) as file:
+        write_cells(made, file, SUBMISSION, compression="gzip")
     column, label = form["column"], form["control"]
     labels = made.obs[column]
     n_targets, n_each = labels.nunique() - 1, int((labels == labels.iloc[0]).sum())

@@ -17,11 +17,14 @@ from pyro_citevae.analysis import Licence, MeanOfOthers, diagnose, licence, mark
 from pyro_citevae.benchmark.held_out_time import Forecast, forecast
 from pyro_citevae.cli.as_json import Facts, rows
 from pyro_citevae.cli.options import Accelerator, Data, Out, Overwrite, OwnGuide, OwnModel, Quiet, Run, Seed
-from pyro_citevae.cli.runs import divided, held_out_cells, loaded_run, origin_of
+from pyro_citevae.cli.runs import divided, file_of, held_out_cells, loaded_run, origin_of
 from pyro_citevae.cli.terminal import console, say
 from pyro_citevae.data import Schedule, Trajectories, datasets, do
+from pyro_citevae.data.written_cells import write_cells
 from pyro_citevae.errors import RunError
+from pyro_citevae.hdf5_files import write_netcdf
 from pyro_citevae.infer import Ensemble, Posterior
+from pyro_citevae.kinds import CELLS, DEMO, LICENCE, SCORES
 from pyro_citevae.recipe import Recipe, features_of_run
 from pyro_citevae.whole_files import aside, require_free
 
@@ -48,7 +51,7 @@ def demo(
     quiet: Quiet = False,
 ) -> Facts:
     """Train on days 2-4 of 23 real knock-outs, forecast day 5, and score it beside the baselines."""
-    require_free(out, overwrite)
+    require_free(out, overwrite, DEMO)
     data = datasets.load("renge")
     train, truth = data.hold_out(times=[5])
     say(
@@ -67,14 +70,12 @@ def demo(
         cells = train.controls().thinned(_DEMO_CELLS)
         schedules = [do(), *(do(label) for label in data.perturbations())]
         predicted = posterior.predict(schedules, cells=cells, time=5, seed=seed)
-    with aside(out, overwrite=overwrite) as folder:
+    with aside(out, overwrite=overwrite, kind=DEMO) as folder:
         posterior.write(folder, out.name)
-        predicted.write_h5ad(folder / "predictions.h5ad")
+        write_cells(predicted, folder / "predictions.h5ad", CELLS)
         _write_scores(folder, found)
         _write_pictures(folder, posterior, found)
-        posterior.to_datatree(train, most_cells=_DEMO_CELLS, seed=seed).to_netcdf(
-            folder / "posterior.nc", engine="h5netcdf"
-        )
+        write_netcdf(posterior.to_datatree(train, most_cells=_DEMO_CELLS, seed=seed), folder / "posterior.nc")
     _show_scores(found)
     then = f"citevae predict {out} --do PRDM14+SOX2 -o prediction.h5ad"
     say(
@@ -115,7 +116,7 @@ def evaluate(
 ) -> Facts:
     """Score a run's forecast of its held-out time or context beside baselines and the ceiling."""
     if out is not None:
-        require_free(out, overwrite)
+        require_free(out, overwrite, LICENCE if licence_ else SCORES, [run, file_of(truth), file_of(data)])
     posterior = loaded_run(run, model, guide).to(accelerator)
     train, held_out = divided(posterior, data)
     if licence_:
@@ -138,7 +139,7 @@ def evaluate(
     _show_scores(found)
     say(f"{diagnosis.verdict}\n{found.verdict}")
     if out is not None:
-        with aside(out, overwrite=overwrite) as folder:
+        with aside(out, overwrite=overwrite, kind=SCORES) as folder:
             folder.mkdir()
             _write_scores(folder, found)
             (folder / "diagnosis.txt").write_text(f"{diagnosis.report()}\n\n{found.verdict}\n")
@@ -167,7 +168,7 @@ def _report_licences(
     text = "\n\n".join([adequacy.report(), *(one.report() for one in found)])
     say(text)
     if out is not None:
-        with aside(out, overwrite=overwrite) as folder:
+        with aside(out, overwrite=overwrite, kind=LICENCE) as folder:
             folder.mkdir()
             (folder / "licence.txt").write_text(text + "\n")
             _write_licences(folder, found)
@@ -209,7 +210,7 @@ def _show_scores(found: Forecast) -> None:
 
 
 def _write_scores(folder: Path, found: Forecast) -> None:
-    found.effects.to_dataset().to_netcdf(folder / "effects.nc", engine="h5netcdf")
+    write_netcdf(found.effects.to_dataset(), folder / "effects.nc")
     (folder / "scores.md").write_text(markdown(summary(found.scores, found.headline)) + "\n")
     records = json.loads(str(found.scores.to_json(orient="records")))
     (folder / "scores.json").write_text(json.dumps(records, indent=1) + "\n")

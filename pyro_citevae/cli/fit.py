@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -30,11 +30,14 @@ from pyro_citevae.cli.options import (
     Values,
     with_columns,
 )
-from pyro_citevae.cli.runs import path_of, screen_of
+from pyro_citevae.cli.runs import file_of, path_of, records_of, require_complete, screen_of
+from pyro_citevae.cli.signals import keeping
 from pyro_citevae.cli.terminal import console, in_flags, say
 from pyro_citevae.data import Split, Summary
 from pyro_citevae.errors import DivergenceError
 from pyro_citevae.infer import Ensemble, FitSettings, processes
+from pyro_citevae.kinds import RUN
+from pyro_citevae.locks import locked
 from pyro_citevae.recipe import Recipe, described
 from pyro_citevae.whole_files import require_free
 
@@ -103,11 +106,10 @@ def fit_command(
     **columns: Any,
 ) -> Facts | None:
     """Fit a model to a screen, and save the run; each epoch is kept in OUT.training until then."""
-    if resume and out.exists() and not overwrite:
-        then = f"citevae evaluate {out}"
-        say(f"{out} is complete; there is nothing to go on with.\nNext: {then}")
-        return {"saved": [], "complete": out, "next": then}
-    require_free(out, overwrite)
+    complete = records_of(out) if resume and out.exists() and not overwrite else []
+    if not complete:
+        inputs = [file_of(data), config_file, columns["candidates"], features, *map(_file_of, (model, guide))]
+        require_free(out, overwrite, RUN, inputs)
     options = {
         "max_epochs": epochs,
         "max_steps": steps,
@@ -119,48 +121,58 @@ def fit_command(
     }
     recipe = _recipe(config_file, model, guide, options, features)
     chosen = recipe.fit_settings
-    if chosen.devices > 1 and not processes.launched():
+    if chosen.devices > 1 and not processes.launched() and not complete:
         with tempfile.TemporaryDirectory() as errors:
             processes.launch(chosen.devices, ("-m", "pyro_citevae.cli", *sys.argv[1:]), Path(errors))
         return None  # the first process says what was found
     is_first = processes.world(chosen.devices).rank == 0
     quiet = quiet or not is_first
     training = out.with_name(f"{out.name}.training")
-    if overwrite and not resume:
-        shutil.rmtree(training, ignore_errors=True)
     grid: dict[str, Any] = {"step": step, "n_steps": n_steps, "time_unit": time_unit, "values": values}
-    screen = screen_of(data, columns, from_disk=from_disk, quiet=quiet, **grid)
-    known = {} if features == "none" else {"features": described(features)}
-    read = Summary({**screen.summary().content, **known})
-    if not quiet:
-        console.print(read)
-    train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
-    if dry_run:
-        recipe.made(train)  # what the file says of the model and the guide can be made, or is refused now
-        named = (recipe.model.name, recipe.guide.name)
-        said = ", ".join(f"{name}={value!r}" for name, value in asdict(chosen).items() if value is not None)
-        say(
-            f"Would fit {named[0]} with {named[1]} to {train.n_cells:,} of {screen.n_cells:,} cells and save "
-            f"it in {out}; {said}."
-        )
-        would = {"name": "/".join(named), "cells": train.n_cells, "settings": asdict(chosen)}
-        return {"saved": [], "would_save": [out], **would, "read": read.content}
-    fits = []
-    for one in range(chosen.seed, chosen.seed + seeds):
-        seeded = replace(recipe, fit={**recipe.fit, "seed": one})
-        kept: dict[str, Any] = {"checkpoints": training / f"seed_{one}", "resume": resume}
-        with _keeping_the_last_good(out, training):
-            fits.append(seeded.fitted(train, progress=not quiet, **kept))
-        fits[-1].record["source"] = {"path": path_of(data), **({"from_disk": True} if from_disk else {})}
-    if not is_first:
-        return None
-    posterior = fits[0] if seeds == 1 else Ensemble(fits)
-    with console.status("looking at the fit ..."):
-        found = diagnose(posterior, train)
-    for fitted in fits:
-        fitted.record["diagnosis"] = found.record()
-    posterior.save(out, overwrite=overwrite)
-    shutil.rmtree(training, ignore_errors=True)
+    with _alone(training) if is_first and not dry_run else nullcontext():
+        if overwrite and not resume and not dry_run:
+            _forget(training)
+        screen = screen_of(data, columns, from_disk=from_disk, quiet=quiet, **grid)
+        known = {} if features == "none" else {"features": described(features)}
+        read = Summary({**screen.summary().content, **known})
+        if not quiet:
+            console.print(read)
+        train = screen.divide(Split.parse(hold_out))[0] if hold_out else screen
+        if complete:
+            require_complete(out, complete, recipe, seeds, train)
+            _forget(training)
+            then = f"citevae evaluate {out}"
+            say(f"{out} is complete; there is nothing to go on with.\nNext: {then}")
+            return {"saved": [], "complete": out, "next": then}
+        if dry_run:
+            recipe.made(train)  # what the file says of the model and the guide can be made, or is refused now
+            named = (recipe.model.name, recipe.guide.name)
+            said = ", ".join(
+                f"{name}={value!r}" for name, value in asdict(chosen).items() if value is not None
+            )
+            say(
+                f"Would fit {named[0]} with {named[1]} to {train.n_cells:,} of {screen.n_cells:,} cells and "
+                f"save it in {out}; {said}."
+            )
+            would = {"name": "/".join(named), "cells": train.n_cells, "settings": asdict(chosen)}
+            return {"saved": [], "would_save": [out], **would, "read": read.content}
+        source = {"path": path_of(data), **({"from_disk": True} if from_disk else {})}
+        fits = []
+        for one in range(chosen.seed, chosen.seed + seeds):
+            seeded = replace(recipe, fit={**recipe.fit, "seed": one})
+            kept: dict[str, Any] = {"checkpoints": training / f"seed_{one}", "resume": resume}
+            with _keeping_the_last_good(out, training):
+                fits.append(seeded.fitted(train, progress=not quiet, **kept))
+            fits[-1].record["source"] = source
+        if not is_first:
+            return None
+        posterior = fits[0] if seeds == 1 else Ensemble(fits)
+        with console.status("looking at the fit ..."):
+            found = diagnose(posterior, train)
+        for fitted in fits:
+            fitted.record["diagnosis"] = found.record()
+        posterior.save(out, overwrite=overwrite)
+        _forget(training)
     bound = sum(one.history["training"].iloc[-1] for one in fits) / seeds
     then = f"citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
     say(
@@ -178,6 +190,33 @@ def fit_command(
         "read": read.content,
         "next": then,
     }
+
+
+@contextmanager
+def _alone(training: Path) -> Iterator[None]:
+    """Keeps other fits off the folder of the state, which is said to be kept where a signal ends the fit."""
+    with keeping(lambda: _kept(training)), locked(training):
+        yield
+    with suppress(OSError):  # where it is not empty, there is a state to go on from
+        training.rmdir()
+
+
+def _kept(training: Path) -> str:
+    """What a fit that is stopped keeps."""
+    if not any(training.glob("seed_*/*.safetensors")):
+        return ""
+    return f"each whole epoch is kept in {training}; go on by the same command with --resume"
+
+
+def _forget(training: Path) -> None:
+    """Deletes the state of a fit, but for the lock of who does so."""
+    for kept in training.glob("seed_*"):
+        shutil.rmtree(kept, ignore_errors=True)
+
+
+def _file_of(name: str | None) -> str | None:
+    """The file of a class that is named by one."""
+    return (name or "").rpartition(":")[0] or None
 
 
 def _recipe(
@@ -202,5 +241,5 @@ def _keeping_the_last_good(out: Path, training: Path) -> Iterator[None]:
     except DivergenceError as error:
         kept = out.with_name(f"{out.name}.last_good")
         error.last_good.save(kept, overwrite=True)
-        shutil.rmtree(training, ignore_errors=True)  # to go on from there would diverge again
+        _forget(training)  # to go on from there would diverge again
         raise DivergenceError(f"{error} It is saved in {kept}.") from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,11 +22,19 @@ from pyro_citevae.cli.options import (
     Run,
     Seed,
 )
-from pyro_citevae.cli.runs import candidates_in, controls_of, divided, loaded_run
+from pyro_citevae.cli.runs import candidates_in, controls_of, divided, file_of, loaded_run
 from pyro_citevae.cli.terminal import console, say
 from pyro_citevae.data import do
+from pyro_citevae.data.written_cells import write_cells
 from pyro_citevae.errors import RunError, few
-from pyro_citevae.whole_files import aside, require_free
+from pyro_citevae.hdf5_files import write_netcdf
+from pyro_citevae.kinds import CELLS, EFFECTS, MARK, POSTERIOR, RANKING
+from pyro_citevae.whole_files import aside, require_free, together
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from pyro_citevae.infer import Effect
 
 __all__ = ["export", "predict", "rank_command"]
 
@@ -56,10 +65,11 @@ def predict(
     overwrite: Overwrite = False,
 ) -> Facts:
     """Predict what control cells would show under other schedules, with intervals."""
-    require_free(out, overwrite)
+    require_free(out, overwrite, CELLS, [run, cells, file_of(data)])
     if out.suffix == ".nc":
         raise RunError(f"'{out}' ends in .nc, and predicted cells are written as h5ad; name a .h5ad.")
-    effects_path = require_free(out.with_name(f"{out.name.removesuffix('.h5ad')}.effects.nc"), overwrite)
+    effects_path = out.with_name(f"{out.name.removesuffix('.h5ad')}.effects.nc")
+    require_free(effects_path, overwrite, EFFECTS, [cells, file_of(data)])
     posterior = loaded_run(run, model, guide).to(accelerator)
     schedules = [posterior.schema.require(posterior.schema.schedule(text)) for text in do_]
     reading = {"new_batches": new_batches, "missing": "mask" if mask_missing else "refuse"}
@@ -73,9 +83,10 @@ def predict(
         options: dict[str, Any] = {"cells": controls, "draws": draws, "time": time, "seed": seed}
         predicted = posterior.predict([do(), *acting], **options)
         effects = posterior.effect(acting or [do()], **options)
-    with aside(out, overwrite=overwrite) as file, aside(effects_path, overwrite=overwrite) as effects_file:
-        predicted.write_h5ad(file)
-        effects.to_dataset().to_netcdf(effects_file, engine="h5netcdf")
+    effects.attrs["prediction"] = predicted.uns["prediction"] = _name_of(predicted, effects)
+    with together((out, CELLS), (effects_path, EFFECTS), overwrite=overwrite) as (file, effects_file):
+        write_cells(predicted, file, CELLS)
+        write_netcdf(effects.to_dataset().assign_attrs({MARK: EFFECTS.said}), effects_file)
     say(
         f"Predicted {predicted.n_obs} cells ({len(acting)} "
         f"{'schedule' if len(acting) == 1 else 'schedules'} and the control, "
@@ -114,7 +125,7 @@ def rank_command(
 ) -> Facts:
     """Say which perturbation to measure next, and why."""
     if out is not None:
-        require_free(out, overwrite)
+        require_free(out, overwrite, RANKING, [run, candidates])
     posterior = loaded_run(run, model, guide).to(accelerator)
     named = [*(candidates_in(candidates) if candidates else []), *(do_ or [])]
     wanted = named if candidates or do_ else list(posterior.schema.tokens)
@@ -123,10 +134,10 @@ def rank_command(
         found = posterior.rank(wanted, by=by, n_cells=n_cells, **options)
     say(found.report())
     if out is not None:
-        with aside(out, overwrite=overwrite) as folder:
+        with aside(out, overwrite=overwrite, kind=RANKING) as folder:
             folder.mkdir()
             found.table.to_csv(folder / "ranking.csv", index=False)
-            found.to_dataset().to_netcdf(folder / "ranking.nc", engine="h5netcdf")
+            write_netcdf(found.to_dataset(), folder / "ranking.nc")
             plots.ranking(found).savefig(folder / "ranking.png", dpi=130)
         say(f"Saved in {out}/: {', '.join(_OF_A_RANKING)}.")
     return {
@@ -149,18 +160,28 @@ def export(
     overwrite: Overwrite = False,
 ) -> Facts:
     """Write the posterior as an xarray DataTree: netCDF (.nc) or zarr (.zarr), for ArviZ."""
-    require_free(out, overwrite)
+    require_free(out, overwrite, POSTERIOR, [run, file_of(data)])
     if out.suffix not in (".nc", ".zarr"):
         raise RunError(f"'{out}' ends in neither .nc (netCDF) nor .zarr; name one of the two.")
     posterior = loaded_run(run, model, guide)
     train, _ = divided(posterior, data)
     with console.status("drawing ..."):
         tree = posterior.to_datatree(train, draws=draws, most_cells=most_cells, seed=seed)
-    with aside(out, overwrite=overwrite) as file:
+    tree.attrs[MARK] = POSTERIOR.said
+    with aside(out, overwrite=overwrite, kind=POSTERIOR) as file:
         if out.suffix == ".nc":
-            tree.to_netcdf(file, engine="h5netcdf")
+            write_netcdf(tree, file)
         else:
             tree.to_zarr(file, zarr_format=2)
     groups = ", ".join(tree.children)
     say(f"Saved {out} with groups {groups}.\nNext: xarray.open_datatree('{out}')")
     return {"saved": [out], "groups": list(tree.children)}
+
+
+def _name_of(predicted: AnnData, effects: Effect) -> str:
+    """What tells a prediction from any other: a hash of what both of its files hold."""
+    cells = predicted.X.tocsr()  # type: ignore[union-attr]
+    said = hashlib.sha256(effects.to_numpy().tobytes())
+    for values in (cells.indptr, cells.indices, cells.data):
+        said.update(values.tobytes())
+    return said.hexdigest()[:16]

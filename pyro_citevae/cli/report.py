@@ -9,9 +9,11 @@ import typer
 
 from pyro_citevae.cli.as_json import Facts
 from pyro_citevae.cli.options import Data, Out, Overwrite, Run, Seed
+from pyro_citevae.cli.runs import file_of
 from pyro_citevae.cli.terminal import console, say
 from pyro_citevae.errors import RunError
 from pyro_citevae.infer.run_record import read_record
+from pyro_citevae.kinds import NOTEBOOK, PAGE
 from pyro_citevae.report import write
 from pyro_citevae.whole_files import require_free
 
@@ -29,8 +31,8 @@ def report(
     """Write a page on a run (verdict, effects, programs, forecasts), with its notebook beside it."""
     if out.suffix != ".html":
         raise RunError(f"'{out}' does not end in .html; name a page, such as -o report.html.")
-    require_free(out, overwrite)
-    require_free(out.with_suffix(".ipynb"), overwrite)
+    for path, kind in ((out, PAGE), (out.with_suffix(".ipynb"), NOTEBOOK)):
+        require_free(path, overwrite, kind, [run, file_of(data)])
     read_record(run)
     with console.status("writing the report, which takes a minute or two ..."):
         notebook = write(run, out, data=data, draws=draws, seed=seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,26 @@ from pyro_citevae.data.anndata_io import padded
 from pyro_citevae.data.columns import Columns
 from pyro_citevae.data.opening import RAW, raw_as_anndata
 from pyro_citevae.data.published_layouts import resolve
-from pyro_citevae.errors import CiteVAEWarning, DataError, RunError
+from pyro_citevae.errors import CiteVAEWarning, DataError, FitError, RunError
 from pyro_citevae.infer import Ensemble, Posterior
+from pyro_citevae.infer.fit_identity import identity, identity_of_run, require_same
+from pyro_citevae.infer.run_files import RunFiles, member_folders
+from pyro_citevae.recipe import Recipe
 
 __all__ = [
     "candidates_in",
     "columns_of",
     "controls_of",
     "divided",
+    "file_of",
     "held_out_cells",
     "loaded_run",
     "named_columns",
     "opened",
     "origin_of",
     "path_of",
+    "records_of",
+    "require_complete",
     "screen_of",
 ]
 
@@ -55,6 +61,11 @@ def path_of(data: str) -> str:
     return data if data in datasets.CATALOGUE else str(Path(data).resolve())
 
 
+def file_of(data: str | None) -> str | None:
+    """The file of a screen; None for a shipped one."""
+    return None if data in datasets.CATALOGUE else data
+
+
 def named_columns(data: str, given: dict[str, Any]) -> Columns:
     """The columns of a screen: those of a shipped one, and what the command line names."""
     if given["candidates"] is not None:
@@ -79,6 +90,39 @@ def screen_of(
     if from_disk:
         return Trajectories.from_disk(data, progress=not quiet, **grid, **columns)
     return Trajectories.from_anndata(opened(data), **grid, **columns)
+
+
+def records_of(run: Path) -> list[dict[str, Any]]:
+    """The record of a whole run, or of each member of an ensemble.
+
+    Raises:
+        RunError: It is no run, or is damaged.
+    """
+    return [RunFiles.read(folder).record for folder in member_folders(run) or [run]]
+
+
+def require_complete(
+    run: Path, records: list[dict[str, Any]], recipe: Recipe, seeds: int, train: Trajectories
+) -> None:
+    """Refuses a run that is not what a fit would make.
+
+    Args:
+        run: Its folder.
+        records: What it says of itself.
+        recipe: What the fit is made from.
+        seeds: Number of fits.
+        train: The training cells.
+
+    Raises:
+        FitError: It is of other data, or of another fit.
+    """
+    if len(records) != seeds:
+        raise FitError(f"'{run}' holds fits from {len(records)} seeds, and not {seeds}; name another folder.")
+    made, called = recipe.made(train), {"warm_start": False, "learn_model": True}
+    for i, record in enumerate(records):
+        settings = replace(recipe.fit_settings, seed=recipe.fit_settings.seed + i)
+        ours = identity(*made, train, settings, called)
+        require_same(run, identity_of_run(record, called), ours)
 
 
 def held_out_cells(path: str, posterior: Posterior | Ensemble) -> tuple[Trajectories, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
 
-__all__ = ["console", "in_flags", "in_one_line", "progress_bar", "say", "say_error"]
+__all__ = ["console", "in_flags", "in_one_line", "progress_bar", "say", "say_error", "say_stopped"]
 
 console = get_console()  # that of every bar, so that they stand below each other
 
@@ -21,6 +21,11 @@ console = get_console()  # that of every bar, so that they stand below each othe
 def say_error(error: CiteVAEError) -> None:
     """Prints a mistake in one sentence."""
     Console(stderr=True).print(f"[bold red]error:[/] {escape(in_flags(error))}", soft_wrap=True)
+
+
+def say_stopped(said: object) -> None:
+    """Prints what a signal left, on one line."""
+    Console(stderr=True).print(escape(str(said)), soft_wrap=True, highlight=False)
 
 
 def in_flags(said: object) -> str:

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from pyro_citevae.arguments import Names, names, numbers
 from pyro_citevae.data.interventions import Dose, Schedule
-from pyro_citevae.errors import DataError
+from pyro_citevae.errors import DataError, reason
 from pyro_citevae.shown import Shown
 
 if TYPE_CHECKING:
@@ -112,10 +112,31 @@ class Split(Shown):
         content = json.dumps([said, sorted(observations)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def to_json(self) -> str:
+        """The split as the text of a JSON file."""
+        written = {"criteria": [_written(one) for one in self.criteria], "digest": self.digest}
+        return json.dumps(written, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, content: str | bytes) -> Split:
+        """Reads what :meth:`to_json` gave.
+
+        Raises:
+            DataError: It is something else.
+        """
+        try:
+            value = json.loads(content)
+            criteria = tuple(
+                Criterion(**{key: tuple(one[key]) for key in {*_ALWAYS, *dict(one)}})
+                for one in value["criteria"]
+            )
+            return cls(criteria, str(value["digest"]))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"this is no split ({reason(error)}).") from None
+
     def save(self, path: str | Path) -> None:
         """Writes the split as JSON."""
-        written = {"criteria": [_written(one) for one in self.criteria], "digest": self.digest}
-        Path(path).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
+        Path(path).write_text(self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Split:
@@ -125,14 +146,11 @@ class Split(Shown):
             DataError: The file is not a split.
         """
         try:
-            value = json.loads(Path(path).read_text())
-            criteria = tuple(
-                Criterion(**{key: tuple(one[key]) for key in {*_ALWAYS, *dict(one)}})
-                for one in value["criteria"]
-            )
-            return cls(criteria, value["digest"])
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise DataError(f"'{path}' is not a split file ({error}); write one with Split.save.") from None
+            return cls.from_json(Path(path).read_bytes())
+        except (OSError, DataError) as error:
+            raise DataError(
+                f"'{path}' is not a split file ({reason(error).rstrip('.')}); write one with Split.save."
+            ) from None
 
     def facts(self) -> dict[str, str]:
         """What is held out, and the hash once it was applied."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import lightning
+import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pyro_citevae.errors import FitError, RunError, reason
+from pyro_citevae.infer.fit_identity import require_same
 from pyro_citevae.whole_files import aside
 
 __all__ = ["Checkpoints", "EachEpoch", "StateFile"]
@@ -59,29 +62,29 @@ class Checkpoints:
                 f"'{self.folder}' holds a fit that was not finished; go on with it (--resume, resume=True), "
                 "or delete the folder."
             )
-        for half_written in self.folder.glob(f".{self.name}-*"):
-            shutil.rmtree(half_written, ignore_errors=True)
         state = StateFile().load_checkpoint(self.file)
-        self._require_same(state["citevae"]["fit"])
+        require_same(self.folder, state["citevae"]["fit"], self.fit)
         return state
 
-    def _require_same(self, saved: Mapping[str, Any]) -> None:
-        ours, theirs = _flat(json.loads(json.dumps(self.fit))), _flat(saved)
-        for name in (*ours, *theirs):
-            if ours.get(name) != theirs.get(name):
-                values = "" if name == "data" else f" ({theirs.get(name)}, and here {ours.get(name)})"
-                raise FitError(
-                    f"'{self.folder}' holds a fit with another {name}{values}; repeat its call to go on with "
-                    "it, or start anew in another folder."
-                )
+
+class _Own(BaseModel):
+    """What a state holds of ours."""
+
+    model_config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    fit: dict[str, Any]
+    history: list[dict[str, float]]
+    finished: bool
+    course: dict[str, Any]
+    random: dict[str, Tensor]
+    order: Tensor | None
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested mapping with joined names."""
-    found: dict[str, Any] = {}
-    for name, one in value.items():
-        found |= _flat(one, f"{prefix}{name} ") if isinstance(one, Mapping) else {f"{prefix}{name}": one}
-    return found
+class _State(BaseModel):
+    """A state, as far as it is read before Lightning takes it up."""
+
+    model_config = ConfigDict(extra="allow", strict=True, arbitrary_types_allowed=True)
+    citevae: _Own
+    state_dict: dict[str, Tensor]
 
 
 @final
@@ -103,10 +106,11 @@ class StateFile(CheckpointIO):
     Example:
         >>> import tempfile, torch
         >>> path = Path(tempfile.mkdtemp()) / "state.safetensors"
-        >>> state = {"step": 3, "betas": (0.9, 0.99), "moments": {0: torch.ones(2)}}
-        >>> StateFile().save_checkpoint(state, path)
-        >>> StateFile().load_checkpoint(path)
-        {'step': 3, 'betas': (0.9, 0.99), 'moments': {0: tensor([1., 1.])}}
+        >>> state = {"betas": (0.9, 0.99), "state_dict": {"a": torch.ones(2)}}
+        >>> own = {"fit": {}, "history": [], "finished": False, "course": {}, "random": {}, "order": None}
+        >>> StateFile().save_checkpoint(state | {"citevae": own}, path)
+        >>> StateFile().load_checkpoint(path)["state_dict"]
+        {'a': tensor([1., 1.])}
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -119,11 +123,11 @@ class StateFile(CheckpointIO):
         content = json.dumps(_apart(checkpoint, tensors, {}))
         try:
             with aside(path, overwrite=True) as file:
-                save_file(tensors, file, metadata={"state": content})
+                save_file(tensors, file, metadata={"state": content, "sha256": _digest(content, tensors)})
         except SafetensorError as error:
+            then = "; the epoch before is kept, so make room and go on (--resume, resume=True)"
             raise RunError(
-                f"'{path}' cannot be written ({reason(error)}); make room, and go on from the epoch before "
-                "(--resume, resume=True)."
+                f"'{path}' cannot be written ({reason(error)}){then if Path(path).exists() else ''}."
             ) from error
 
     def load_checkpoint(
@@ -137,9 +141,12 @@ class StateFile(CheckpointIO):
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                content = json.loads(file.metadata()["state"])
-            state: dict[str, Any] = _together(content, tensors)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                said = file.metadata() or {}
+            if said.get("sha256") != _digest(said.get("state", ""), tensors):
+                raise ValueError("its checksum is another")
+            state: dict[str, Any] = _together(json.loads(said["state"]), tensors)
+            _State.model_validate(state)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunError(
                 f"'{path}' is no whole state of a fit ({reason(error)}); delete it to start anew."
             ) from error
@@ -148,6 +155,15 @@ class StateFile(CheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Deletes a state."""
         Path(path).unlink(missing_ok=True)
+
+
+def _digest(content: str, tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of a state, however the file lays it out."""
+    found = hashlib.sha256(content.encode())
+    for name in sorted(tensors):
+        found.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        found.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _apart(value: Any, tensors: dict[str, Tensor], names: dict[Any, str]) -> Any:

@@ -137,13 +137,15 @@ def not_tried(name: str, why: str) -> Sign:
 def _training(course: Mapping[str, Any]) -> Sign:
     """Whether the fit was long enough."""
     steps, rising = course.get("steps", float("nan")), course.get("rising")
-    enough = rising is None and not steps < _FEW_STEPS
+    stopped = bool(course.get("interrupted"))
+    enough = rising is None and not stopped and not steps < _FEW_STEPS
     return Sign(
         "training",
         float(steps),
         f"{_FEW_STEPS:,} steps at least, and a bound that rises no more",
         enough,
         f"The fit took {steps:,} steps"
+        + (" and was interrupted" if stopped else "")
         + (f", and its bound still rose by {rising:.2g} nats a cell in 500." if rising else "."),
         "Fit longer: leave out max_epochs, or raise max_steps.",
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -17,6 +17,7 @@ from pyro_citevae.data.pseudobulk import level
 from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import DataError
+from pyro_citevae.hdf5_files import netcdf
 from pyro_citevae.infer.across_contexts import AcrossContexts
 from pyro_citevae.infer.asked import require_panel
 from pyro_citevae.infer.discrepancy_scales import Scales
@@ -364,19 +365,22 @@ class Discrepancy:
             across=AcrossContexts.from_dataset(found),
         )
 
-    def write(self, path: Path) -> None:
-        """Writes :meth:`to_dataset` as NetCDF."""
-        self.to_dataset().to_netcdf(path, engine="h5netcdf")
+    def to_netcdf(self) -> memoryview:
+        """:meth:`to_dataset` as the content of a netCDF file."""
+        return netcdf(self.to_dataset())
 
     @classmethod
-    def read(cls, path: Path, schema: Schema) -> Discrepancy:
-        """Reads what :meth:`write` wrote.
+    def from_netcdf(cls, content: bytes, schema: Schema) -> Discrepancy:
+        """Reads what :meth:`to_netcdf` gave.
 
         Raises:
-            OSError: The file cannot be read.
+            OSError: The content cannot be read.
             KeyError: It holds something else.
+            ValueError: It is of other genes.
         """
-        with xr.open_dataset(path, engine="h5netcdf") as found:
+        with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as found:
+            if tuple(map(str, found["gene"].to_numpy())) != schema.genes:
+                raise ValueError("the discrepancy is of other genes")
             return cls.from_dataset(found.load(), schema)
 
 

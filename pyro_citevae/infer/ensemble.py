@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, final
@@ -18,16 +17,15 @@ from pyro_citevae.infer import idata
 from pyro_citevae.infer.discrepancy import Discrepancy
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.predictive import Predictive
-from pyro_citevae.infer.run_record import facts_of
+from pyro_citevae.infer.run_record import ENSEMBLE, RECORD, facts_of, sealed
+from pyro_citevae.kinds import RUN
 from pyro_citevae.program import LatentDynamics
 from pyro_citevae.whole_files import aside
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["Ensemble", "member_folders"]
-
-_RECORD = "ensemble.json"
+__all__ = ["Ensemble"]
 
 
 @final
@@ -138,24 +136,18 @@ class Ensemble(Predictive):
 
         Args:
             path: Folder to make.
-            overwrite: Whether a folder that is there already may be replaced.
+            overwrite: Whether a run that is there already may be replaced.
 
         Raises:
-            RunError: The folder exists, or cannot be written.
+            RunError: The folder exists and is not to be replaced, is no run, or cannot be written.
         """
-        with aside(path, overwrite=overwrite) as folder:
+        with aside(path, overwrite=overwrite, kind=RUN) as folder:
             folder.mkdir()
+            records: dict[str, bytes | memoryview] = {}
             for chain, one in enumerate(self.posteriors):
                 one.write(folder / f"member_{chain}")
-            (folder / _RECORD).write_text(json.dumps({"members": len(self.posteriors)}) + "\n")
-
-
-def member_folders(path: Path) -> list[Path]:
-    """The folders of an ensemble's members; none if the folder is not an ensemble's."""
-    if not (path / _RECORD).is_file():
-        return []
-    members = json.loads((path / _RECORD).read_text())["members"]
-    return [path / f"member_{chain}" for chain in range(members)]
+                records[f"member_{chain}/{RECORD}"] = (folder / f"member_{chain}" / RECORD).read_bytes()
+            (folder / ENSEMBLE).write_bytes(sealed({"members": len(self.posteriors)}, records))
 
 
 def _of_one_member(call: str) -> ModelError:

@@ -90,6 +90,7 @@ class EvidenceLowerBound(lightning.LightningModule):
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, list[float]] = {"training": [], "held_out": [], "gradient_norm": []}
         self.good: dict[str, Any] = {}
+        self.good_is_whole = False
         self.batch: Batch | None = None
         self.taken = TakenRows()
 
@@ -242,10 +243,17 @@ class EvidenceLowerBound(lightning.LightningModule):
     def _keep(self) -> None:
         """Notes the weights to fall back to; over those of before, since tables of rows may be large."""
         present = self.state_dict()
+        self.good_is_whole = False
         if self.good.keys() != present.keys():
             self.good = copy.deepcopy(present)
         for name, value in present.items():
             self.good[name].copy_(value)
+        self.good_is_whole = True
+
+    def fall_back(self) -> None:
+        """Takes up the weights that were noted; the present ones are the same while they are being noted."""
+        if self.good_is_whole:
+            self.load_state_dict(self.good)
 
     def _over_processes(self, values: list[float]) -> list[float]:
         """Means over all processes, whose shares of a minibatch are equally large."""

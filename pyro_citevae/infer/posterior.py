@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import pandas as pd
 import torch
 import xarray as xr
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.arguments import Number, count, whole
-from pyro_citevae.class_source import class_record, reference, warn_if_changed
-from pyro_citevae.data.schema import Schema
+from pyro_citevae.class_source import reference
 from pyro_citevae.data.splits import Split
 from pyro_citevae.data.trajectories import Trajectories
-from pyro_citevae.errors import ModelError, RunError, reason
 from pyro_citevae.infer import idata
 from pyro_citevae.infer.adaptation import adapted
 from pyro_citevae.infer.bounds import Objective, negative_bound
@@ -33,9 +27,11 @@ from pyro_citevae.infer.fit_tree import FitTree
 from pyro_citevae.infer.latent_states import latent_states, write_states
 from pyro_citevae.infer.predictive import Predictive
 from pyro_citevae.infer.program_genes import ProgramGenes, program_loadings
-from pyro_citevae.infer.run_readme import readme
-from pyro_citevae.infer.run_record import facts_of, read_record
+from pyro_citevae.infer.run_files import RunFiles
+from pyro_citevae.infer.run_record import facts_of
+from pyro_citevae.infer.saved_run import files_of, parts_of
 from pyro_citevae.infer.seeding import seeded
+from pyro_citevae.kinds import RUN
 from pyro_citevae.program import LatentDynamics
 from pyro_citevae.whole_files import aside
 
@@ -43,9 +39,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = ["Posterior"]
-
-_DISCREPANCY = "discrepancy.nc"
-_PACKAGES = ("pyro-citevae", "torch", "pyro-ppl", "lightning", "anndata", "xarray", "numpy")
 
 
 @final
@@ -351,13 +344,13 @@ class Posterior(Predictive):
 
         Args:
             path: Folder to make.
-            overwrite: Whether a folder that is there already may be replaced.
+            overwrite: Whether a run that is there already may be replaced.
 
         Raises:
-            RunError: The folder exists, or cannot be written.
+            RunError: The folder exists and is not to be replaced, is no run, or cannot be written.
             ModelError: The model was made with an argument that JSON cannot hold.
         """
-        with aside(path, overwrite=overwrite) as folder:
+        with aside(path, overwrite=overwrite, kind=RUN) as folder:
             self.write(folder, Path(path).name)
 
     def write(self, folder: Path, called: str = "RUN") -> None:
@@ -368,38 +361,8 @@ class Posterior(Predictive):
             called: What its README calls it, where it is to be renamed.
         """
         folder.mkdir()
-        said = readme(self.name, self.record, self.adequacy.verdict, self.schema.tokens, called)
-        (folder / "README.md").write_text(said)
-        tensors = {
-            f"{part}.{name}": value.contiguous()
-            for part, module in (("model", self.model), ("guide", self.guide))
-            for name, value in module.state_dict().items()
-        }
-        content = json.dumps(self._record(), indent=2, sort_keys=True)
-        save_file(tensors, folder / "model.safetensors")
-        (folder / "model.safetensors").chmod(0o644)  # safetensors ignores the umask, and runs are shared
-        (folder / "run.json").write_text(content + "\n")
-        self.history.to_parquet(folder / "history.parquet")
-        if self.split is not None:
-            self.split.save(folder / "split.json")
-        if self.discrepancy is not None:
-            self.discrepancy.write(folder / _DISCREPANCY)
-
-    def _record(self) -> dict[str, Any]:
-        parts = {"model": self.model, "guide": self.guide}
-        for name, part in parts.items():
-            try:
-                json.dumps(part.settings)
-            except TypeError as error:
-                raise ModelError(f"the {name}'s arguments cannot be saved as JSON ({error}).") from None
-        return {
-            **self.record,
-            **{name: {**class_record(type(part)), "settings": part.settings} for name, part in parts.items()},
-            "schema": self.schema.to_json(),
-            "discrepancy": self.discrepancy is not None,
-            "adequacy": self.adequacy.record(),
-            "versions": {package: version(package) for package in _PACKAGES},
-        }
+        for name, content in files_of(self, called).items():
+            (folder / name).write_bytes(content)
 
     @classmethod
     def load(cls, path: str | Path, model: type[LatentDynamics], guide: type[AmortizedGuide]) -> Posterior:
@@ -410,35 +373,8 @@ class Posterior(Predictive):
 
         Raises:
             RunError: The folder is no run, is damaged, or belongs to other classes.
+
+        Warns:
+            CiteVAEWarning: The run was written before runs had checksums, or a class's source changed.
         """
-        folder = Path(path)
-        record = read_record(folder)
-        for name, found in (("model", model), ("guide", guide)):
-            saved = record[name]["class"].rpartition(":")[2]
-            if saved != found.__qualname__:
-                raise RunError(f"'{folder}' holds the {name} '{saved}', not '{found.__qualname__}'.")
-            warn_if_changed(found, record[name], record.get("versions", {}))
-        try:
-            made = model(Schema.from_json(record["schema"]), **record["model"]["settings"])
-            made_guide = guide(made, **record["guide"]["settings"])
-            tensors = load_file(folder / "model.safetensors")
-            for name, module in (("model", made), ("guide", made_guide)):
-                part = {key[len(name) + 1 :]: t for key, t in tensors.items() if key.startswith(name + ".")}
-                module.load_state_dict(part)
-            history = pd.read_parquet(folder / "history.parquet")
-        except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-            raise RunError(f"'{folder}' is damaged or from another version ({reason(error)}).") from error
-        split = folder / "split.json"
-        if record["split"] is not None and not split.is_file():
-            raise RunError(f"'{folder}' is damaged (split.json is missing); fit it again.")
-        kept_errors = folder / _DISCREPANCY
-        if record.get("discrepancy") and not kept_errors.is_file():
-            raise RunError(f"'{folder}' is damaged ({_DISCREPANCY} is missing); fit it again.")
-        try:
-            errors = Discrepancy.read(kept_errors, made.schema) if kept_errors.is_file() else None
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise RunError(f"'{kept_errors}' is damaged ({reason(error)}); fit it again.") from error
-        derived = ("model", "guide", "schema", "versions", "discrepancy", "adequacy")
-        kept = {key: value for key, value in record.items() if key not in derived}
-        held = Split.load(split) if split.is_file() else None
-        return cls(made.eval(), made_guide.eval(), history, kept, held, errors)
+        return cls(*parts_of(RunFiles.read(Path(path)), model, guide))

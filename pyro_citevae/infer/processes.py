@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGKILL
 from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -110,10 +111,15 @@ def launch(n: int, arguments: Sequence[str], errors: Path) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         elastic_launch(config, sys.executable)(*arguments)
+    except SignalException as error:  # torch has taken the signals over, and ended the processes
+        for heeded, handler in handlers.items():
+            signal.signal(heeded, handler)
+        signal.raise_signal(error.sigval)
     except ChildFailedError as error:
-        killed = [(rank, -one.exitcode) for rank, one in error.failures.items() if one.exitcode == -SIGKILL]
+        killed = [(rank, number) for rank, one in error.failures.items() if (number := _signal(one.exitcode))]
         said = [path.read_text() for path in sorted(errors.iterdir(), key=lambda path: path.stat().st_mtime)]
         if killed:
             raise FitError(
@@ -123,6 +129,12 @@ def launch(n: int, arguments: Sequence[str], errors: Path) -> None:
         if said:
             raise CiteVAEError(said[0]) from error
         sys.exit(1)  # a defect, whose traceback the process has shown
+
+
+def _signal(code: int) -> int:
+    """The signal that ended a process, which a process of ours may have heeded first; 0 if none did."""
+    of_a_shell = {128 + number: int(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    return int(-code if code == -signal.SIGKILL else of_a_shell.get(code, 0))
 
 
 def tell(error: CiteVAEError) -> bool:

@@ -20,6 +20,7 @@ from pyro_citevae.infer.convergence import Convergence, last_stretch, steps_of_s
 from pyro_citevae.infer.evidence_lower_bound import EvidenceLowerBound
 from pyro_citevae.infer.fit_settings import FitSettings
 from pyro_citevae.infer.freed_memory import keep_freed_memory
+from pyro_citevae.infer.interruption import OwnSignals, interruptible
 from pyro_citevae.infer.minibatches import Loaders
 
 __all__ = ["course_of", "most_steps", "train"]
@@ -36,6 +37,10 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
         module: What is trained, in place.
         progress: Whether to show a progress bar.
         resume: Whether to go on from the last state of the module's checkpoints.
+
+    Raises:
+        KeyboardInterrupt: The user interrupts the training.
+        FitError: Another process of it is lost.
     """
     settings, world, checkpoints = module.settings, module.world, module.checkpoints
     state = None if checkpoints is None else checkpoints.last(resume)
@@ -45,7 +50,8 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
         module.load_state_dict(state["state_dict"])
         return
     keep_freed_memory()
-    callbacks: list[Callback] = [*module.watching.callbacks, *([RichProgressBar()] if progress else [])]
+    shown = [RichProgressBar()] if progress else []
+    callbacks: list[Callback] = [OwnSignals(), *module.watching.callbacks, *shown]
     if settings.max_epochs is not None and len(module.loaders.unseen) >= _FEWEST_HELD_OUT:
         callbacks.append(_EarlyStoppingAfterWarmup(settings.patience, module.warm_up))
     if checkpoints is not None:
@@ -79,7 +85,8 @@ def train(module: EvidenceLowerBound, progress: bool, resume: bool) -> None:
         path = None if checkpoints is None or state is None else str(checkpoints.file)
         try:
             of_epoch = module.loaders.training if module.screen is None else module.loaders.places
-            trainer.fit(module, of_epoch, module.loaders.held_out, ckpt_path=path)
+            with interruptible():
+                trainer.fit(module, of_epoch, module.loaders.held_out, ckpt_path=path)
         except RuntimeError as error:
             if world.lost_another(error):
                 raise FitError(

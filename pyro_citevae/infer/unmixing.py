@@ -18,9 +18,10 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import FitError
+from pyro_citevae.infer.optimisation import optimised
 from pyro_citevae.infer.posterior import Posterior
 from pyro_citevae.infer.seeding import seeded
-from pyro_citevae.infer.svi import FitSettings, fit, optimised, settings_of
+from pyro_citevae.infer.svi import FitSettings, fit, settings_of
 from pyro_citevae.infer.transition_unmixing import likeliest_states
 from pyro_citevae.program import LatentDynamics
 from pyro_citevae.sites import state

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from typing import Any
 
+from pyro_citevae.kinds import PAGE
+
 __all__ = ["page"]
 
 _STYLE = """
@@ -47,6 +49,7 @@ def page(notebook: Any, title: str) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>{html.escape(title)}</title>\n"
+        f'<meta name="generator" content="{PAGE.words}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '

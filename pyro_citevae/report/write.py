@@ -8,6 +8,7 @@ from pathlib import Path
 from pyro_citevae.environment import unless_set
 from pyro_citevae.errors import RunError, reason
 from pyro_citevae.infer.run_record import read_record
+from pyro_citevae.kinds import MARK, NOTEBOOK, PAGE
 from pyro_citevae.report.page import page
 from pyro_citevae.whole_files import aside
 
@@ -35,8 +36,9 @@ def write(
         The notebook.
 
     Raises:
-        RunError: The run does not say where its data are, a package that executes notebooks is missing, or a
-            cell failed; the notebook is kept then, with the error in it, and a page that was there stays as
+        RunError: The run does not say where its data are, a package that executes notebooks is missing, what
+            lies there is no report, or a cell failed; the notebook is kept then, with the error in it, and a
+            page that was there stays as
             it was.
     """
     try:
@@ -56,10 +58,12 @@ def write(
     failure: PapermillExecutionError | None = None
     try:
         # scanpy's Numba leaves torch's threads as they are
-        with aside(notebook, overwrite=True) as file, unless_set("NUMBA_NUM_THREADS", "1"):
+        with aside(notebook, overwrite=True, kind=NOTEBOOK) as file, unless_set("NUMBA_NUM_THREADS", "1"):
             try:
+                empty = jupytext.reads(text, fmt="py:percent")
+                empty.metadata[MARK] = NOTEBOOK.words
                 executed = execute_notebook(
-                    jupytext.reads(text, fmt="py:percent"),
+                    empty,
                     str(file),
                     parameters=asked,
                     kernel_name="python3",
@@ -73,6 +77,6 @@ def write(
     if failure is not None:
         said = f"{failure.ename}: {failure.evalue}"
         raise RunError(f"the report failed in a cell ({said}); '{notebook}' shows where.") from failure
-    with aside(out, overwrite=True) as file:
+    with aside(out, overwrite=True, kind=PAGE) as file:
         file.write_text(page(executed, f"{Path(run).name}: report"))
     return notebook

@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from pyro_citevae.errors import DataError, RunError
+from pyro_citevae.kinds import SCENES
+from pyro_citevae.process_pools import process_pool
 from pyro_citevae.scenes.dynamics import (
     SHAPES,
     LatentSequences,
@@ -107,7 +109,7 @@ def render_parts(
         RunError: The folder exists or cannot be written, or a process died.
         DataError: There are no frames, no process, or the backend cannot be had.
     """
-    target = require_free(folder, overwrite)
+    target = require_free(folder, overwrite, SCENES)
     jobs = os.cpu_count() or 1 if jobs is None else jobs
     if jobs < 1:
         raise DataError(f"render_parts(jobs={jobs}) renders nothing; give 1 or more.")
@@ -135,7 +137,7 @@ def render_parts(
         "seed": seed,
         "meshes": digests,
     }
-    with aside(target, overwrite=overwrite) as made:
+    with aside(target, overwrite=overwrite, kind=SCENES) as made:
         made.mkdir()
         (made / "c3d_render.json").write_text(json.dumps(about, indent=1) + "\n")
         for name, part in parts.items():
@@ -187,18 +189,16 @@ def _renderers(
     context = multiprocessing.get_context(
         "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     )
-    pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(backend, meshes))
-
-    def rendered(chunks: list[_Chunk]) -> Iterator[int]:
-        for one in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
-            yield one.result()
-
     try:
-        yield rendered
+        with process_pool(jobs, context, _start, backend, meshes) as pool:
+
+            def rendered(chunks: list[_Chunk]) -> Iterator[int]:
+                for one in as_completed([pool.submit(_work, chunk) for chunk in chunks]):
+                    yield one.result()
+
+            yield rendered
     except BrokenProcessPool as error:
         raise RunError("a process that renders died; run the same with fewer jobs, which goes on.") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 _worker: dict[str, Renderer] = {}  # of a process of the pool: a renderer cannot travel between processes

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyro_citevae.errors import DataError
+from pyro_citevae.kinds import PART
 from pyro_citevae.scenes.array_cache import npz_arrays
 from pyro_citevae.scenes.dynamics import FACTORS
 from pyro_citevae.whole_files import aside
@@ -62,6 +63,6 @@ def read(archive: Path, cache: Path, leading: int) -> dict[str, np.ndarray]:
 
 def save(folder: Path, part: str, arrays: Mapping[str, np.ndarray], *, overwrite: bool) -> None:
     """Writes a part, whole or not at all."""
-    with aside(folder / f"{part}.npz", overwrite=overwrite) as path:
+    with aside(folder / f"{part}.npz", overwrite=overwrite, kind=PART) as path:
         held: dict[str, Any] = dict(arrays)  # NumPy's stubs take every keyword for its newest option
         np.savez_compressed(path, **held)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from edited_runs import edited
 from scipy import sparse
 
 import pyro_citevae as cv
@@ -374,18 +375,14 @@ def test_a_damaged_run_is_refused(posterior: cv.Posterior, tmp_path: Path, damag
     elif damage == "cut json":
         (run / "run.json").write_text((run / "run.json").read_text()[:50])
     else:
-        record = json.loads((run / "run.json").read_text())
-        record["schema"]["genes"].append("one more")
-        (run / "run.json").write_text(json.dumps(record))
+        edited(run, lambda record: record["schema"]["genes"].append("one more"))
     with pytest.raises(RunError):
         cv.load(run)
 
 
 def test_a_run_of_your_own_class_asks_for_the_class(posterior: cv.Posterior, tmp_path: Path) -> None:
     posterior.save(tmp_path / "run")
-    record = json.loads((tmp_path / "run/run.json").read_text())
-    record["model"]["class"] = "evil:CiteVAE"
-    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    edited(tmp_path / "run", lambda record: record["model"].update({"class": "evil:CiteVAE"}))
     with pytest.raises(ModelError, match=r"your own class 'CiteVAE' of 'FILE\.py'; pass it"):
         cv.load(tmp_path / "run")
     assert cv.load(tmp_path / "run", model=CiteVAE).model.n_programs == 2
