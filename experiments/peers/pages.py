@@ -13,7 +13,10 @@ from tasks import TASKS, Task
 
 from pyro_citevae.analysis import challenge_scaled
 
-__all__ = ["page"]
+__all__ = ["TASK_BY_TASK", "page"]
+
+TASK_BY_TASK = "<!-- task by task -->"
+"""Up to here the page of the comparison shows it."""
 
 _SEES = ("technical duplicate", "interpolated duplicate", "mean of others (sees the held-out time)")
 _ENDS = ("ceiling", "mean response", "replicate")
@@ -53,6 +56,10 @@ def page(
     over = {task.name: averaged(scores[scores.task == task.name], task) for task in tasks}
     noted = pd.DataFrame(fits)
     parts = [
+        "# Results\n",
+        "By `make peers-tables`; what is asked, of whom and how is in [README.md](README.md).\n",
+        "<!-- results -->\n",
+        made_of(noted),
         "## Where ours is behind\n",
         behind(tasks, over),
         "## The headline\n",
@@ -60,6 +67,7 @@ def page(
         headline(tasks, over, "crps"),
         "## What a fit costs\n",
         costs(noted, lacking),
+        f"{TASK_BY_TASK}\n",
         *(
             f"## {task.question[0].upper()}{task.question[1:]}\n\n{of_task(task, over[task.name], noted)}"
             for task in tasks
@@ -68,6 +76,17 @@ def page(
     if searched:
         parts += ["## The number of steps, searched\n", search_table(searched)]
     return "\n".join(parts)
+
+
+def made_of(noted: pd.DataFrame) -> str:
+    """How much of the whole the tables hold."""
+    seeds = ", ".join(map(str, sorted(noted.seed.unique())))
+    failed = int(((noted.failure != "") & ~noted.cannot).sum())
+    return (
+        f"Made of {len(noted)} fits of {noted.predictor.nunique()} predictors from the seeds {seeds}; "
+        f"{int(noted.cannot.sum())} were of a tool that is not made for the task, and {failed} failed. A "
+        "range is that of the seeds, and a value without one is of one seed.\n"
+    )
 
 
 def averaged(rows: pd.DataFrame, task: Task) -> pd.DataFrame:
@@ -204,7 +223,8 @@ def of_task(task: Task, rows: pd.DataFrame, noted: pd.DataFrame) -> str:
         cells = {score: _spread(rows, name, score)[1] for score in shown}
         if name in peers and cells.get("coverage_80") == "":
             cells["coverage_80"] = "none"
-        lines.append(f"| {name} | " + " | ".join(cells.values()) + " |")
+        if any(cells.values()):
+            lines.append(f"| {name} | " + " | ".join(cells.values()) + " |")
     failed = noted[(noted.task == task.name) & (noted.failure != "")]
     for (name, why), some in failed.groupby(["predictor", "failure"]):
         kind = "cannot" if bool(some.cannot.iloc[0]) else "failed"

@@ -59,11 +59,8 @@ class Piece:
     @property
     def key(self) -> str:
         """A hash of all that it follows from."""
-        fold = self.case.fold
         said = {
-            "split": fold.split.digest,
-            "data": fold.whole.digest,
-            "scored": fold.scored,
+            "case": self.case.key,
             "source": "" if self.contender is None else self.contender.source,
             "seed": self.seed,
             "steps": self.steps,
@@ -110,6 +107,8 @@ class Store:
             "seed": piece.seed,
             "asked_steps": piece.steps,
             "place": case.folder.parent.name,
+            "case": case.key,
+            "source": "" if contender is None else contender.source,
         }
         if contender is None:
             return self._marks(piece), said | {"failure": "", "cannot": False}
@@ -122,7 +121,7 @@ class Store:
             made, itself = contender.predictors(case, out)
             frame = pd.concat([self._scored(piece, name, one) for name, one in made.items()])
         except (CiteVAEError, KeyError, OSError, ValueError) as error:  # what it wrote cannot be read
-            return pd.DataFrame(columns=_COLUMNS), said | {"failure": f"its file: {error}"[:300]}
+            return pd.DataFrame(columns=_COLUMNS), said | {"failure": f"not scored: {error}"[:300]}
         if contender.name == RULES:
             out.unlink()
         return frame.reset_index(drop=True), said | {"itself": itself}
@@ -161,10 +160,16 @@ def against_truth(case: Case, name: str, predictor: Predictor, seed: int) -> pd.
     return kept.assign(score=_TRUE + kept.score, fold=case.fold.number)[list(_COLUMNS)]
 
 
-def stored(folder: Path) -> Iterator[tuple[pd.DataFrame, Mapping[str, Any]]]:
-    """Every piece under a folder, with what is noted of it."""
+def stored(
+    folder: Path, contenders: Mapping[str, Contender]
+) -> Iterator[tuple[pd.DataFrame, Mapping[str, Any]]]:
+    """Every piece under a folder that is of its case and contender as they are, with what is noted of it."""
     for noted in sorted(folder.rglob("piece.json")):
-        yield pd.read_parquet(noted.with_name("scores.parquet")), json.loads(noted.read_text())
+        said = json.loads(noted.read_text())
+        case = json.loads((noted.parents[2] / "case" / "case.json").read_text())
+        known = contenders.get(said["predictor"])
+        if said.get("case") == case and said["source"] == ("" if known is None else known.source):
+            yield pd.read_parquet(noted.with_name("scores.parquet")), said
 
 
 _COLUMNS = ("predictor", "perturbation", "time", "fold", "seed", "score", "value")

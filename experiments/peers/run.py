@@ -80,11 +80,11 @@ def pieces(tasks: Sequence[Task], asked: Sequence[Contender], seeds: int, out: P
             for fold in task.folds_of(task.data)
         ]
         for case in cases:
-            yield Piece(case, None)
+            yield Piece(case, None, challenge=task.challenge)
         for seed in range(seeds):
             for contender in asked:
                 if seed == 0 or contender.seeded:
-                    yield from (Piece(case, contender, seed) for case in cases)
+                    yield from (Piece(case, contender, seed, challenge=task.challenge) for case in cases)
 
 
 def line(piece: Piece, frame: pd.DataFrame, said: dict[str, Any]) -> str:

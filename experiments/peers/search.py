@@ -79,7 +79,10 @@ def _searched(one: Contender, outer: Case, inner: Case, store: Store) -> dict[st
 
 def _tried(one: Contender, case: Case, steps: int | None, store: Store) -> dict[str, Any]:
     """The error of a predictor on a case, and how long it trained."""
-    frame, said = store.result(Piece(case, one, 0, steps, challenge=case.folder.parent.name != "inner"))
+    challenge = (
+        case.task.challenge and case.folder.parent.name != "inner"
+    )  # as in the tables, not fitted anew
+    frame, said = store.result(Piece(case, one, 0, steps, challenge))
     if said["failure"]:
         return {"failure": said["failure"], "error": None, "steps": 0}
     error = float(frame[frame.score == "relative_l2"].value.mean())

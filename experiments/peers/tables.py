@@ -15,6 +15,7 @@ import pandas as pd
 import search
 from pages import page
 from pieces import stored
+from predictors import contenders
 
 HERE = Path(__file__).parent
 
@@ -42,7 +43,7 @@ def main(given: Sequence[str] | None = None) -> int:
 def gathered(out: Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """All scores by the default length of training, and what is noted of each fit."""
     frames, fits = [], []
-    for frame, said in stored(out):
+    for frame, said in stored(out, contenders()):
         if said["asked_steps"] is None and said["place"] != "inner":
             frames.append(frame.assign(task=said["task"]))
             if "seconds" in said:
@@ -52,7 +53,11 @@ def gathered(out: Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
 
 def kept(said: Mapping[str, Any]) -> dict[str, Any]:
     """What is noted of a fit, less what only the store needs."""
-    return {name: one for name, one in said.items() if name not in ("key", "asked_steps", "place")}
+    return {
+        name: one
+        for name, one in said.items()
+        if name not in ("key", "asked_steps", "place", "case", "source")
+    }
 
 
 def not_installed() -> dict[str, str]:

@@ -6,6 +6,7 @@ import json
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -43,15 +44,21 @@ class Case:
     def of(cls, task: Task, fold: Fold, folder: Path) -> Case:
         """Writes the folder if it is not there, or is of other cells."""
         made = cls(task, fold, tuple(task.truth(fold)), folder)
-        key = {"data": fold.whole.digest, "split": fold.split.digest, "scored": list(map(list, fold.scored))}
         noted = folder / "case.json"
-        if not noted.is_file() or json.loads(noted.read_text()) != key:
+        if not noted.is_file() or json.loads(noted.read_text()) != made.key:
             with aside(folder, overwrite=True) as written:
                 written.mkdir(parents=True)
                 made._write(written / "task")
                 (written / "fold.pickle").write_bytes(pickle.dumps((fold, task.protocol, task.features)))
-                (written / "case.json").write_text(json.dumps(key, indent=1) + "\n")
+                (written / "case.json").write_text(json.dumps(made.key, indent=1) + "\n")
         return made
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What tells it from other cases."""
+        fold = self.fold
+        scored = [list(one) for one in fold.scored]
+        return {"data": fold.whole.digest, "split": fold.split.digest, "scored": scored}
 
     @property
     def given(self) -> Path:

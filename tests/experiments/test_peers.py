@@ -212,6 +212,7 @@ def test_memory_is_that_of_the_process_and_not_of_the_one_that_starts_it(tmp_pat
     assert 200 < ran.megabytes < 300
 
 
+@pytest.mark.slow
 def test_ours_and_the_rules_run_as_a_peer_does(tmp_path: Path) -> None:
     """In a process of their own, from the case's folder, and all of them are scored."""
     from pieces import Piece, Store
@@ -283,3 +284,20 @@ def test_every_task_has_something_to_score_and_features_of_what_is_asked() -> No
             if table is not None:
                 genes = {gene for label in fold.labels for gene in label.split("+")}
                 assert genes <= set(table.index), task.name
+
+
+def test_tables_hold_what_is_of_todays_cases_and_adapters(tmp_path: Path) -> None:
+    import pieces
+
+    tool, store = adapter(tmp_path / "tool", SHIFTING), pieces.Store()
+    out = tmp_path / "out"
+
+    def gathered(known: Any) -> int:
+        return len(list(pieces.stored(out, {"tool": known})))
+
+    store.result(pieces.Piece(case_of(small_task(), out), tool, challenge=False))
+    assert gathered(tool) == 1
+    changed = adapter(tmp_path / "tool", SHIFTING + "\n# changed\n")
+    assert gathered(changed) == 0
+    case_of(small_task(folds=2), out)  # the task holds out other genes now
+    assert gathered(tool) == 0

@@ -1,6 +1,6 @@
 """biolord (Piran et al. 2024): profiles decoded from what is known of them: perturbation, context and time.
 
-.venv-peers/biolord/bin/python experiments/peers/biolord/adapter.py TASK OUT.h5ad --seed S [--steps EPOCHS]
+.venv-peers/biolord/bin/python experiments/peers/biolord/adapter.py TASK OUT.h5ad --seed S [--steps STEPS]
 
 Its authors predict perturbations from the mean profile of each (their scripts on Norman and Adamson), and so
 does this: the control cells of an asked row are moved by what the predicted profile differs from their mean.
@@ -8,6 +8,7 @@ does this: the control cells of an asked row are moved by what the predicted pro
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 from exchange import CONTROL, Given, arguments, genes_of, read_given, write_cells
 
-EPOCHS = 200
+STEPS = 1_000  # about what its authors' 200 epochs take over Norman's hundred singles
 BATCH = 32
 MODULE = {  # of the authors' configuration for Norman
     "attribute_nn_width": 64,
@@ -50,7 +51,7 @@ PLAN = {
     "decoder_lr": 1e-2,
     "decoder_wd": 1e-2,
 }
-SETTINGS = "its authors' configuration for Norman: mean profiles, 200 epochs, batches of 32"
+SETTINGS = "its authors' configuration for Norman: mean profiles in batches of 32, for as many steps"
 
 
 def known_of(given: Given) -> tuple[dict[str, np.ndarray], str]:
@@ -90,7 +91,7 @@ def measured(given: Given) -> tuple[pd.DataFrame, np.ndarray]:
 
 def main() -> None:
     """Trains on mean profiles, predicts the asked ones, and writes controls that were moved to them."""
-    chosen = arguments(__doc__, "epochs")
+    chosen = arguments(__doc__, "steps")
     given = read_given(chosen.task)
     known, said = known_of(given)
     rows, x = measured(given)
@@ -100,7 +101,8 @@ def main() -> None:
     attributes = {"ordered_attributes_keys": ordered, "categorical_attributes_keys": ["context"]}
     biolord.Biolord.setup_anndata(train, **attributes)
     model = biolord.Biolord(train, n_latent=32, module_params=MODULE | {"seed": chosen.seed})
-    epochs = chosen.steps or EPOCHS
+    steps = chosen.steps or STEPS
+    epochs = math.ceil(steps / math.ceil(train.n_obs / BATCH))
     with tempfile.TemporaryDirectory() as aside:
         model.train(
             max_epochs=epochs,
@@ -138,7 +140,7 @@ def main() -> None:
             delta = np.sum([one - control for one in each], axis=0)
         groups.append(np.maximum(cells + delta, 0.0))
     settings = f"{SETTINGS}; {said}; a pair is the sum of its members, measured where they were"
-    write_cells(chosen.out, given, groups, package="biolord", steps=epochs, unit="epochs", settings=settings)
+    write_cells(chosen.out, given, groups, package="biolord", steps=steps, unit="steps", settings=settings)
 
 
 if __name__ == "__main__":

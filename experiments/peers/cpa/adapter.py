@@ -19,9 +19,68 @@ import torch
 from exchange import CONTROL, Given, arguments, genes_of, read_given, write_cells
 from scipy import sparse
 
-BATCH = 128  # its default
-MOST_EPOCHS = 400  # its default for less than 20,000 cells; early stopping as it has it
-MOST_STEPS = 6_000  # of which three minutes hold about so many
+MOST_EPOCHS = 400  # its default for less than 20,000 cells
+FEW_CELLS, SMALL, LARGE = 4_000, 128, 512  # its default batch for few cells, that of its tutorials for more
+MOST_STEPS = {SMALL: 6_000, LARGE: 3_000}  # of which three minutes hold about so many
+NORMAN = (  # of its tutorial on Norman's pairs
+    {
+        "n_latent": 128,
+        "recon_loss": "nb",
+        "doser_type": "linear",
+        "n_hidden_encoder": 512,
+        "n_layers_encoder": 2,
+        "n_hidden_decoder": 256,
+        "n_layers_decoder": 2,
+        "use_batch_norm_decoder": False,
+        "dropout_rate_decoder": 0.2,
+    },
+    {
+        "n_epochs_pretrain_ae": 30,
+        "n_epochs_adv_warmup": 100,
+        "n_epochs_mixup_warmup": 10,
+        "mixup_alpha": 0.2,
+        "adv_steps": 2,
+        "n_hidden_adv": 128,
+        "n_layers_adv": 2,
+        "dropout_rate_adv": 0.2,
+        "reg_adv": 50.0,
+        "pen_adv": 1.0,
+        "lr": 3e-4,
+        "wd": 4e-7,
+        "step_size_lr": 45,
+    },
+)
+KANG = (  # of its tutorial on interferon in cell types
+    {
+        "n_latent": 64,
+        "recon_loss": "nb",
+        "doser_type": "linear",
+        "n_hidden_encoder": 128,
+        "n_layers_encoder": 2,
+        "n_hidden_decoder": 512,
+        "n_layers_decoder": 2,
+        "use_batch_norm_decoder": False,
+        "use_layer_norm_decoder": True,
+        "dropout_rate_decoder": 0.1,
+    },
+    {
+        "n_epochs_pretrain_ae": 30,
+        "n_epochs_adv_warmup": 50,
+        "n_epochs_mixup_warmup": 0,
+        "mixup_alpha": 0.0,
+        "adv_steps": None,
+        "n_hidden_adv": 64,
+        "n_layers_adv": 3,
+        "dropout_rate_adv": 0.3,
+        "reg_adv": 20.0,
+        "pen_adv": 5.0,
+        "lr": 3e-4,
+        "wd": 4e-7,
+        "do_clip_grad": True,
+        "gradient_clip_value": 1.0,
+        "step_size_lr": 10,
+    },
+)
 
 
 def screen(given: Given, seed: int) -> tuple[anndata.AnnData, list[np.ndarray]]:
@@ -53,7 +112,8 @@ def main() -> None:
     """Trains on all training cells, decodes the controls under each asked name, and writes their means."""
     chosen = arguments(__doc__, "epochs")
     given = read_given(chosen.task)
-    settings = ["defaults"]
+    module, plan = KANG if given.facts["has_contexts"] else NORMAN
+    settings = ["as its tutorials on Kang's (contexts) and Norman's screen"]
     if given.asks_new_times:
         given = given.of_last_time()
         settings.append("no time: cells of the last training day alone")
@@ -74,12 +134,13 @@ def main() -> None:
     if given.unseen_genes:
         more["drug_embeddings"] = embeddings(given)
         settings.append("features of genes in place of learnt embeddings")
-    model = cpa.CPA(cells, split_key="split", seed=chosen.seed, **more)
-    fits = max(1, MOST_STEPS * BATCH // given.train.n_obs)
-    epochs = chosen.steps or min(MOST_EPOCHS, fits)
-    settings.append("400 epochs at most, or 6,000 steps (capped)")
+    model = cpa.CPA(cells, split_key="split", seed=chosen.seed, **module, **more)
+    batch = SMALL if given.train.n_obs < FEW_CELLS else LARGE
+    epochs = chosen.steps or min(MOST_EPOCHS, max(1, MOST_STEPS[batch] * batch // given.train.n_obs))
+    settings.append(f"400 epochs or {MOST_STEPS[batch]:,} steps of {batch} cells at most (capped)")
     quiet = {"use_gpu": False, "save_path": False, "enable_progress_bar": False}
-    model.train(max_epochs=epochs, batch_size=BATCH, **quiet)
+    stop = {"early_stopping_patience": 5, "check_val_every_n_epoch": 5}
+    model.train(max_epochs=epochs, batch_size=batch, plan_kwargs=dict(plan), **stop, **quiet)
     made = []
     for rows in groups:
         asked = cells[rows].copy()

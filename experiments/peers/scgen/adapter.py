@@ -17,10 +17,7 @@ import scvi
 from exchange import CONTROL, Given, arguments, read_given, refuse, write_cells
 
 EPOCHS = 100  # as its tutorial of this very task has it, with batches of 32 and early stopping
-SETTINGS = (
-    "as its tutorial: 100 epochs at most, batches of 32, early stopping with patience 25; the latent shift over "
-    "all cell types"
-)
+SETTINGS = "as its tutorial: 100 epochs at most, batches of 32, early stopping; shift over all cell types"
 
 
 def expression(given: Given) -> anndata.AnnData:
