@@ -92,6 +92,7 @@ def _read(way: Callable[[], Any], said: str) -> Any:
 
 def _values(X: Any) -> Any:
     """The values as double precision where they are numbers."""
+    X = X.compute() if hasattr(X, "compute") else X
     dense = X.toarray() if sparse.issparse(X) else X
     if dense is None or np.ma.isMaskedArray(dense) or np.asarray(dense).dtype.kind not in "iuf":
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import dask.array
 import numpy as np
 from scipy import sparse
 
@@ -13,6 +14,7 @@ __all__ = ["COUNTS", "FORMS", "dense", "with_count"]
 
 def dense(X: Any) -> Any:
     """A matrix with its zeros."""
+    X = X.compute() if hasattr(X, "compute") else X
     return X.toarray() if sparse.issparse(X) else X
 
 
@@ -92,6 +94,7 @@ COUNTS: tuple[tuple[float, str], ...] = (
 """A value, and the type of the matrix that holds it."""
 
 FORMS: tuple[Callable[[Any], Any], ...] = (
+    lambda X: dask.array.from_array(dense(X), chunks=(5, 2)),
     sparse.csr_matrix,
     sparse.csc_matrix,
     sparse.csr_array,

@@ -52,13 +52,14 @@ class Parts:
     raw: AnnData | None = None
     reading: dict[str, Any] = field(default_factory=dict)
     broken: str = ""
+    hand: Callable[[AnnData], AnnData] = lambda adata: adata
 
     def adata(self) -> AnnData:
         """The AnnData; what it cannot hold, it says itself."""
         adata = AnnData(self.X, obs=self.obs, var=self.var, layers=self.layers, uns=self.uns)
         if self.raw is not None:
             adata.raw = self.raw
-        return adata
+        return self.hand(adata)
 
 
 def made(case: Hostile) -> Parts:
@@ -214,6 +215,11 @@ def _gene_column(values: list[Any]) -> Fault:
     return change
 
 
+def _handed(hand: Callable[[AnnData], AnnData]) -> Fault:
+    """A view, or another stand-in for the screen."""
+    return lambda parts: setattr(parts, "hand", hand)
+
+
 def _broken(what: str) -> Fault:
     return lambda parts: setattr(parts, "broken", what)
 
@@ -334,6 +340,14 @@ FAULTS: dict[str, tuple[Fault, ...]] = {
         _layer(seen=lambda X: dense(X) > 0),
         _layer(raw=lambda X: X),
         _layer(counts=lambda X: sparse.csc_matrix(dense(X))),
+    ),
+    "hand": (
+        _handed(lambda adata: adata[::-1]),
+        _handed(lambda adata: adata[:, ::-1]),
+        _handed(lambda adata: adata[1:][:, :4]),
+        _handed(lambda adata: adata[adata.obs_names.to_series().sample(frac=1, random_state=0).index]),
+        _handed(lambda adata: adata[np.arange(adata.n_obs) % 2 == 0].copy()),
+        _handed(lambda adata: adata[:0]),
     ),
     "columns": (
         *(_without(name) for name in ("perturbation", "time", "batch", "context", "depth", "cell")),

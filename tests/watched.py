@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 __all__ = ["Watched", "watched"]
 
-SECONDS = 30.0  # longer is a hang
+SECONDS = 30.0  # longer is a hang, on a machine that does nothing else
 STARTING = 120.0  # the first call imports the library
 _BYTES = 8 * 2**30  # what the process may take, so that a test takes no machine down
 
@@ -39,6 +40,7 @@ class Watched:
         assert connection is not None
         connection.send(given)
         try:
+            seconds *= max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
             if connection.poll(seconds):
                 return connection.recv()
         except (EOFError, ConnectionResetError):

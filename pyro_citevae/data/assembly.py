@@ -78,8 +78,8 @@ def assembled(screen: Screen) -> dict[str, Any]:
         screen: The parts of a screen.
 
     Raises:
-        DataError: A time is not the schema's, or a cell of a sequence is observed twice at one time or under
-            two schedules.
+        DataError: A time is not the schema's, or a cell of a sequence is observed twice at one time, under
+            two schedules, or in two batches or contexts.
     """
     row_step = screen.steps
     names, first, row_cell = np.unique(screen.cells, return_index=True, return_inverse=True)
@@ -93,6 +93,10 @@ def assembled(screen: Screen) -> dict[str, Any]:
     if (row_condition != row_condition[first][row_cell]).any():
         raise DataError("a cell of the sequence column changes its perturbation; write it as 'A@0+B@24'.")
     technical = np.searchsorted(np.array(screen.schema.batches), screen.batches)
+    if (technical != technical[first][row_cell]).any():
+        raise DataError(
+            "a cell of the sequence column changes its batch; give each cell one, or leave batch= out."
+        )
     context = np.zeros(len(screen.cells), dtype=np.int64)
     if screen.contexts is not None:
         context = np.array(screen.schema.contexts)[:, None] == screen.contexts

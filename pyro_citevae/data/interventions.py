@@ -34,7 +34,7 @@ class Dose:
         amount: Strength; 1 for a knock-out, less for a partial knock-down.
 
     Raises:
-        ScheduleError: The time is below 0, or the amount is neither 0 nor between 1e-30 and 1e30.
+        ScheduleError: The time is not between 0 and 1e30, or the amount neither 0 nor between 1e-30 and 1e30.
     """
 
     token: str
@@ -42,9 +42,9 @@ class Dose:
     amount: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.at < math.inf:
+        if not 0 <= self.at <= AMOUNTS[1]:
             raise ScheduleError(
-                f"the dose of '{self.token}' begins at {self.at:g}; doses begin at 0 or later."
+                f"the dose of '{self.token}' begins at {self.at:g}; give a time from 0 to {AMOUNTS[1]:g}."
             )
         if self.amount != 0 and not AMOUNTS[0] <= self.amount <= AMOUNTS[1]:
             raise ScheduleError(

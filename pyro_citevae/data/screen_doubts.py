@@ -88,9 +88,10 @@ def require_one_reading(read: Mapping[str, Schedule], tokens: Sequence[str], sai
     """
     for text in read.keys() & set(tokens):
         if read[text].tokens != (text,):
+            quoted = Dose(text).text(quoted=True)
             raise DataError(
-                f"{said} says '{text}' and, as the name of one perturbation, '{Dose(text)}'; write one of "
-                "them otherwise."
+                f"{said} says '{text}' and, as the name of one perturbation, '{quoted}'; write one of them "
+                "otherwise."
             )
 
 

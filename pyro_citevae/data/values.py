@@ -170,4 +170,4 @@ def _require_counts(stored: np.ndarray, where: str, elsewhere: Callable[[], str]
         if found.any():
             value = stored[np.flatnonzero(found)[0]]
             way_out = elsewhere() or "name raw counts with layer=, or take the values with values='real'"
-            raise DataError(f"{where} holds {what} values such as {value:g}; {way_out}.")
+            raise DataError(f"{where} holds {what} values such as {float(value):.10g}; {way_out}.")

@@ -365,6 +365,12 @@ def with_times(*first: Any) -> AnnData:
             id="cell seen twice at one time",
         ),
         pytest.param(
+            lambda: screen(cell=list("aabcdefghijk"), time=TIMES, run=list("xyxxxxxxxxxx")),
+            {"sequence": "cell", "time": "time", "batch": "run"},
+            "changes its batch; give each cell one, or leave batch= out",
+            id="cell in two batches",
+        ),
+        pytest.param(
             lambda: screen(cell=list("abbcdefghijk"), time=TIMES),
             {"sequence": "cell", "time": "time"},
             "changes its perturbation",
