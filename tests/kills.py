@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["child_of", "ended", "in_child", "killed_at_call"]
+__all__ = ["calls_of", "child_of", "ended", "in_child", "killed_at_call"]
 
 _CALLS = {"open", "os.mkdir", "os.rename", "os.rmdir", "os.remove", "os.link", "os.chmod", "os.truncate"}
 
@@ -77,21 +77,35 @@ def killed_at_call(number: int, folder: Path, work: Callable[[], object]) -> boo
         Whether there were as many calls.
     """
 
-    def watched() -> None:
-        left = number
+    def count(seen: int) -> None:
+        if seen == number:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        def count(event: str, given: tuple) -> None:
-            nonlocal left
-            if event in _CALLS and isinstance(given[0], (str, bytes)):
-                path = os.fsdecode(given[0])
-                if path.startswith(str(folder)) or not path.startswith("/"):  # names below an open folder
-                    left -= 1
-                    if left < 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(count)
-        work()
-
-    code = in_child(watched)
+    code = in_child(lambda: _watched(folder, work, count))
     assert code in (0, -signal.SIGKILL)
     return code != 0
+
+
+def calls_of(folder: Path, work: Callable[[], object]) -> int:
+    """Runs work in a fork, and counts its calls of the file system within a folder."""
+    reading, writing = os.pipe()
+    assert in_child(lambda: _watched(folder, work, lambda seen: os.write(writing, b"."))) == 0
+    os.close(writing)
+    with os.fdopen(reading, "rb") as told:
+        return len(told.read())
+
+
+def _watched(folder: Path, work: Callable[[], object], tell: Callable[[int], object]) -> None:
+    """Does work, and tells the number of each call of the file system within a folder before it is made."""
+    seen = 0
+
+    def watch(event: str, given: tuple) -> None:
+        nonlocal seen
+        if event in _CALLS and isinstance(given[0], (str, bytes)):
+            path = os.fsdecode(given[0])
+            if path.startswith(str(folder)) or not path.startswith("/"):  # names below an open folder
+                tell(seen)
+                seen += 1
+
+    sys.addaudithook(watch)
+    work()

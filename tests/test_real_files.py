@@ -190,7 +190,7 @@ def broken_csr(x: np.ndarray) -> sparse.csr_matrix:
     ("change", "phrase"),
     [
         (lambda x: x + 1e-9 * (x > 0).astype(np.float64), "X holds fractional values such as"),
-        (lambda x: x.astype(np.int64) + 2**24, "X holds huge values such as 1.67"),
+        (lambda x: x.astype(np.int64) + 2**24, "X holds huge values such as 16777218"),
         (lambda x: x.astype(complex), "X holds values of type complex128; give real numbers"),
         (broken_csr, "X is no whole sparse matrix"),
         (lambda x: np.where(x > 3, np.nan, x), "X holds NaN or infinite values"),
@@ -536,7 +536,7 @@ def test_an_amount_beyond_those_given_is_told() -> None:
 @pytest.mark.parametrize(
     ("dose", "phrase"),
     [
-        (["0", "ten", "10"], "holds 'ten' for cells of 'Dasatinib'; doses are numbers"),
+        (["0", "ten", "10"], "holds 'ten' for cells of 'Dasatinib'; doses are 0, or numbers"),
         ([0, np.nan, 10], "holds 'nan' for cells of 'Dasatinib'"),
         (["0", "10 nM", "10 uM"], r"several units \(nM, uM\); bring them to one"),
         (["0", "1+2", "10"], "the dose '1.2' does not fit 'Dasatinib'"),

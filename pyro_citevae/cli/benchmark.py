@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from pyro_citevae import benchmark
 from pyro_citevae.cli.as_json import Facts, rows
 from pyro_citevae.cli.completions import one_of, screens
 from pyro_citevae.cli.options import Context, Layout, MostGenes, Quiet
-from pyro_citevae.cli.runs import file_of
+from pyro_citevae.cli.runs import file_of, say_what_runs
 from pyro_citevae.cli.signals import keeping
 from pyro_citevae.cli.terminal import progress_bar, say
 from pyro_citevae.errors import DataError
@@ -63,6 +64,8 @@ def benchmark_command(
     path = config_file or Path("experiments") / protocol.replace("-", "_") / "config.toml"
     known = path.is_file() or config_file is not None or data is None
     settings = benchmark.settings_from(path) if known else benchmark.Settings()
+    named = [settings.merged(one)[:2] for one in settings.variants]
+    say_what_runs(path, [settings.model, settings.guide, *chain.from_iterable(named)])
     changed: dict[str, Any] = {"seeds": seeds, "limit": limit}
     settings = settings.model_copy(update={name: v for name, v in changed.items() if v is not None})
     folder = path.parent if out is None else out

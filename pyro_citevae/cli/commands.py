@@ -114,6 +114,11 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             "Try the laws that fitting and predicting rely on, on a model or a guide of your own.",
             ("citevae check my_model.py:MyModel", "citevae check CiteVAE --with MeanField"),
         ),
+        "verify": Command(
+            "verify:verify_command",
+            "Check that each file of a run is as it was written; nothing of the run is executed.",
+            ("citevae verify runs/renge", "citevae verify runs/renge --json | jq .files"),
+        ),
         "models": Command(
             "plugins:list_models",
             "List the models and guides, those of installed plug-ins among them.",

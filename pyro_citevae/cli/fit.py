@@ -30,7 +30,7 @@ from pyro_citevae.cli.options import (
     Values,
     with_columns,
 )
-from pyro_citevae.cli.runs import file_of, path_of, records_of, require_complete, screen_of
+from pyro_citevae.cli.runs import file_of, path_of, records_of, require_complete, say_what_runs, screen_of
 from pyro_citevae.cli.signals import keeping
 from pyro_citevae.cli.terminal import console, in_flags, say
 from pyro_citevae.data import Split, Summary
@@ -121,6 +121,7 @@ def fit_command(
     }
     recipe = _recipe(config_file, model, guide, options, features)
     chosen = recipe.fit_settings
+    replace(chosen, seed=chosen.seed + seeds - 1)  # the last one is a seed too, or is refused now
     if chosen.devices > 1 and not processes.launched() and not complete:
         with tempfile.TemporaryDirectory() as errors:
             processes.launch(chosen.devices, ("-m", "pyro_citevae.cli", *sys.argv[1:]), Path(errors))
@@ -224,6 +225,9 @@ def _recipe(
 ) -> Recipe:
     """What the file of settings says, where the command line does not say otherwise."""
     settings = config.settings_from(file)
+    if not processes.launched():
+        taken = [None if model else settings.model, None if guide else settings.guide]
+        say_what_runs(file, taken)
     given = {name: value for name, value in options.items() if value is not None}
     return Recipe(
         settings.model if model is None else settings.model.model_copy(update={"name": model}),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pyro_citevae import registry
+from pyro_citevae.cli.terminal import say
+from pyro_citevae.config import Part
 from pyro_citevae.data import Trajectories, datasets, open_anndata
 from pyro_citevae.data.anndata_io import padded
 from pyro_citevae.data.columns import Columns
@@ -33,6 +36,7 @@ __all__ = [
     "path_of",
     "records_of",
     "require_complete",
+    "say_what_runs",
     "screen_of",
 ]
 
@@ -64,6 +68,18 @@ def path_of(data: str) -> str:
 def file_of(data: str | None) -> str | None:
     """The file of a screen; None for a shipped one."""
     return None if data in datasets.CATALOGUE else data
+
+
+def say_what_runs(file: Path | None, parts: Iterable[Part | None]) -> None:
+    """Names each Python file that a file of settings names a class of, before it is run.
+
+    Args:
+        file: The file of settings.
+        parts: The models and guides that it names.
+    """
+    for code in dict.fromkeys(one.name.rpartition(":")[0] for one in parts if one is not None):
+        if code:
+            say(f"Runs '{code}', which '{file}' names.")
 
 
 def named_columns(data: str, given: dict[str, Any]) -> Columns:

@@ -10,7 +10,7 @@ from pyro_citevae.errors import RunError, reason
 from pyro_citevae.infer.run_record import read_record
 from pyro_citevae.kinds import MARK, NOTEBOOK, PAGE
 from pyro_citevae.report.page import page
-from pyro_citevae.whole_files import aside
+from pyro_citevae.whole_files import aside, together
 
 __all__ = ["write"]
 
@@ -55,13 +55,13 @@ def write(
     notebook = out.with_suffix(".ipynb")
     text = (resources.files("pyro_citevae.report") / "files" / "report.txt").read_text()
     asked = {"run": str(Path(run).resolve()), "data": data, "draws": draws, "seed": seed}
-    failure: PapermillExecutionError | None = None
+    empty = jupytext.reads(text, fmt="py:percent")
+    empty.metadata[MARK] = NOTEBOOK.words
+    places = ((notebook, NOTEBOOK), (out, PAGE))
     try:
         # scanpy's Numba leaves torch's threads as they are
-        with aside(notebook, overwrite=True, kind=NOTEBOOK) as file, unless_set("NUMBA_NUM_THREADS", "1"):
+        with together(*places, overwrite=True) as (file, html), unless_set("NUMBA_NUM_THREADS", "1"):
             try:
-                empty = jupytext.reads(text, fmt="py:percent")
-                empty.metadata[MARK] = NOTEBOOK.words
                 executed = execute_notebook(
                     empty,
                     str(file),
@@ -70,13 +70,15 @@ def write(
                     progress_bar=False,
                     extra_arguments=["--IPKernelApp.log_level=ERROR"],  # a kernel of this machine alone
                 )
-            except PapermillExecutionError as error:
-                failure = error  # its notebook is kept
+            except PapermillExecutionError:
+                shown = file.read_bytes()
+                raise
+            html.write_text(page(executed, f"{Path(run).name}: report"))
     except (NoSuchKernel, DeadKernelError) as error:
         raise RunError(f"the report's notebook could not be run ({reason(error)}); {_WAY_OUT}.") from error
-    if failure is not None:
-        said = f"{failure.ename}: {failure.evalue}"
-        raise RunError(f"the report failed in a cell ({said}); '{notebook}' shows where.") from failure
-    with aside(out, overwrite=True, kind=PAGE) as file:
-        file.write_text(page(executed, f"{Path(run).name}: report"))
+    except PapermillExecutionError as error:
+        with aside(notebook, overwrite=True, kind=NOTEBOOK) as file:
+            file.write_bytes(shown)
+        said = f"{error.ename}: {error.evalue}"
+        raise RunError(f"the report failed in a cell ({said}); '{notebook}' shows where.") from error
     return notebook

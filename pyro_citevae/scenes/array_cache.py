@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from pyro_citevae.errors import DataError, RunError, reason
 from pyro_citevae.whole_files import aside
 
-__all__ = ["cached", "npz_arrays"]
+__all__ = ["cached", "npz_arrays", "write_bytes_array"]
 
 _SOURCE = "source.json"
 
@@ -46,6 +47,26 @@ def cached(folder: Path, source: Mapping[str, object], make: Callable[[Path], No
         return {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
     except (OSError, ValueError) as error:
         raise DataError(f"'{folder}' cannot be read ({reason(error)}); delete it to make it anew.") from error
+
+
+def write_bytes_array(path: Path, shape: tuple[int, ...], parts: Iterable[UInt8[np.ndarray, ...]]) -> None:
+    """Writes an array of bytes as ``.npy``, part by part.
+
+    A memory map that is written to ends the process where the disk is full; this raises.
+
+    Args:
+        path: The file.
+        shape: Shape of the whole array.
+        parts: Its parts along the first axis, in their order.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    head = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_2_0(file, head)
+        for part in parts:
+            file.write(np.ascontiguousarray(part).data)
 
 
 def npz_arrays(path: Path, keys: Iterable[str], cache: Path) -> dict[str, np.ndarray]:

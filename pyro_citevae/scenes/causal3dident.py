@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from pyro_citevae.errors import DataError, reason
-from pyro_citevae.scenes.array_cache import cached
+from pyro_citevae.scenes.array_cache import cached, write_bytes_array
 from pyro_citevae.scenes.dynamics import SHAPES
 
 __all__ = ["FOLDERS", "find", "read"]
@@ -65,10 +65,7 @@ def read(
 
     def decode(target: Path) -> None:
         shape = (len(paths), pixels, pixels, 3)
-        images = np.lib.format.open_memmap(target / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        for row, path in enumerate(paths):
-            images[row] = _picture(path, pixels)
-        images.flush()
+        write_bytes_array(target / "images.npy", shape, (_picture(path, pixels) for path in paths))
 
     images = cached(cache / f"{folder.name}_{pixels}", source, decode)["images"]
     latents = np.concatenate(raw)

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int, UInt8
 from pyro_citevae.errors import DataError, RunError
 from pyro_citevae.kinds import SCENES
 from pyro_citevae.process_pools import process_pool
+from pyro_citevae.scenes.array_cache import write_bytes_array
 from pyro_citevae.scenes.dynamics import (
     SHAPES,
     LatentSequences,
@@ -158,14 +159,8 @@ def _chunks(store: Path, part: _Part, digests: Mapping[str, str], chunk: int) ->
 
 def _joined(chunks: list[Path], n_frames: int, store: Path) -> UInt8[np.ndarray, "frame 64 64 3"]:
     """The images of a part, which stay on disk."""
-    joined = np.lib.format.open_memmap(
-        store / "joined.npy", mode="w+", dtype=np.uint8, shape=(n_frames, 64, 64, 3)
-    )
-    start = 0
-    for path in chunks:
-        images = np.load(path)
-        joined[start : start + len(images)] = images
-        start += len(images)
+    write_bytes_array(store / "joined.npy", (n_frames, 64, 64, 3), map(np.load, chunks))
+    joined: np.ndarray = np.load(store / "joined.npy", mmap_mode="r")
     return joined
 
 
@@ -216,6 +211,7 @@ def _save(
     renderer: Renderer, path: Path, latents: Float[np.ndarray, "frame 10"], shapes: Int[np.ndarray, " frame"]
 ) -> int:
     """Renders a chunk to its file, whole or not at all."""
-    with aside(path, overwrite=True) as file, file.open("wb") as stream:
-        np.save(stream, renderer.render(latents, shapes))
+    images = renderer.render(latents, shapes)
+    with aside(path, overwrite=True) as file:
+        write_bytes_array(file, images.shape, [images])
     return 1

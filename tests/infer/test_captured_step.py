@@ -23,7 +23,7 @@ from pyro_citevae.data import Batch
 from pyro_citevae.data.resident_screen import ResidentScreen
 from pyro_citevae.errors import DivergenceError
 from pyro_citevae.guides import BackwardSmoother, MeanField
-from pyro_citevae.infer import drawn_rows, svi
+from pyro_citevae.infer import drawn_rows, optimisation
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.captured_step import CapturedStep, reads
 from pyro_citevae.infer.evidence_lower_bound import EvidenceLowerBound
@@ -146,7 +146,7 @@ def resident(monkeypatch: pytest.MonkeyPatch) -> None:
     def made(model: Any, data: Any, settings: Any, loaders: Any, *_: Any) -> ResidentScreen:
         return ResidentScreen(data, settings.minibatch(data.n_cells - len(loaders.unseen)))
 
-    monkeypatch.setattr(svi, "_resident", made)
+    monkeypatch.setattr(optimisation, "_resident", made)
     monkeypatch.setattr(CapturedStep, "compile", lambda *_: None)
 
 

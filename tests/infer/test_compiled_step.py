@@ -14,7 +14,7 @@ from screens import simulated
 import pyro_citevae as cv
 from pyro_citevae.data.resident_screen import ResidentScreen
 from pyro_citevae.guides import BackwardSmoother, MeanField
-from pyro_citevae.infer import compiled_step, svi
+from pyro_citevae.infer import compiled_step, optimisation
 from pyro_citevae.infer.bounds import negative_bound
 from pyro_citevae.infer.captured_step import CapturedStep
 from pyro_citevae.models import CiteVAE, StaticShift
@@ -117,7 +117,7 @@ def test_only_a_long_fit_is_compiled(
     is_long: bool,
     resident: bool,
 ) -> None:
-    monkeypatch.setattr(svi, "pays", lambda *_: is_long)
+    monkeypatch.setattr(optimisation, "pays", lambda *_: is_long)
     asked: list[bool] = []
     monkeypatch.setattr(CapturedStep, "compile", lambda *_: asked.append(True))
     fitted(data, max_epochs=1, **options)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,14 @@ MODEL = '[model]\nname = "StaticShift"\nn_programs = 2\nhidden = 4\n[guide]\nnam
 BENCHMARK = MODEL + "seeds = 1\n"
 
 
+@pytest.fixture(autouse=True)
+def heeds_interrupts() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a shell's background jobs ignore it, and so would these tests there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("signals")
@@ -44,7 +52,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     line = "fit {screen.h5ad} --time time --hold-out time=3 --config {model.toml} --epochs 1 --quiet -o {run}"
     assert in_child(lambda: command(line, found)) == 0
     found["whole"] = home / "whole"
-    assert in_child(lambda: command(f"{FIT} --epochs 20", {**found, "out": found["whole"]})) == 0
+    assert in_child(lambda: command(f"{FIT} --epochs 6", {**found, "out": found["whole"]})) == 0
     return found
 
 
@@ -85,7 +93,7 @@ def test_a_fit_that_is_stopped_says_what_is_kept_and_goes_on(
     number: int, code: int, places: dict[str, Path], tmp_path: Path
 ) -> None:
     given = {**places, "out": tmp_path / "run"}
-    child = child_of(lambda: command(f"{FIT} --epochs 20", given), tmp_path / "stderr")
+    child = child_of(lambda: command(f"{FIT} --epochs 6", given), tmp_path / "stderr")
     wait_for((tmp_path / "run.training/seed_0/training.safetensors").exists)
     os.kill(child, number)
     assert ended(child) == code
@@ -93,7 +101,7 @@ def test_a_fit_that_is_stopped_says_what_is_kept_and_goes_on(
     kept = f"each whole epoch is kept in {tmp_path}/run.training; go on by the same command with --resume."
     assert said == f"stopped by {signal.Signals(number).name}; {kept}\n"
     assert names(tmp_path) == {"run.training", "stderr"}
-    assert in_child(lambda: command(f"{FIT} --epochs 20 --resume", given)) == 0
+    assert in_child(lambda: command(f"{FIT} --epochs 6 --resume", given)) == 0
     for file in ("model.safetensors", "history.parquet"):
         assert (tmp_path / "run" / file).read_bytes() == (places["whole"] / file).read_bytes()
     assert names(tmp_path) == {"run", "stderr"}
@@ -231,8 +239,8 @@ def test_sigterm_ends_a_script_as_it_does_without_a_fit() -> None:
 # Every command, at random moments
 
 COMMANDS = {
-    "fit": f"{FIT} --epochs 200",
-    "fit on two devices": f"{FIT} --epochs 200 --devices 2",
+    "fit": f"{FIT} --epochs 60",
+    "fit on two devices": f"{FIT} --epochs 60 --devices 2",
     "predict": "predict {run} --do gene_0 --do gene_1 --draws 2000 -o {out}",
     "rank": "rank {run} --draws 500 -o {out}",
     "evaluate": "evaluate {run} -o {out}",
