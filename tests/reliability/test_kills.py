@@ -1,4 +1,4 @@
-"""A fit that is killed at any moment, or call of the file system, goes on to the same bytes, without litter."""
+"""A fit that is killed at any moment, or call of the file system, goes on to the same bytes."""
 
 from __future__ import annotations
 
