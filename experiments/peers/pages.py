@@ -148,9 +148,15 @@ def behind(tasks: Sequence[Task], over: Mapping[str, pd.DataFrame]) -> str:
     lines = []
     for task in tasks:
         rows = over[task.name]
+        if OURS not in set(rows.predictor):
+            lines.append(f"* {task.question}: CiteVAE is not measured yet.")
+            continue
         peers, rules = _kinds(rows)
         for score in _BETTER_SMALLER:
             ours, said = _spread(rows, OURS, score)
+            if not said:
+                lines.append(f"* {task.question}, {_SHOWN[score]}: CiteVAE is not measured yet.")
+                continue
             ahead = [(name, *_spread(rows, name, score)) for name in (*peers, *rules)]
             named = [
                 f"{name} {text}"

@@ -15,6 +15,7 @@ import pyro_citevae as cv
 from pyro_citevae import report
 from pyro_citevae.errors import RunError
 from pyro_citevae.guides import BackwardSmoother
+from pyro_citevae.kinds import PAGE
 from pyro_citevae.models import CiteVAE
 
 GENE = "<script>alert(1)</script>"
@@ -115,10 +116,10 @@ def test_a_browser_shows_it_without_a_word(page: Path, width: int, tmp_path: Pat
 def test_a_report_that_fails_leaves_the_page_of_before(run: Path, tmp_path: Path) -> None:
     """And its notebook has the error."""
     out = tmp_path / "report.html"
-    out.write_text("the page of before")
+    out.write_text(f"{PAGE.words}: the page of before")
     with pytest.raises(RunError, match=r"'.*report\.ipynb' shows where"):
         report.write(run, out, data=str(tmp_path / "none.h5ad"))
-    assert out.read_text() == "the page of before"
+    assert out.read_text() == f"{PAGE.words}: the page of before"
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.ipynb"}
     assert '"output_type": "error"' in out.with_suffix(".ipynb").read_text()
 
