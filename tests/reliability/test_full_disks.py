@@ -105,6 +105,7 @@ def test_a_full_disk_is_one_sentence_with_nothing_left(name: str, places: dict[s
     assert ended(child_of(lambda: fills_up(line, places, places["disk"])), most=600) == 0
 
 
+@pytest.mark.slow
 def test_a_benchmark_on_a_full_disk_leaves_all_of_its_results_or_none(places: dict[str, Path]) -> None:
     line = "benchmark unseen-gene --config {benchmark} --data {screen} --quiet -o {disk}/out"
     disk, names = places["disk"], {"results.parquet", "results.md", "splits.json"}

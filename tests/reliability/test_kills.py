@@ -1,4 +1,4 @@
-"""A fit that is killed at any moment, or call of the file system, goes on to the same bytes."""
+"""A fit that is killed, whenever or at a call of the file system, goes on to the same bytes."""
 
 from __future__ import annotations
 
