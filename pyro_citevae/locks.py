@@ -18,6 +18,7 @@ __all__ = ["LOCK", "locked"]
 LOCK = "lock"
 """Name of the file in a folder that is locked. The kernel frees it when its process ends, however it ends."""
 
+_TRIES = 100  # of taking what another process lets go at the same time
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
@@ -36,7 +37,6 @@ def locked(folder: Path) -> Iterator[None]:
     """
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = _taken(folder / LOCK)
     except OSError as error:
         raise RunError(f"'{folder}' cannot be written ({error.strerror or reason(error)}).") from error
@@ -52,8 +52,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _taken(file: Path) -> int:
     """An open file with the lock, and who we are in it."""
-    while True:
-        opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    for left in reversed(range(_TRIES)):
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the one before has deleted the folder meanwhile
+            if not left:
+                raise
+            continue
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -76,4 +82,5 @@ def _taken(file: Path) -> int:
                 os.ftruncate(opened, 0)
                 os.pwrite(opened, f"process {os.getpid()} on {platform.node()}".encode(), 0)
                 return opened
-        os.close(opened)  # its holder has deleted it meanwhile
+        os.close(opened)  # the one before has deleted it meanwhile
+    raise RunError(f"'{file.parent}' is in use by several processes; start one at a time.")
