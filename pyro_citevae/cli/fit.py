@@ -33,9 +33,10 @@ from pyro_citevae.cli.options import (
 from pyro_citevae.cli.runs import file_of, path_of, records_of, require_complete, say_what_runs, screen_of
 from pyro_citevae.cli.signals import keeping
 from pyro_citevae.cli.terminal import console, in_flags, say
-from pyro_citevae.data import Split, Summary
+from pyro_citevae.data import Split, Summary, Trajectories
 from pyro_citevae.errors import DivergenceError
-from pyro_citevae.infer import Ensemble, FitSettings, processes
+from pyro_citevae.infer import Ensemble, FitSettings, Posterior, processes
+from pyro_citevae.infer.diagnosis import Diagnosis
 from pyro_citevae.kinds import RUN
 from pyro_citevae.locks import locked
 from pyro_citevae.recipe import Recipe, described
@@ -122,13 +123,13 @@ def fit_command(
     recipe = _recipe(config_file, model, guide, options, features)
     chosen = recipe.fit_settings
     replace(chosen, seed=chosen.seed + seeds - 1)  # the last one is a seed too, or is refused now
+    training = out.with_name(f"{out.name}.training")
     if chosen.devices > 1 and not processes.launched() and not complete:
-        with tempfile.TemporaryDirectory() as errors:
+        with keeping(lambda: _kept(training)), tempfile.TemporaryDirectory() as errors:
             processes.launch(chosen.devices, ("-m", "pyro_citevae.cli", *sys.argv[1:]), Path(errors))
         return None  # the first process says what was found
-    is_first = processes.world(chosen.devices).rank == 0
+    is_first = bool(complete) or processes.world(chosen.devices).rank == 0
     quiet = quiet or not is_first
-    training = out.with_name(f"{out.name}.training")
     grid: dict[str, Any] = {"step": step, "n_steps": n_steps, "time_unit": time_unit, "values": values}
     with _alone(training) if is_first and not dry_run else nullcontext():
         if overwrite and not resume and not dry_run:
@@ -142,43 +143,77 @@ def fit_command(
         if complete:
             require_complete(out, complete, recipe, seeds, train)
             _forget(training)
-            then = f"citevae evaluate {out}"
-            say(f"{out} is complete; there is nothing to go on with.\nNext: {then}")
-            return {"saved": [], "complete": out, "next": then}
+            return _said_complete(out)
         if dry_run:
-            recipe.made(train)  # what the file says of the model and the guide can be made, or is refused now
-            named = (recipe.model.name, recipe.guide.name)
-            said = ", ".join(
-                f"{name}={value!r}" for name, value in asdict(chosen).items() if value is not None
-            )
-            say(
-                f"Would fit {named[0]} with {named[1]} to {train.n_cells:,} of {screen.n_cells:,} cells and "
-                f"save it in {out}; {said}."
-            )
-            would = {"name": "/".join(named), "cells": train.n_cells, "settings": asdict(chosen)}
-            return {"saved": [], "would_save": [out], **would, "read": read.content}
-        source = {"path": path_of(data), **({"from_disk": True} if from_disk else {})}
+            return {**_said_dry(out, recipe, train, screen.n_cells), "read": read.content}
         fits = []
         for one in range(chosen.seed, chosen.seed + seeds):
             seeded = replace(recipe, fit={**recipe.fit, "seed": one})
             kept: dict[str, Any] = {"checkpoints": training / f"seed_{one}", "resume": resume}
             with _keeping_the_last_good(out, training):
                 fits.append(seeded.fitted(train, progress=not quiet, **kept))
+            source = {"path": path_of(data), **({"from_disk": True} if from_disk else {})}
             fits[-1].record["source"] = source
         if not is_first:
             return None
         posterior = fits[0] if seeds == 1 else Ensemble(fits)
-        with console.status("looking at the fit ..."):
-            found = diagnose(posterior, train)
-        for fitted in fits:
-            fitted.record["diagnosis"] = found.record()
-        posterior.save(out, overwrite=overwrite)
+        found = _saved(posterior, fits, train, out, overwrite)
         _forget(training)
-    bound = sum(one.history["training"].iloc[-1] for one in fits) / seeds
     then = f"citevae predict {out} --do {screen.perturbations()[0]} -o pred.h5ad"
+    return {**_said_fitted(posterior, fits, train, found, out, then), "read": read.content, "next": then}
+
+
+def _said_complete(out: Path) -> Facts:
+    """Says that there is nothing to go on with."""
+    then = f"citevae evaluate {out}"
+    say(f"{out} is complete; there is nothing to go on with.\nNext: {then}")
+    return {"saved": [], "complete": out, "next": then}
+
+
+def _said_dry(out: Path, recipe: Recipe, train: Trajectories, n_cells: int) -> Facts:
+    """Says what would be fitted."""
+    recipe.made(train)  # what the file says of the model and the guide can be made, or is refused now
+    named, chosen = (recipe.model.name, recipe.guide.name), asdict(recipe.fit_settings)
+    said = ", ".join(f"{name}={value!r}" for name, value in chosen.items() if value is not None)
     say(
-        f"Fitted {posterior.name} to {train.n_cells} cells{f' from {seeds} seeds' if seeds > 1 else ''}; the "
-        f"bound is {bound:.2f} nats a cell. Saved in {out}.\n{in_flags(found.verdict)}\nNext: {then}"
+        f"Would fit {named[0]} with {named[1]} to {train.n_cells:,} of {n_cells:,} cells and save it in "
+        f"{out}; {said}."
+    )
+    return {
+        "saved": [],
+        "would_save": [out],
+        "name": "/".join(named),
+        "cells": train.n_cells,
+        "settings": chosen,
+    }
+
+
+def _saved(
+    posterior: Posterior | Ensemble, fits: list[Posterior], train: Trajectories, out: Path, overwrite: bool
+) -> Diagnosis:
+    """Looks at the fits, notes what is found, and saves them."""
+    with console.status("looking at the fit ..."):
+        found = diagnose(posterior, train)
+    for fitted in fits:
+        fitted.record["diagnosis"] = found.record()
+    posterior.save(out, overwrite=overwrite)
+    return found
+
+
+def _said_fitted(
+    posterior: Posterior | Ensemble,
+    fits: list[Posterior],
+    train: Trajectories,
+    found: Diagnosis,
+    out: Path,
+    then: str,
+) -> Facts:
+    """Says what was fitted."""
+    bound = sum(one.history["training"].iloc[-1] for one in fits) / len(fits)
+    several = f" from {len(fits)} seeds" if len(fits) > 1 else ""
+    say(
+        f"Fitted {posterior.name} to {train.n_cells} cells{several}; the bound is {bound:.2f} nats a cell. "
+        f"Saved in {out}.\n{in_flags(found.verdict)}\nNext: {then}"
     )
     return {
         "saved": [out],
@@ -188,8 +223,6 @@ def fit_command(
         "bound": bound,
         "verdict": found.verdict,
         "diagnosis": found.record(),
-        "read": read.content,
-        "next": then,
     }
 
 
