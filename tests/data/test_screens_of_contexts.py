@@ -96,8 +96,10 @@ def test_contexts_whose_controls_look_alike_are_near() -> None:
     assert monocytes < near[at("CD14+ Monocytes"), at("CD4 T cells")]
 
 
-def test_flat_profiles_are_one_apart() -> None:
-    assert distances(np.ones((2, 5))).tolist() == [[0.0, 1.0], [1.0, 0.0]]
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_genes", [1, 2, 5])
+def test_flat_profiles_are_one_apart(n_genes: int) -> None:
+    assert distances(np.ones((2, n_genes))).tolist() == [[0.0, 1.0], [1.0, 0.0]]
 
 
 def test_batches_of_a_context_are_those_of_its_cells() -> None:
