@@ -4,9 +4,12 @@
 
 Used as its README and its tutorial on one's own data have it: ``ScouterData``, ``gene_ranks``,
 ``model_init`` and ``train`` with their defaults, 40 epochs at most and a tenth of the perturbations to
-stop early by. Members of the asked pairs are not set aside. What differs: the task's features are the
-embedding, in place of GPT's of descriptions of the genes; where there are none, genes that were all seen
-have one-hot embeddings.
+stop early by. Members of the asked pairs are not set aside. What differs:
+
+* the task's features are the embedding, in place of GPT's of descriptions of the genes; where there are
+  none, genes that were all seen have one-hot embeddings;
+* batches are such that an epoch has 50 of them, of 16 to 256 cells: with its 256, a screen of a thousand
+  cells has four, and it stops when its profiles are still an eighth of the controls'.
 
 It predicts a cell's expected expression, without its noise. The control cells of an asked row are moved by
 what the mean of the predicted cells differs from the mean of the controls. Scouter knows one kind of
@@ -27,10 +30,11 @@ import torch
 from exchange import Given, arguments, genes_of, none_negative, read_given, refuse, write_cells
 from scouter import Scouter, ScouterData
 
-EPOCHS = 40
+EPOCHS, BATCHES = 40, 50
 SETTINGS = (
-    "defaults: batches of 256, rate 1e-3, stops early by a tenth of the perturbations; the task's features "
-    "in place of GPT's embeddings; control cells are moved by the difference of the means"
+    "defaults: rate 1e-3, stops early by a tenth of the perturbations; batches of 16 to 256 so that an epoch "
+    "has 50; the task's features in place of GPT's embeddings; control cells are moved by the difference of "
+    "the means"
 )
 
 
@@ -62,7 +66,8 @@ def trained(given: Given, seed: int, epochs: int) -> Scouter:
     data.split_Train_Val_Test(val_conds=set_aside(given, data, seed), if_test=False)
     model = Scouter(data, device="cpu")
     model.model_init()
-    model.train(n_epochs=epochs)
+    perturbed = int((data.train_adata.obs["condition"] != "ctrl").sum())
+    model.train(n_epochs=epochs, batch_size=int(np.clip(perturbed // BATCHES, 16, 256)))
     return model
 
 
