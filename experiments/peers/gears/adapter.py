@@ -38,7 +38,7 @@ from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
 EPOCHS = 20
-MOST_WORK = 7e6  # cells x genes x epochs of three minutes on a processor
+MOST_WORK = 5e6  # cells x genes x epochs of three minutes on a processor
 NEIGHBOURS, LEAST = 20, 0.1
 SETTINGS = (
     "defaults: 64 wide, rate 1e-3 halved each epoch, batches of 32; graph of perturbations: 20 nearest by "
