@@ -1,5 +1,7 @@
 """Runs a command in a process group of its own, and says how long it took and how much memory it held.
 
+The command is ended at its limit, and where the process that asked for it is no more.
+
 python measured.py LIMIT_SECONDS STDERR_FILE COMMAND...
 
 Its own process is small: Linux counts the memory of the process that starts another one as the other's, too.
@@ -20,7 +22,7 @@ from contextlib import suppress
 def main(limit: float, said: str, command: list[str]) -> dict[str, float | int | bool]:
     """What the command took; past the limit its whole group is killed."""
     started = time.perf_counter()
-    late = threading.Event()
+    late, over, asked_by = threading.Event(), threading.Event(), os.getppid()
     with open(said, "wb") as stderr:  # noqa: PTH123
         child = subprocess.Popen(command, stdout=stderr, stderr=stderr, start_new_session=True)
 
@@ -29,15 +31,21 @@ def main(limit: float, said: str, command: list[str]) -> dict[str, float | int |
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
 
-    timer = threading.Timer(limit, end)
-    timer.start()
+    def watch() -> None:
+        while not over.wait(0.2):
+            if os.getppid() != asked_by or time.perf_counter() - started > limit:
+                return end()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     try:
         _, status, used = os.wait4(child.pid, 0)
     except BaseException:
         end()
         raise
     finally:
-        timer.cancel()
+        over.set()
+        watcher.join()
     return {
         "code": os.waitstatus_to_exitcode(status),
         "late": late.is_set(),

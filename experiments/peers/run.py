@@ -15,9 +15,11 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import joblib
 import pandas as pd
 import search
 import tables
@@ -40,6 +42,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--peer", nargs="+", choices=known, default=list(known), metavar="NAME")
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="Pieces at once, a core each.")
     parser.add_argument("--limit", type=float, default=600.0, help="Seconds after which a fit is stopped.")
     parser.add_argument("--again", action="store_true", help="Try again what failed.")
     parser.add_argument("--search", action="store_true", help="Search the number of steps on inner folds.")
@@ -48,17 +51,19 @@ def main(given: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(given)
     store = Store(chosen.limit, chosen.again)
     ready = [one for one in (known[name] for name in chosen.peer) if installed(one)]
-    logging.getLogger("cell_eval2").setLevel(logging.ERROR)  # it advises those who submit
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CiteVAEWarning)  # of the screens, which are the same in every start
-        warnings.filterwarnings("ignore", "Observation names are not unique")  # in cell-eval2's own tables
+    parallel = joblib.Parallel(chosen.jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
+    with quiet():
         if chosen.search:
-            asked = [one for one in chosen.task if one in search.SEARCHED]
-            for row in search.rows([TASKS[one] for one in asked], ready, store, chosen.out):
+            asked = [TASKS[one] for one in chosen.task if one in search.SEARCHED]
+            searches = search.searches(asked, ready, chosen.out)
+            for row in parallel(joblib.delayed(searched)(one, store) for one in searches):
+                search.note(row, chosen.out)
                 print(json.dumps(row), flush=True)
         else:
-            for piece in pieces([TASKS[one] for one in chosen.task], ready, chosen.seeds, chosen.out):
-                print(line(piece, *store.result(piece)), flush=True)
+            asked = [TASKS[one] for one in chosen.task]
+            every = pieces(asked, ready, chosen.seeds, chosen.out)
+            for said in parallel(joblib.delayed(made)(one, store) for one in every):
+                print(said, flush=True)
     if not chosen.no_tables:
         tables.main(["-o", str(chosen.out)])
     return 0
@@ -73,18 +78,40 @@ def installed(contender: Contender) -> bool:
 
 
 def pieces(tasks: Sequence[Task], asked: Sequence[Contender], seeds: int, out: Path) -> Iterator[Piece]:
-    """Every piece, task by task, so that a first seed of all is there before a second."""
-    for task in tasks:
-        cases = [
-            Case.of(task, fold, out / task.name / f"fold_{fold.number}" / "case")
-            for fold in task.folds_of(task.data)
-        ]
+    """Every piece, seed by seed, so that a first seed of all is there before a second."""
+    cases = [
+        Case.of(task, fold, out / task.name / f"fold_{fold.number}" / "case")
+        for task in tasks
+        for fold in task.folds_of(task.data)
+    ]
+    yield from (Piece(case, None, challenge=case.task.challenge) for case in cases)
+    for seed in range(seeds):
         for case in cases:
-            yield Piece(case, None, challenge=task.challenge)
-        for seed in range(seeds):
-            for contender in asked:
-                if seed == 0 or contender.seeded:
-                    yield from (Piece(case, contender, seed, challenge=task.challenge) for case in cases)
+            for one in asked:
+                if seed == 0 or one.seeded:
+                    yield Piece(case, one, seed, challenge=case.task.challenge)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what is said of the screens, which are the same in every start."""
+    logging.getLogger("cell_eval2").setLevel(logging.ERROR)  # it advises those who submit
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CiteVAEWarning)
+        warnings.filterwarnings("ignore", "Observation names are not unique")  # in cell-eval2's own tables
+        yield
+
+
+def made(piece: Piece, store: Store) -> str:
+    """Makes a piece, in a process of its own, and says what came of it."""
+    with quiet():
+        return line(piece, *store.result(piece))
+
+
+def searched(one: search.Search, store: Store) -> dict[str, Any]:
+    """Searches, in a process of its own."""
+    with quiet():
+        return one.row(store)
 
 
 def line(piece: Piece, frame: pd.DataFrame, said: dict[str, Any]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +15,76 @@ from tasks import Task
 
 from pyro_citevae.whole_files import aside
 
-__all__ = ["FACTORS", "SEARCHED", "read", "rows"]
+__all__ = ["FACTORS", "SEARCHED", "Search", "note", "read", "searches"]
 
 FACTORS = (0.3, 1.0, 3.0)
 SEARCHED = ("simulated_genes", "simulated_pairs", "kang", "renge_time")  # one of each kind
 _FILE = "search.json"
 
 
-def rows(
-    tasks: Sequence[Task], contenders: Sequence[Contender], store: Store, out: Path
-) -> Iterator[dict[str, Any]]:
-    """What each predictor's search found, written as soon as it is known.
+@dataclass(frozen=True)
+class Search:
+    """The search of one predictor on one task.
 
     The steps that err least (relative L2) on an inner fold, which the same protocol makes of the training
     cells of the first fold, are taken for a fit on all training cells, scored on the first fold; one seed.
+
+    Attributes:
+        contender: Who predicts.
+        outer: The first fold.
+        inner: A fold of its training cells.
     """
-    known = {(row["task"], row["predictor"]): row for row in read(out)}
+
+    contender: Contender
+    outer: Case
+    inner: Case
+
+    def row(self, store: Store) -> dict[str, Any]:
+        """What was found, or why there is nothing."""
+        return {"task": self.outer.task.name, "predictor": self.contender.name, **self._found(store)}
+
+    def _found(self, store: Store) -> dict[str, Any]:
+        """Errors by factor on the inner fold, the factor taken, and its error on the outer fold."""
+        one, inner, outer = self.contender, self.inner, self.outer
+        first = _tried(one, inner, None, store)
+        if first["failure"]:
+            return {"failure": first["failure"]}
+        default = int(first["steps"])
+        errors = {1.0: first["error"]}
+        for factor in FACTORS:
+            if factor != 1.0:
+                found = _tried(one, inner, max(1, round(factor * default)), store)
+                errors[factor] = found["error"]  # none where it took too long
+        chosen = min((value, factor) for factor, value in errors.items() if value is not None)[1]
+        by_default = _tried(one, outer, None, store)
+        taken = by_default if chosen == 1.0 else _tried(one, outer, round(chosen * default), store)
+        return {
+            "failure": by_default["failure"] or taken["failure"],
+            "steps": default,
+            "inner": {f"{factor:g}": errors[factor] for factor in FACTORS},
+            "chosen": chosen,
+            "default": by_default["error"],
+            "searched": taken["error"],
+        }
+
+
+def searches(tasks: Sequence[Task], contenders: Sequence[Contender], out: Path) -> Iterator[Search]:
+    """Every predictor on every task; the rules have no steps."""
     for task in tasks:
         fold = task.folds_of(task.data)[0]
         place = out / task.name / f"fold_{fold.number}"
         outer = Case.of(task, fold, place / "case")
         within = replace(task, taken=(0,)).folds_of(fold.train)[0]
         inner = Case.of(task, within, place / "inner" / "case")
-        for one in contenders:
-            if one.name != RULES:
-                row = {"task": task.name, "predictor": one.name, **_searched(one, outer, inner, store)}
-                known[task.name, one.name] = row
-                with aside(out / _FILE, overwrite=True) as written:
-                    written.write_text(json.dumps(list(known.values()), indent=1) + "\n")
-                yield row
+        yield from (Search(one, outer, inner) for one in contenders if one.name != RULES)
+
+
+def note(row: Mapping[str, Any], out: Path) -> None:
+    """Writes what a search found, in the place of what an earlier start did."""
+    known = {(one["task"], one["predictor"]): one for one in read(out)}
+    known[row["task"], row["predictor"]] = dict(row)
+    with aside(out / _FILE, overwrite=True) as written:
+        written.write_text(json.dumps(list(known.values()), indent=1) + "\n")
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -51,30 +92,6 @@ def read(out: Path) -> list[dict[str, Any]]:
     file = out / _FILE
     found: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
     return found
-
-
-def _searched(one: Contender, outer: Case, inner: Case, store: Store) -> dict[str, Any]:
-    """Errors by factor on the inner fold, the factor taken, and its error on the outer fold."""
-    first = _tried(one, inner, None, store)
-    if first["failure"]:
-        return {"failure": first["failure"]}
-    default = int(first["steps"])
-    errors = {1.0: first["error"]}
-    for factor in FACTORS:
-        if factor != 1.0:
-            found = _tried(one, inner, max(1, round(factor * default)), store)
-            errors[factor] = found["error"]  # none where it took too long
-    chosen = min((value, factor) for factor, value in errors.items() if value is not None)[1]
-    by_default = _tried(one, outer, None, store)
-    taken = by_default if chosen == 1.0 else _tried(one, outer, round(chosen * default), store)
-    return {
-        "failure": by_default["failure"] or taken["failure"],
-        "steps": default,
-        "inner": {f"{factor:g}": errors[factor] for factor in FACTORS},
-        "chosen": chosen,
-        "default": by_default["error"],
-        "searched": taken["error"],
-    }
 
 
 def _tried(one: Contender, case: Case, steps: int | None, store: Store) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from pyro_citevae.data.simulate import Simulation
 __all__ = ["TASKS", "Task", "simulated"]
 
 _ONTOLOGY = "gene-ontology"
-_FEATURE_NOISE = 0.5  # of the known shifts' spread
 
 
 @dataclass(frozen=True)
@@ -95,19 +94,10 @@ class Task:
     def table(self, fold: Fold) -> pd.DataFrame | None:
         """Features of genes that peers get: of all perturbed genes, and of measured ones where known."""
         if isinstance(self.made, Simulation):
-            return known_shifts(self.made) if self.features == "table" else None
+            return self.made.features() if self.features == "table" else None
         genes = tuple(dict.fromkeys((*fold.train.schema.tokens, *fold.train.schema.genes)))
         known = gene_ontology(genes)
         return pd.DataFrame(known.values, index=pd.Index(known.genes, name="gene"), columns=list(known.names))
-
-
-def known_shifts(simulation: Simulation) -> pd.DataFrame:
-    """Features of the perturbed genes of a simulated screen: their shifts of programs, turned, with noise."""
-    shifts, rng = simulation.truth.a, np.random.default_rng(0)
-    turned = shifts @ np.linalg.qr(rng.normal(size=(shifts.shape[1],) * 2))[0]
-    noisy = turned + _FEATURE_NOISE * shifts.std() * rng.normal(size=turned.shape)
-    columns = [f"feature_{i}" for i in range(noisy.shape[1])]
-    return pd.DataFrame(noisy, index=pd.Index(simulation.data.schema.tokens, name="gene"), columns=columns)
 
 
 def simulated(**arguments: Any) -> Callable[[], Simulation]:

@@ -47,10 +47,13 @@ def most_variable(rows: StoredRows, own: np.ndarray, most: int) -> Int[np.ndarra
     if cells.shape[0] < 2:
         raise DataError(f"most_genes={most} needs two control cells at least; they say which genes vary.")
     depth = np.asarray(cells.sum(1)).ravel()
-    scaled = sparse.diags_array(np.median(depth) / np.maximum(depth, 1.0)) @ cells
+    if not (depth != 0).any():
+        raise DataError(f"most_genes={most} needs control cells with counts; they say which genes vary.")
+    common = np.median(depth) or np.median(depth[depth != 0])
+    scaled = sparse.diags_array(common / np.maximum(depth, 1.0)) @ cells
     mean = np.asarray(scaled.mean(0)).ravel()
     variance = np.asarray(scaled.multiply(scaled).mean(0)).ravel() - mean**2
-    seen = np.asarray((cells > 0).mean(0)).ravel() >= 0.01
+    seen = (np.asarray((cells > 0).mean(0)).ravel() >= 0.01) & (mean != 0)
     score = np.where(seen, (variance - mean) / np.where(seen, mean, 1.0) ** 2, -np.inf)
     score[own] = np.inf
     return np.sort(np.argsort(-score, kind="stable")[:most])

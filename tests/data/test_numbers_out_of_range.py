@@ -187,6 +187,15 @@ def test_a_library_size_that_no_cell_has_is_refused(size: float) -> None:
         Trajectories.from_anndata(adata, library="depth")
 
 
+def test_controls_without_counts_cannot_say_which_genes_vary() -> None:
+    adata = screen()
+    adata.X[adata.obs["perturbation"] == "control"] = 0
+    with pytest.raises(DataError, match="most_genes=3 needs control cells with counts"):
+        Trajectories.from_anndata(adata, most_genes=3)
+    adata.X[0, 0] = 3
+    assert Trajectories.from_anndata(adata, most_genes=3).schema.n_genes == 3
+
+
 def test_a_fit_to_doses_of_hundreds_trains_and_predicts() -> None:
     dosed = screen(dose=["0", "0", "100", "300", *["200"] * 8])
     data = Trajectories.from_anndata(dosed, dose="dose")

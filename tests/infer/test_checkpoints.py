@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import random
 import resource
 import signal
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from screens import simulated
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -21,6 +23,7 @@ import pyro_citevae as cv
 from pyro_citevae.data import Trajectories
 from pyro_citevae.errors import FitError, RunError
 from pyro_citevae.guides import BackwardSmoother, MeanField
+from pyro_citevae.infer.checkpoints import StateFile
 from pyro_citevae.models import CiteVAE
 
 STEPS = 4  # of an epoch: 190 training cells in minibatches of 48
@@ -177,6 +180,42 @@ def test_a_truncated_state_is_told(data: Trajectories, tmp_path: Path, share: fl
     (tmp_path / FILE).write_bytes(content[: int(share * len(content))])
     with pytest.raises(RunError, match=r"is no whole state of a fit .* delete it to start anew"):
         fitted(data, checkpoints=tmp_path, max_epochs=1, resume=True)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"a": 1},
+        {"citevae": None, "state_dict": {}},
+        {"citevae": {"fit": [], "history": 3}, "state_dict": {"a": torch.ones(1)}},
+    ],
+    ids=str,
+)
+def test_a_state_of_something_else_is_told(data: Trajectories, tmp_path: Path, state: dict[str, Any]) -> None:
+    StateFile().save_checkpoint(state, tmp_path / FILE)
+    with pytest.raises(RunError, match=r"is no whole state of a fit .* delete it to start anew"):
+        fitted(data, checkpoints=tmp_path, resume=True)
+
+
+def test_a_changed_byte_of_a_state_is_told(data: Trajectories, tmp_path: Path) -> None:
+    fitted(data, checkpoints=tmp_path, max_epochs=1)
+    content = (tmp_path / FILE).read_bytes()
+    rng = random.Random(0)
+    for place in [rng.randrange(len(content)) for _ in range(40)]:
+        (tmp_path / FILE).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises((RunError, FitError)) as told:
+            fitted(data, checkpoints=tmp_path, max_epochs=1, resume=True)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "said", ["[" * 100_000, "null", '{"tensor": "9"}', '{"pairs": 3}', "{}", '{"a": 1, "b": 2}']
+)
+def test_other_json_in_a_state_is_told(data: Trajectories, tmp_path: Path, said: str) -> None:
+    save_file({"0": torch.ones(2)}, tmp_path / FILE, metadata={"state": said, "sha256": "0" * 64})
+    with pytest.raises(RunError, match="is no whole state of a fit"):
+        fitted(data, checkpoints=tmp_path, resume=True)
 
 
 class Harmful:

@@ -255,6 +255,23 @@ def test_of_two_fits_into_one_folder_the_second_is_refused_and_the_first_is_whol
     assert not Path("made.training").exists()
 
 
+def test_of_two_benchmarks_into_one_folder_the_second_is_refused(here: Path) -> None:
+    def hold() -> None:
+        with locked(here / "made" / "folds"):
+            (here / "held").touch()
+            time.sleep(60)
+
+    first = child_of(hold)
+    try:
+        while not (here / "held").exists():
+            time.sleep(0.01)
+        with pytest.raises(RunError, match=rf"'made/folds' is in use by process {first} on "):
+            said("benchmark unseen-gene --data screen.h5ad --config model.toml -o made --quiet")
+    finally:
+        os.kill(first, signal.SIGKILL)
+        ended(first)
+
+
 # F8: a pair of files
 
 

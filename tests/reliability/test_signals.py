@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
 from kills import child_of, ended, in_child
 from lightning.pytorch.callbacks import Callback
 from screens import as_anndata, simulated
@@ -234,6 +236,44 @@ def test_sigterm_ends_a_script_as_it_does_without_a_fit() -> None:
         fitted(max_epochs=500, callbacks=[AtEpoch(1, lambda: os.kill(os.getpid(), signal.SIGTERM))])
 
     assert in_child(work) == -signal.SIGTERM
+
+
+NOTEBOOK = """
+import pyro_citevae as cv
+data = cv.simulate(n_cells=100, seed=0).data
+model = cv.models.StaticShift(data.schema, n_programs=2)
+guide = cv.guides.MeanField(model)
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_that_is_stopped_has_the_posterior_so_far() -> None:
+    manager, client = start_new_kernel()
+    said: list[str] = []
+
+    def show(message: dict) -> None:
+        content = message["content"]
+        said.extend(str(content[key]) for key in ("text", "ename") if key in content)
+
+    def run(code: str) -> str:
+        said.clear()
+        client.execute_interactive(code, output_hook=show, timeout=300)
+        return " ".join(said)
+
+    try:
+        run(NOTEBOOK)
+        timer = threading.Timer(20.0, manager.interrupt_kernel)
+        timer.start()
+        fit = "cv.fit(model, guide, data, max_epochs={}, compile='never', progress=False)"
+        assert run(f"posterior = {fit.format(10**6)}") == "InterruptedFit"
+        assert (
+            run("import sys; posterior = sys.last_value.last_good; print(len(posterior.history) > 0)")
+            == "True\n"
+        )
+        assert run(f"print(len({fit.format(2)}.history))") == "2\n", "the kernel is as it was"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 # Every command, at random moments
