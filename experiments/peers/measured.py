@@ -34,7 +34,8 @@ def main(limit: float, said: str, command: list[str]) -> dict[str, float | int |
     def watch() -> None:
         while not over.wait(0.2):
             if os.getppid() != asked_by or time.perf_counter() - started > limit:
-                return end()
+                end()
+                break
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -166,10 +166,12 @@ def stored(
     """Every piece under a folder that is of its case and contender as they are, with what is noted of it."""
     for noted in sorted(folder.rglob("piece.json")):
         said = json.loads(noted.read_text())
-        case = json.loads((noted.parents[2] / "case" / "case.json").read_text())
+        case = noted.parents[2] / "case" / "case.json"
         known = contenders.get(said["predictor"])
-        if said.get("case") == case and said["source"] == ("" if known is None else known.source):
-            yield pd.read_parquet(noted.with_name("scores.parquet")), said
+        same = not case.is_file() or said.get("case") == json.loads(case.read_text())
+        if same and said["source"] == ("" if known is None else known.source):
+            place = {"folder": str(noted.parent.relative_to(folder))}
+            yield pd.read_parquet(noted.with_name("scores.parquet")), said | place
 
 
 _COLUMNS = ("predictor", "perturbation", "time", "fold", "seed", "score", "value")

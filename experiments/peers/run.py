@@ -51,6 +51,7 @@ def main(given: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(given)
     store = Store(chosen.limit, chosen.again)
     ready = [one for one in (known[name] for name in chosen.peer) if installed(one)]
+    tables.restored(chosen.out)
     parallel = joblib.Parallel(chosen.jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
     with quiet():
         if chosen.search:
@@ -98,6 +99,9 @@ def quiet() -> Iterator[None]:
     logging.getLogger("cell_eval2").setLevel(logging.ERROR)  # it advises those who submit
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CiteVAEWarning)
+        warnings.filterwarnings(
+            "ignore", "invalid value encountered", RuntimeWarning, "scanpy"
+        )  # constant genes
         warnings.filterwarnings("ignore", "Observation names are not unique")  # in cell-eval2's own tables
         yield
 

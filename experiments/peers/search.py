@@ -15,10 +15,11 @@ from tasks import Task
 
 from pyro_citevae.whole_files import aside
 
-__all__ = ["FACTORS", "SEARCHED", "Search", "note", "read", "searches"]
+__all__ = ["FACTORS", "INNER", "SEARCHED", "Search", "note", "read", "searches"]
 
 FACTORS = (0.3, 1.0, 3.0)
 SEARCHED = ("simulated_genes", "simulated_pairs", "kang", "renge_time")  # one of each kind
+INNER = "inner"
 _FILE = "search.json"
 
 
@@ -75,7 +76,7 @@ def searches(tasks: Sequence[Task], contenders: Sequence[Contender], out: Path) 
         place = out / task.name / f"fold_{fold.number}"
         outer = Case.of(task, fold, place / "case")
         within = replace(task, taken=(0,)).folds_of(fold.train)[0]
-        inner = Case.of(task, within, place / "inner" / "case")
+        inner = Case.of(task, within, place / INNER / "case")
         yield from (Search(one, outer, inner) for one in contenders if one.name != RULES)
 
 
@@ -96,9 +97,7 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 def _tried(one: Contender, case: Case, steps: int | None, store: Store) -> dict[str, Any]:
     """The error of a predictor on a case, and how long it trained."""
-    challenge = (
-        case.task.challenge and case.folder.parent.name != "inner"
-    )  # as in the tables, not fitted anew
+    challenge = case.task.challenge and case.folder.parent.name != INNER  # as in the tables, not fitted anew
     frame, said = store.result(Piece(case, one, 0, steps, challenge))
     if said["failure"]:
         return {"failure": said["failure"], "error": None, "steps": 0}

@@ -1,5 +1,7 @@
 """Tables of the peers: gathers the pieces of a folder, and writes results.parquet, fits.json and results.md.
 
+A start of run.py goes on from the first two, as it does from its own folder.
+
 python experiments/peers/tables.py [-o runs/peers]      without the folder: results.md anew from the other two
 """
 
@@ -7,15 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import search
 from pages import page
-from pieces import stored
+from pieces import MARKS, stored
 from predictors import contenders
+
+from pyro_citevae.whole_files import aside
 
 HERE = Path(__file__).parent
 
@@ -34,30 +38,40 @@ def main(given: Sequence[str] | None = None) -> int:
         written = {"fits": fits, "search": search.read(chosen.out)}
         (chosen.to / "fits.json").write_text(json.dumps(written, indent=1) + "\n")
     noted = json.loads((chosen.to / "fits.json").read_text())
-    scores = pd.read_parquet(chosen.to / "results.parquet")
-    (chosen.to / "results.md").write_text(page(scores, noted["fits"], noted["search"], not_installed()))
+    main_ones = [one for one in noted["fits"] if one["asked_steps"] is None and one["place"] != search.INNER]
+    scores = scores[scores.folder.isin([one["folder"] for one in main_ones])]
+    fits = [one for one in main_ones if one["predictor"] != MARKS]
+    (chosen.to / "results.md").write_text(page(scores, fits, noted["search"], not_installed()))
     print(f"Saved {chosen.to}/results.parquet, fits.json and results.md.")
     return 0
 
 
+def restored(out: Path, results: Path = HERE) -> None:
+    """Puts the pieces of the written results where a start looks for them, so that it goes on from there."""
+    if not (results / "fits.json").is_file():
+        return
+    scores = pd.read_parquet(results / "results.parquet")
+    noted = json.loads((results / "fits.json").read_text())
+    known = search.read(out)
+    for row in noted["search"] if not known else []:
+        search.note(row, out)
+    for said in noted["fits"]:
+        folder = out / said["folder"]
+        if not folder.exists():
+            rows = scores[scores.folder == said["folder"]].drop(columns=["folder", "task"])
+            with aside(folder) as written:
+                written.mkdir(parents=True)
+                rows.reset_index(drop=True).to_parquet(written / "scores.parquet")
+                (written / "piece.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
+
+
 def gathered(out: Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """All scores by the default length of training, and what is noted of each fit."""
+    """The scores of all pieces, and what is noted of each."""
     frames, fits = [], []
     for frame, said in stored(out, contenders()):
-        if said["asked_steps"] is None and said["place"] != "inner":
-            frames.append(frame.assign(task=said["task"]))
-            if "seconds" in said:
-                fits.append(kept(said))
+        frames.append(frame.assign(task=said["task"], folder=said["folder"]))
+        fits.append(dict(said))
     return pd.concat(frames, ignore_index=True), fits
-
-
-def kept(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What is noted of a fit, less what only the store needs."""
-    return {
-        name: one
-        for name, one in said.items()
-        if name not in ("key", "asked_steps", "place", "case", "source")
-    }
 
 
 def not_installed() -> dict[str, str]:

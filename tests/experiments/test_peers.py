@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
@@ -301,3 +302,27 @@ def test_tables_hold_what_is_of_todays_cases_and_adapters(tmp_path: Path) -> Non
     assert gathered(changed) == 0
     case_of(small_task(folds=2), out)  # the task holds out other genes now
     assert gathered(tool) == 0
+
+
+def test_a_start_elsewhere_goes_on_from_the_written_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pieces
+    import tables
+
+    tool, task, out = adapter(tmp_path / "tool", SHIFTING), small_task(), tmp_path / "out"
+    monkeypatch.setattr(tables, "contenders", lambda: {"tool": tool})
+    first = pieces.Store().result(pieces.Piece(case_of(task, out), tool, challenge=False))
+    scores, fits = tables.gathered(out)
+    results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    results.mkdir()
+    scores.to_parquet(results / "results.parquet")
+    (results / "fits.json").write_text(json.dumps({"fits": fits, "search": []}))
+
+    tables.restored(elsewhere, results)
+    again = pieces.Store().result(pieces.Piece(case_of(task, elsewhere), tool, challenge=False))
+    pd.testing.assert_frame_equal(first[0], again[0])
+    assert calls(tool) == 1
+    changed = adapter(tmp_path / "tool", SHIFTING + "\n# changed\n")
+    pieces.Store().result(pieces.Piece(case_of(task, elsewhere), changed, challenge=False))
+    assert calls(tool) == 2
