@@ -77,15 +77,17 @@ class Store:
     Attributes:
         limit: Seconds after which a contender is stopped.
         again: Whether what failed is tried again.
+        anew: Whether what is there is made anew, after a change of the library for one.
     """
 
-    limit: float = 600.0
+    limit: float = 1800.0
     again: bool = False
+    anew: bool = False
 
     def result(self, piece: Piece) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The scores of a piece, none where it failed, and what is noted of it."""
         noted = piece.folder / "piece.json"
-        if noted.is_file():
+        if noted.is_file() and not self.anew:
             said = json.loads(noted.read_text())
             tried = said["failure"] and not said["cannot"] and self.again
             if said["key"] == piece.key and not tried:

@@ -147,7 +147,7 @@ class Own(Contender):
 
     @property
     def source(self) -> str:
-        """Of the script: the library goes by its version, and is tried anew by removing the pieces."""
+        """Of the script; after a change of the library --anew makes its pieces anew."""
         return hashlib.sha256((HERE / "own.py").read_bytes()).hexdigest()
 
     @property

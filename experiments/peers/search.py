@@ -18,7 +18,7 @@ from pyro_citevae.whole_files import aside
 __all__ = ["FACTORS", "INNER", "SEARCHED", "Search", "note", "read", "searches"]
 
 FACTORS = (0.3, 1.0, 3.0)
-SEARCHED = ("simulated_genes", "simulated_pairs", "kang", "renge_time")  # one of each kind
+SEARCHED = ("simulated_genes", "kang")  # each tool is made for one of them at least
 INNER = "inner"
 _FILE = "search.json"
 

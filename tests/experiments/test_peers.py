@@ -151,10 +151,11 @@ def test_a_second_start_runs_nothing_again(tmp_path: Path) -> None:
     second, _ = Store().result(Piece(case, tool, seed=1, challenge=False))
     pd.testing.assert_frame_equal(first, second)
     assert calls(tool) == 1
+    Store(anew=True).result(Piece(case, tool, seed=1, challenge=False))
     Store().result(Piece(case, tool, seed=2, challenge=False))
     tool = adapter(tmp_path / "tool", SHIFTING + "\n# changed\n")
     Store().result(Piece(case, tool, seed=1, challenge=False))
-    assert calls(tool) == 3  # another seed, and another adapter
+    assert calls(tool) == 4  # when asked, another seed, and another adapter
 
 
 def test_a_failure_is_a_row_and_is_tried_again_when_asked(tmp_path: Path) -> None:

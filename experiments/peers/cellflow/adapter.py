@@ -44,7 +44,7 @@ from cellflow.preprocessing import centered_pca
 from cellflow.utils import match_linear
 from exchange import CONTROL, Given, arguments, genes_of, none_negative, read_given, write_cells
 
-STEPS = 2000
+STEPS = 1400
 COMPONENTS, WIDTH, CONDITION = 50, 512, 256
 MOST_CELLS = 500  # carried to a condition: the flow is slow, and fewer make the means noisy
 SETTINGS = (

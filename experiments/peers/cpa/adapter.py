@@ -21,7 +21,7 @@ from scipy import sparse
 
 MOST_EPOCHS = 400  # its default for less than 20,000 cells
 FEW_CELLS, SMALL, LARGE = 4_000, 128, 512  # its default batch for few cells, that of its tutorials for more
-MOST_STEPS = {SMALL: 6_000, LARGE: 3_000}  # of which three minutes hold about so many
+MOST_STEPS = {SMALL: 4_000, LARGE: 2_000}  # of which two minutes hold about so many
 NORMAN = (  # of its tutorial on Norman's pairs
     {
         "n_latent": 128,

@@ -25,7 +25,7 @@ from scipy import sparse
 from scvi.external.mrvi_torch import TorchMRVI
 
 EPOCHS, BATCH = 400, 128
-MOST_STEPS = 5000  # of three minutes on a processor
+MOST_STEPS = 3300  # of two minutes on a processor
 SETTINGS = "defaults; samples are perturbations; controls change by the ratio of counterfactual rates"
 
 

@@ -36,7 +36,7 @@ from state.__main__ import load_hydra_config
 from state._cli import run_tx_infer, run_tx_train
 from state._cli._tx import add_arguments_infer
 
-STEPS = 1500
+STEPS = 1000
 WIDTH, HEADS = 128, 8
 N_CELLS = 1000  # of each asked row, drawn with replacement: fewer make the means noisy
 SETTINGS = (
