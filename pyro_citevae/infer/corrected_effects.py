@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pyro_citevae.data.interventions import Schedule, do
+from pyro_citevae.data.schema import Schema
 from pyro_citevae.data.shared_genes import positions
 from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.infer.control_error import control_error
@@ -51,7 +52,7 @@ def corrected_effects(
     contexts               contexts, no level below zero
     combines known ones    f + sum_i d_i / 2                c_0 spread^2 + c_1 (F - A)^2 + c_2 h
                                                             + sum_i var_i / 4
-    has a new token        rho_0 mu + rho_1 f               that of a seen token's residual
+    has a new token        rho_0 mu + rho_1(f) f            that of a seen token's residual
     has another dose       f                                var f + 2 (dose spread)^2, dose at most 1
     =====================  ===============================  ============================================
 
@@ -72,7 +73,9 @@ def corrected_effects(
     # what is stored of counts is of all genes' shares
     every = roll.schema.values == "real" or roll.schema.genes == roll.members[0][0].schema.genes
     stored = controls is None and every
-    effects = _corrected(np.moveaxis(levels - origin, 0, 2), roll, known, of_population=stored)
+    effects = np.moveaxis(levels - origin, 0, 2)
+    sizes = _sizes(effects, roll, known, controls)
+    effects = _corrected(effects, sizes, roll, known, of_population=stored)
     return np.asarray(effects[:, :, :-1] - effects[:, :, -1:])
 
 
@@ -89,7 +92,8 @@ def corrected_laws(
         return [None] * len(known)
     levels = np.moveaxis(replace(roll, schedules=[*roll.schedules, do()], told=True).pseudobulk(None), 0, 2)
     effects, before = levels[:, :, :-1] - levels[:, :, -1:], levels[:, :, :-1]
-    gained = _corrected(effects, roll, known, of_population=True) - effects
+    sizes = _sizes(effects, roll, known, None)
+    gained = _corrected(effects, sizes, roll, known, of_population=True) - effects
     if roll.schema.values == "counts":
         after, counts = (np.maximum(np.expm1(one), _LEAST_COUNT) for one in (before + gained, before))
         gained = np.log(after) - np.log(counts)
@@ -125,8 +129,34 @@ def _kept(roll: Counterfactuals) -> Int[np.ndarray, " kept"] | slice:
     return slice(None) if roll.panel is None else positions(model.schema, roll.schema.genes)
 
 
+def _sizes(
+    effects: Float[np.ndarray, "chain draw schedule time gene"],
+    roll: Counterfactuals,
+    known: Known,
+    controls: Trajectories | None,
+) -> Float[np.ndarray, "chain schedule time"]:
+    """Norms of the programs' mean effects over all genes, whichever are asked for, less the tokens' own."""
+    if roll.panel is not None:
+        if not any(one is not None and one.left_out.half > 0 for one in known):
+            return np.zeros((len(known), len(roll.schedules), len(roll.times)))
+        whole = replace(roll, panel=None, schedules=[*roll.schedules, do()], told=True)
+        levels = np.moveaxis(whole.pseudobulk(controls), 0, 2)
+        effects = levels[:, :, :-1] - levels[:, :, -1:]
+    mean, schema = effects.mean(1), roll.members[0][0].schema
+    for p, schedule in enumerate(roll.schedules):
+        mean[:, p, :, _own_genes(schema, schedule)] = 0.0
+    return np.asarray(np.linalg.norm(mean, axis=-1))
+
+
+def _own_genes(schema: Schema, schedule: Schedule) -> list[int]:
+    """The genes of a schedule's tokens, where they are measured."""
+    genes = [schema.own_gene[schema.token_index[token]] for token in schedule.tokens]
+    return [int(gene) for gene in genes if gene >= 0]
+
+
 def _corrected(
     effects: Float[np.ndarray, "chain draw schedule time gene"],
+    sizes: Float[np.ndarray, "chain schedule time"],
     roll: Counterfactuals,
     known: Known,
     *,
@@ -143,7 +173,8 @@ def _corrected(
                 acting = _acting(schedule, float(time), of, where)
                 # the same draws of a schedule, whatever else is asked for
                 rng = np.random.default_rng((roll.seed, chain, *acting.label().encode()))
-                asked = _Question(of, model, acting, float(time), of_population, where)
+                size = float(sizes[chain, p, k])
+                asked = _Question(of, model, acting, float(time), of_population, where, size)
                 found[chain, :, p, k] = asked.draws(effects[chain, :, p, k], rng)
     return found
 
@@ -167,7 +198,10 @@ class _Forecast:
 @final
 @dataclass(frozen=True)
 class _Question:
-    """One schedule at one time in one context, of the population or of given control cells."""
+    """One schedule at one time in one context, of the population or of given control cells.
+
+    The size is that of the program's effect over all genes, whichever of them are asked for.
+    """
 
     discrepancy: Discrepancy
     model: LatentDynamics
@@ -175,6 +209,7 @@ class _Question:
     time: float
     of_population: bool
     context: int = 0
+    size: float = 0.0
 
     def draws(
         self, program: Float[np.ndarray, "draw gene"], rng: np.random.Generator
@@ -308,11 +343,8 @@ class _Question:
         drawn = donors[rng.integers(0, len(donors), len(program))]
         sign = rng.choice([-1.0, 1.0], len(program))[:, None]
         missed = left.residual[drawn, k] + left.residual_sd[drawn, k] * deviation
-        made = left.shares[0] * left.mean[k] + left.shares[1] * mean + sign * missed
-        own = [
-            self.discrepancy.schema.own_gene[self.model.schema.token_index[t]] for t in self.schedule.tokens
-        ]
-        own = [gene for gene in own if gene >= 0]
+        made = left.expected(k, mean, self.size) + sign * missed
+        own = _own_genes(self.discrepancy.schema, self.schedule)
         made[:, own] = program[:, own]  # other tokens say nothing of the token's own transcript
         return np.asarray(made)
 

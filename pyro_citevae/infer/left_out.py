@@ -25,7 +25,9 @@ _DRAWS = 40  # of the seen tokens that a left-out one is taken to be like
 _MOST_TOKENS = 60
 _FEWEST_TOKENS = 3  # of fewer, none is left that a program could forecast one from
 _FEWEST_OF_SHARES = 5
-_GRID = np.linspace(0.0, 1.0, 21)
+_STEP = 0.05  # of the shares
+_MOST_BY_SIZE = 1.5  # of their sum
+_HALVES = (0.25, 0.5, 0.75, 0.9)  # quantiles of the sizes of forecasts
 
 # of the variance of a pair's forecast; chosen on the development screens of experiments/calibration
 _PAIR_PRIOR = np.array([1.0, 0.25, 0.05])
@@ -80,15 +82,16 @@ class LeftOut:
     A token q without cells is forecast from the other tokens, by the program with ``seen[q]`` off, f_q, and
     by their mean effect, mu_q. Which shares of the two to believe is learnt from the tokens that have cells::
 
-        rho = argmin mean_q sqrt((|delta_q - rho_0 mu_q - rho_1 f_q|^2 + V_q) / (|delta_q|^2 + V_q))
-        rho >= 0, sum rho <= 1
+        rho = argmin mean_q sqrt((|delta_q - rho_0 mu_q - rho_1(f_q) f_q|^2 + V_q) / (|delta_q|^2 + V_q))
+        rho_1(f) = rho_1 |f|^2 / (|f|^2 + s^2)
 
     where V_q is the sampling variance of the measured effect: the mean relative error that a measurement
     would show. Every token counts alike there, so that nothing is left of a forecast where most perturbations
     act on one gene alone, and no token decides whose effect is large. Of fewer than five tokens nothing is
-    believed.
+    believed. A forecast is believed by its size, s > 0, where the error falls by more than the standard error
+    of its fall over tokens. The sum of rho is 1 at most, and 1.5 where s > 0.
     What an unseen token misses this by is what a seen one does, in a random direction along it:
-    ``delta_u = rho_0 mu + rho_1 f_u +- (delta_q - forecast_q)`` for a random q.
+    ``delta_u = rho_0 mu + rho_1(f_u) f_u +- (delta_q - forecast_q)`` for a random q.
 
     A program whose rows of tokens are parameters, and no drawn site, cannot forget one: f_q is zero there.
 
@@ -104,6 +107,7 @@ class LeftOut:
         residual_sd: Standard deviation of its measured effect.
         mean: Mean effect of the tokens, mu.
         shares: rho.
+        half: s, the size of a forecast of which half is left; zero where size does not matter.
         pair: c of pairs.
         size: h, the mean squared effect of a gene.
 
@@ -118,8 +122,24 @@ class LeftOut:
     residual_sd: Float[np.ndarray, "left_out occasion gene"]
     mean: Float[np.ndarray, "occasion gene"]
     shares: Float[np.ndarray, " forecast"]
+    half: float
     pair: Float[np.ndarray, " part"]
     size: Float[np.ndarray, " gene"]
+
+    def expected(
+        self, occasion: int, forecast: Float[np.ndarray, " gene"], size: float
+    ) -> Float[np.ndarray, " gene"]:
+        """What is believed of an unseen token's effect.
+
+        Args:
+            occasion: Number of the occasion.
+            forecast: f, the program's.
+            size: The norm of f over all genes, less those of the tokens themselves.
+        """
+        return np.asarray(
+            self.shares[0] * self.mean[occasion]
+            + self.shares[1] * _believed(np.array(size), self.half) * forecast
+        )
 
     @classmethod
     def learnt(cls, members: Members, data: Trajectories, found: CorrectedGroups, seed: int) -> LeftOut:
@@ -156,15 +176,16 @@ class LeftOut:
         _leave_out_own_genes(data, found.schedules, tokens, (delta, error, forecast, noise))
         others = _mean_of_others(delta)
         _leave_out_own_genes(data, found.schedules, tokens, (others,))
-        shares = _shares(delta, others, forecast, noise)
-        residual = delta - shares[0] * others - shares[1] * forecast
+        shares, half = _shares(delta, others, forecast, noise)
+        believed = _believed(np.linalg.norm(forecast, axis=-1, keepdims=True), half)
+        residual = delta - shares[0] * others - shares[1] * believed * forecast
         finite = found.effect[
             np.isfinite(found.effect).all(1) & (np.array(found.groups.labels) != found.control_label)
         ]
         size = (finite**2).mean(0) if len(finite) else np.zeros(data.schema.n_genes)
         times, contexts = (np.array([one[i] for one in occasions]) for i in (0, 1))
         mean, pair = _mean_of_rows(delta), _pair_scales(found, size)
-        return cls(tokens, times, contexts.astype(int), residual, error, mean, shares, pair, size)
+        return cls(tokens, times, contexts.astype(int), residual, error, mean, shares, half, pair, size)
 
     def on(self, genes: Int[np.ndarray, " kept"]) -> LeftOut:
         """The same of some genes."""
@@ -181,6 +202,7 @@ class LeftOut:
             "mean_effect": (("occasion", "gene"), self.mean),
             "mean_squared_effect": ("gene", self.size),
             "share_believed": ("forecast", self.shares),
+            "size_of_half_belief": self.half,
             "pair_variance": ("part", self.pair),
         }
         coords = {
@@ -196,13 +218,23 @@ class LeftOut:
     @classmethod
     def from_dataset(cls, found: xr.Dataset) -> LeftOut:
         """What :meth:`to_dataset` wrote."""
-        names = ("residual", "residual_sd", "mean_effect", "share_believed", "pair_variance")
-        values = [found[name].to_numpy() for name in (*names, "mean_squared_effect")]
         tokens = tuple(map(str, found.left_out.to_numpy())) if found.sizes["left_out"] else ()
-        if "time_of_occasion" not in found:  # a run of before contexts
+        if "time_of_occasion" in found:
+            times, contexts = (found[f"{of}_of_occasion"].to_numpy() for of in ("time", "context"))
+        else:  # a run of before contexts
             times = found.occasion.to_numpy()
-            return cls(tokens, times, np.zeros(len(times), dtype=int), *values)
-        return cls(tokens, *(found[f"{of}_of_occasion"].to_numpy() for of in ("time", "context")), *values)
+            contexts = np.zeros(len(times), dtype=int)
+        half = float(found["size_of_half_belief"]) if "size_of_half_belief" in found else 0.0
+        values = {
+            "residual": "residual",
+            "residual_sd": "residual_sd",
+            "mean": "mean_effect",
+            "shares": "share_believed",
+            "pair": "pair_variance",
+            "size": "mean_squared_effect",
+        }
+        arrays = {name: found[stored].to_numpy() for name, stored in values.items()}
+        return cls(tokens=tokens, times=times, contexts=contexts, half=half, **arrays)
 
 
 @contextmanager
@@ -267,25 +299,50 @@ def _mean_of_others(
     return np.asarray((filled.sum(0) - filled) / np.maximum(known.sum(0) - known, 1))
 
 
+def _believed(size: Float[np.ndarray, "*any"], half: float) -> Float[np.ndarray, "*any"]:
+    """The part of a forecast that is left by its size."""
+    return np.asarray(size**2 / np.maximum(size**2 + half**2, 1e-300)) if half > 0 else np.ones_like(size)
+
+
 def _shares(
     delta: Float[np.ndarray, "left_out occasion gene"],
     others: Float[np.ndarray, "left_out occasion gene"],
     forecast: Float[np.ndarray, "left_out occasion gene"],
     noise: Float[np.ndarray, "left_out occasion gene"],
-) -> Float[np.ndarray, " forecast"]:
-    """The shares of the two forecasts that leaving tokens out supports."""
+) -> tuple[Float[np.ndarray, " forecast"], float]:
+    """The shares of the two forecasts that leaving tokens out supports, and the size of half belief."""
     n = len(delta)
     if n < _FEWEST_OF_SHARES:
-        return np.zeros(2)
-    known = np.isfinite(delta).reshape(n, -1)
-    y, v, *x = (np.where(known, one.reshape(n, -1), 0.0) for one in (delta, noise, others, forecast))
-    grid = np.array([(a, b) for a in _GRID for b in _GRID if a + b <= 1 + 1e-9])
-    size = np.maximum((y**2 + v).sum(1), 1e-12)[:, None]
-    cross = np.stack([(one * y).sum(1) for one in x], 1)
-    gram = np.stack([[(one * other).sum(1) for other in x] for one in x])
-    missed = size - 2 * cross @ grid.T + np.einsum("gi,ijq,gj->qg", grid, gram, grid)
-    error = np.sqrt(np.maximum(missed, 0.0) / size).mean(0)
-    return np.asarray(grid[int(error.argmin())])
+        return np.zeros(2), 0.0
+    known = np.isfinite(delta)
+    y, v, mean, f = (np.where(known, one, 0.0) for one in (delta, noise, others, forecast))
+    size = np.linalg.norm(f, axis=-1, keepdims=True)
+    scale = np.maximum((y**2 + v).sum((1, 2)), 1e-12)
+
+    def best(half: float, most: float) -> tuple[np.ndarray, np.ndarray]:
+        """The shares that err least in the mean, and the error of each token under them."""
+        steps = np.linspace(0.0, most, 1 + round(most / _STEP))
+        grid = np.array([(a, b) for a in steps for b in steps if a + b <= most + 1e-9])
+        x = mean, _believed(size, half) * f
+        cross = np.stack([(one * y).sum((1, 2)) for one in x], 1)
+        gram = np.stack([[(one * other).sum((1, 2)) for other in x] for one in x])
+        missed = scale[:, None] - 2 * cross @ grid.T + np.einsum("gi,ijq,gj->qg", grid, gram, grid)
+        error = np.sqrt(np.maximum(missed, 0.0) / scale[:, None])
+        chosen = int(error.mean(0).argmin())
+        return grid[chosen], error[:, chosen]
+
+    shares, error = best(0.0, 1.0)
+    by_size = [
+        (*best(half, _MOST_BY_SIZE), half)
+        for half in np.quantile(size[known.any(-1)], _HALVES).tolist()
+        if half > 0
+    ]
+    if by_size:
+        others_shares, others_error, half = min(by_size, key=lambda one: float(one[1].mean()))
+        gain = error - others_error
+        if gain.mean() > gain.std(ddof=1) / np.sqrt(n):
+            return others_shares, half
+    return shares, 0.0
 
 
 def _pair_scales(found: CorrectedGroups, size: Float[np.ndarray, " gene"]) -> Float[np.ndarray, " part"]:

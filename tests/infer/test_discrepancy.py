@@ -257,6 +257,27 @@ def test_an_unseen_token_misses_its_forecast_as_seen_ones_do(posterior: cv.Poste
     np.testing.assert_allclose(np.sqrt((found**2).mean(0)), expected, rtol=0.08)
 
 
+@pytest.mark.parametrize("n_genes", [None, 7], ids=["all genes", "a panel"])
+def test_an_unseen_token_is_believed_by_the_size_of_its_forecast_over_all_genes(
+    posterior: cv.Posterior, program: cv.Posterior, data: cv.Trajectories, n_genes: int | None
+) -> None:
+    """At the size of half belief, whichever genes are asked for, half is left of what is believed."""
+    options = {} if n_genes is None else {"panel": shared_panel(data, data.schema.genes[-n_genes:])}
+    left = replace(known(posterior).left_out, shares=np.array([0.0, 1.0]), half=0.0)
+    forecast = effect(program, NEW).mean("draw")[0, 0, 0]
+    size = float(np.linalg.norm(forecast.where(forecast.gene != NEW, 0.0)))
+    by_size = replace(left, half=size)
+    whole, half = (
+        effect(replace(posterior, discrepancy=replace(known(posterior), left_out=one)), NEW, **options).mean(
+            "draw"
+        )[0, 0, 0]
+        for one in (left, by_size)
+    )
+    asked = effect(program, NEW, **options).mean("draw")[0, 0, 0]
+    others = (asked.gene != NEW).to_numpy()
+    np.testing.assert_allclose((whole - half)[others], asked[others] / 2, atol=1e-10)
+
+
 def test_an_unseen_token_keeps_its_own_transcript_from_the_program(
     posterior: cv.Posterior, program: cv.Posterior
 ) -> None:

@@ -24,7 +24,7 @@ def effects(seed: int = 0) -> np.ndarray:
 
 
 def shares_of(delta: np.ndarray, forecast: np.ndarray) -> np.ndarray:
-    return _shares(delta, _mean_of_others(delta), forecast, np.zeros_like(delta))
+    return _shares(delta, _mean_of_others(delta), forecast, np.zeros_like(delta))[0]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -32,7 +32,7 @@ def test_of_tokens_that_have_nothing_in_common_next_to_nothing_is_forecast(seed:
     """100 values a token and 20 of them: a share by chance has a standard error of 1 / sqrt(2000) = 0.02."""
     delta, forecast = effects(seed), effects(seed + 100)
     others = _mean_of_others(delta)
-    found = _shares(delta, others, forecast, np.zeros_like(delta))
+    found, _ = _shares(delta, others, forecast, np.zeros_like(delta))
     assert np.linalg.norm(found[0] * others + found[1] * forecast) < 0.1 * np.linalg.norm(delta)
 
 
@@ -73,8 +73,8 @@ def test_every_token_counts_the_same_however_large_its_effect_is() -> None:
     size = np.exp(np.random.default_rng(2).normal(0, 3, (N_TOKENS, 1, 1)))
     zero = np.zeros_like(delta)
     np.testing.assert_allclose(
-        _shares(size * delta, zero, size * forecast, np.zeros_like(size * delta)),
-        _shares(delta, zero, forecast, np.zeros_like(delta)),
+        _shares(size * delta, zero, size * forecast, np.zeros_like(size * delta))[0],
+        _shares(delta, zero, forecast, np.zeros_like(delta))[0],
     )
 
 
@@ -84,7 +84,7 @@ def test_times_at_which_a_token_was_not_measured_do_not_count() -> None:
     others = _mean_of_others(shared)
     known = np.isfinite(shared)
     np.testing.assert_allclose(others[known], shared[known])
-    found = _shares(shared, others, np.where(known, effects(1), np.nan), np.zeros_like(others))
+    found, _ = _shares(shared, others, np.where(known, effects(1), np.nan), np.zeros_like(others))
     assert found[0] > 0.9
 
 
@@ -213,4 +213,28 @@ def test_a_token_counts_by_what_can_be_seen_of_it() -> None:
     """Where noise is all that a measurement shows, an effect of another direction forbids no mean."""
     delta = np.concatenate([np.repeat(effects()[:1], 10, axis=0), 1e-3 * effects(1)[:10]])
     noise = np.full_like(delta, 4.0)
-    assert _shares(delta, _mean_of_others(delta), effects(2), noise)[0] > shares_of(delta, effects(2))[0]
+    found, _ = _shares(delta, _mean_of_others(delta), effects(2), noise)
+    assert found[0] > shares_of(delta, effects(2))[0]
+
+
+def sized(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Effects, and forecasts of five sizes, each right by its share of the forecast and noise beside it."""
+    forecast = effects() * np.repeat([0.1, 0.3, 1.0, 3.0, 10.0], N_TOKENS // 5)[:, None, None]
+    return share[:, None, None] * forecast + effects(1), forecast
+
+
+def test_where_large_forecasts_hold_and_small_ones_do_not_they_are_believed_by_their_size() -> None:
+    size = np.repeat([0.1, 0.3, 1.0, 3.0, 10.0], N_TOKENS // 5)
+    delta, forecast = sized(np.where(size < 3.0, -1.0, 1.2))
+    shares, half = _shares(delta, _mean_of_others(delta), forecast, np.zeros_like(delta))
+    small, large = np.sqrt(N_GENES) * np.array([0.3, 10.0])
+    assert half > 0
+    assert shares[1] * small**2 / (small**2 + half**2) < 0.1
+    assert shares[1] * large**2 / (large**2 + half**2) == pytest.approx(1.2, abs=0.15)
+
+
+def test_where_size_says_nothing_it_is_not_asked() -> None:
+    delta, forecast = sized(np.full(N_TOKENS, 0.5))
+    shares, half = _shares(delta, _mean_of_others(delta), forecast, np.zeros_like(delta))
+    assert half == 0.0
+    assert shares[1] == pytest.approx(0.5, abs=0.05)
