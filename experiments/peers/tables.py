@@ -38,6 +38,7 @@ def main(given: Sequence[str] | None = None) -> int:
         written = {"fits": fits, "search": search.read(chosen.out)}
         (chosen.to / "fits.json").write_text(json.dumps(written, indent=1) + "\n")
     noted = json.loads((chosen.to / "fits.json").read_text())
+    scores = pd.read_parquet(chosen.to / "results.parquet")  # those of the search too
     main_ones = [one for one in noted["fits"] if one["asked_steps"] is None and one["place"] != search.INNER]
     scores = scores[scores.folder.isin([one["folder"] for one in main_ones])]
     fits = [one for one in main_ones if one["predictor"] != MARKS]
@@ -69,7 +70,8 @@ def gathered(out: Path) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """The scores of all pieces, and what is noted of each."""
     frames, fits = [], []
     for frame, said in stored(out, contenders()):
-        frames.append(frame.assign(task=said["task"], folder=said["folder"]))
+        if len(frame):
+            frames.append(frame.assign(task=said["task"], folder=said["folder"]))
         fits.append(dict(said))
     return pd.concat(frames, ignore_index=True), fits
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -314,11 +313,12 @@ def test_a_start_elsewhere_goes_on_from_the_written_results(
     tool, task, out = adapter(tmp_path / "tool", SHIFTING), small_task(), tmp_path / "out"
     monkeypatch.setattr(tables, "contenders", lambda: {"tool": tool})
     first = pieces.Store().result(pieces.Piece(case_of(task, out), tool, challenge=False))
-    scores, fits = tables.gathered(out)
     results, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
     results.mkdir()
-    scores.to_parquet(results / "results.parquet")
-    (results / "fits.json").write_text(json.dumps({"fits": fits, "search": []}))
+    tables.main(["-o", str(out), "--to", str(results)])
+    page = (results / "results.md").read_text()
+    tables.main(["--to", str(results)])
+    assert (results / "results.md").read_text() == page
 
     tables.restored(elsewhere, results)
     again = pieces.Store().result(pieces.Piece(case_of(task, elsewhere), tool, challenge=False))
