@@ -40,7 +40,7 @@ from pyro_citevae.infer.diagnosis import Diagnosis
 from pyro_citevae.kinds import RUN
 from pyro_citevae.locks import locked
 from pyro_citevae.recipe import Recipe, described
-from pyro_citevae.whole_files import require_free
+from pyro_citevae.whole_files import require_free, sweep
 
 __all__ = ["fit_command"]
 
@@ -143,6 +143,7 @@ def fit_command(
         if complete:
             require_complete(out, complete, recipe, seeds, train)
             _forget(training)
+            sweep(out.absolute().parent)  # it may have been killed between its name and its end
             return _said_complete(out)
         if dry_run:
             return {**_said_dry(out, recipe, train, screen.n_cells), "read": read.content}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, final
@@ -11,6 +13,7 @@ from typing import Any, final
 __all__ = ["Stopped", "heeded", "is_one_of_several", "keeping"]
 
 _HEEDED = (signal.SIGINT, signal.SIGTERM)
+_MOMENT = 0.05  # seconds
 
 
 @final
@@ -39,21 +42,35 @@ class Stopped(BaseException):  # no failure, that somebody may catch as one
 def heeded() -> Iterator[None]:
     """Raises :class:`Stopped` at the first signal within the block; a second one does as it does by default.
 
-    A signal that is ignored, as in the background of a shell without job control, stays ignored.
+    A signal that is ignored, as in the background of a shell without job control, stays ignored. One that
+    comes while C calls Python, where nothing can be raised, comes again a moment later.
     """
     before = {number: signal.getsignal(number) for number in _HEEDED}
+    told_before = sys.unraisablehook
+
+    def heed() -> None:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, stop)
 
     def stop(number: int, _: Any) -> None:
         for one in _HEEDED:
             signal.signal(one, signal.SIG_DFL)
         raise Stopped(number)
 
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, stop)
+    def again(told: sys.UnraisableHookArgs) -> None:
+        if isinstance(told.exc_value, Stopped):
+            heed()
+            threading.Timer(_MOMENT, os.kill, (os.getpid(), told.exc_value.number)).start()
+        else:
+            told_before(told)
+
+    heed()
+    sys.unraisablehook = again
     try:
         yield
     finally:
+        sys.unraisablehook = told_before
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from screens import as_anndata, simulated
 
 import pyro_citevae as cv
 from pyro_citevae.cli import main
+from pyro_citevae.cli.signals import Stopped, heeded
 from pyro_citevae.errors import InterruptedFit
 from pyro_citevae.guides import MeanField
 from pyro_citevae.models import StaticShift
@@ -135,9 +137,23 @@ def test_a_command_that_is_stopped_leaves_nothing(
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_second_signal_ends_at_once(number: int, tmp_path: Path) -> None:
-    from pyro_citevae.cli.signals import Stopped, heeded
+def test_a_signal_while_c_calls_python_is_heeded_a_moment_later(number: int) -> None:
+    """Nothing can be raised there: as where numba compiles."""
 
+    def work() -> None:
+        called = ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), number))
+        with heeded():
+            try:
+                called()
+                time.sleep(30)
+            except Stopped as stop:
+                sys.exit(stop.exit_code)
+
+    assert in_child(work) == SIGNALS[number]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_second_signal_ends_at_once(number: int, tmp_path: Path) -> None:
     def work() -> None:
         with heeded():
             (tmp_path / "ready").touch()
@@ -317,7 +333,8 @@ def test_every_command_ends_with_its_code_and_one_line(
             start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
-        wait_for(lambda process=process: process.poll() is not None or is_heeded(process.pid, number))
+        # the handler of SIGTERM is ours alone; that of SIGINT is Python's until then
+        wait_for(lambda process=process: process.poll() is not None or is_heeded(process.pid, signal.SIGTERM))
         pause = rng.choice((0.0, 0.5, 2.0, 5.0, 10.0))
         time.sleep(pause)
         (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
