@@ -56,7 +56,7 @@ def _taken(file: Path) -> int:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             opened = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the one before has deleted the folder meanwhile
+        except (FileNotFoundError, FileExistsError):  # the one before has deleted the folder meanwhile
             if not left:
                 raise
             continue
