@@ -100,9 +100,8 @@ def quiet() -> Iterator[None]:
     logging.getLogger("cell_eval2").setLevel(logging.ERROR)  # it advises those who submit
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CiteVAEWarning)
-        warnings.filterwarnings(
-            "ignore", "invalid value encountered", RuntimeWarning, "scanpy"
-        )  # constant genes
+        # of genes that are alike in all cells
+        warnings.filterwarnings("ignore", "invalid value encountered", RuntimeWarning, "scanpy")
         warnings.filterwarnings("ignore", "Observation names are not unique")  # in cell-eval2's own tables
         yield
 

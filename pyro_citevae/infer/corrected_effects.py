@@ -90,7 +90,7 @@ def corrected_laws(
     """
     if all(one is None for one in known):
         return [None] * len(known)
-    levels = np.moveaxis(replace(roll, schedules=[*roll.schedules, do()], told=True).pseudobulk(None), 0, 2)
+    levels = _beside_the_control(roll, None)
     effects, before = levels[:, :, :-1] - levels[:, :, -1:], levels[:, :, :-1]
     sizes = _sizes(effects, roll, known, None)
     gained = _corrected(effects, sizes, roll, known, of_population=True) - effects
@@ -129,6 +129,14 @@ def _kept(roll: Counterfactuals) -> Int[np.ndarray, " kept"] | slice:
     return slice(None) if roll.panel is None else positions(model.schema, roll.schema.genes)
 
 
+def _beside_the_control(
+    roll: Counterfactuals, controls: Trajectories | None
+) -> Float[np.ndarray, "chain draw schedule time gene"]:
+    """Levels of a roll-out's schedules, and last those of the control."""
+    beside = replace(roll, schedules=[*roll.schedules, do()], told=True)
+    return np.moveaxis(beside.pseudobulk(controls), 0, 2)
+
+
 def _sizes(
     effects: Float[np.ndarray, "chain draw schedule time gene"],
     roll: Counterfactuals,
@@ -136,11 +144,10 @@ def _sizes(
     controls: Trajectories | None,
 ) -> Float[np.ndarray, "chain schedule time"]:
     """Norms of the programs' mean effects over all genes, whichever are asked for, less the tokens' own."""
+    if not any(one is not None and one.left_out.half > 0 for one in known):  # then nobody asks
+        return np.zeros((len(known), len(roll.schedules), len(roll.times)))
     if roll.panel is not None:
-        if not any(one is not None and one.left_out.half > 0 for one in known):
-            return np.zeros((len(known), len(roll.schedules), len(roll.times)))
-        whole = replace(roll, panel=None, schedules=[*roll.schedules, do()], told=True)
-        levels = np.moveaxis(whole.pseudobulk(controls), 0, 2)
+        levels = _beside_the_control(replace(roll, panel=None), controls)
         effects = levels[:, :, :-1] - levels[:, :, -1:]
     mean, schema = effects.mean(1), roll.members[0][0].schema
     for p, schedule in enumerate(roll.schedules):

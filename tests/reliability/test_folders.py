@@ -10,6 +10,8 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
@@ -181,24 +183,32 @@ def test_a_complete_run_is_left_and_what_its_fit_left_is_swept(
 # F15: one writer
 
 
-def test_a_second_process_is_refused_at_once_and_told_the_first(tmp_path: Path) -> None:
+@contextmanager
+def held_by_another(folder: Path, mark: Path) -> Iterator[int]:
+    """A process of its own holds a folder's lock, and is killed in the end; its id."""
+
     def hold() -> None:
-        with locked(tmp_path / "folder"):
-            (tmp_path / "held").touch()
+        with locked(folder):
+            mark.touch()
             time.sleep(60)
 
-    first = child_of(hold)
+    holder = child_of(hold)
     try:
-        while not (tmp_path / "held").exists():
+        while not mark.exists():
             time.sleep(0.01)
+        yield holder
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        ended(holder)
+
+
+def test_a_second_process_is_refused_at_once_and_told_the_first(tmp_path: Path) -> None:
+    with held_by_another(tmp_path / "folder", tmp_path / "held") as first:
         started = time.perf_counter()
         message = rf"'.*folder' is in use by process {first} on {re.escape(platform.node())}; wait for it"
         with pytest.raises(RunError, match=message), locked(tmp_path / "folder"):
             pass
         assert time.perf_counter() - started < 1
-    finally:
-        os.kill(first, signal.SIGKILL)
-        ended(first)
     assert (tmp_path / "folder" / "lock").exists()  # it had no time
     with locked(tmp_path / "folder"):  # which is known to be stale
         assert f"process {os.getpid()}" in (tmp_path / "folder" / "lock").read_text()
@@ -256,20 +266,11 @@ def test_of_two_fits_into_one_folder_the_second_is_refused_and_the_first_is_whol
 
 
 def test_of_two_benchmarks_into_one_folder_the_second_is_refused(here: Path) -> None:
-    def hold() -> None:
-        with locked(here / "made" / "folds"):
-            (here / "held").touch()
-            time.sleep(60)
-
-    first = child_of(hold)
-    try:
-        while not (here / "held").exists():
-            time.sleep(0.01)
-        with pytest.raises(RunError, match=rf"'made/folds' is in use by process {first} on "):
-            said("benchmark unseen-gene --data screen.h5ad --config model.toml -o made --quiet")
-    finally:
-        os.kill(first, signal.SIGKILL)
-        ended(first)
+    with (
+        held_by_another(here / "made" / "folds", here / "held") as first,
+        pytest.raises(RunError, match=rf"'made/folds' is in use by process {first} on "),
+    ):
+        said("benchmark unseen-gene --data screen.h5ad --config model.toml -o made --quiet")
 
 
 # F8: a pair of files
