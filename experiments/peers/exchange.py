@@ -79,11 +79,19 @@ class Given:
         rows = {one: self.genes.loc[genes_of(one)].sum() for one in self.labels}
         return pd.DataFrame(rows).T.astype(np.float32)
 
-    def of_last_time(self) -> Given:
-        """The same of the last training time alone, for a peer without time."""
+    def without_time(self) -> tuple[Given, str]:
+        """What a peer without time is given, and words on it: where a new time is asked, the last alone."""
+        if not self.asks_new_times:
+            return self, ""
         time = self.train.obs["time"].astype(float)
         ask = self.ask[self.ask["perturbation"] != CONTROL].reset_index(drop=True)
-        return Given(self.train[(time == time.max()).to_numpy()].copy(), ask, self.genes, self.facts)
+        last = Given(self.train[(time == time.max()).to_numpy()].copy(), ask, self.genes, self.facts)
+        return last, "; no time: cells of the last training day alone"
+
+    def of_several_cells(self) -> np.ndarray:
+        """Whether a training cell has others of its perturbation, without which some peers cannot read it."""
+        labels = self.train.obs["perturbation"].astype(str)
+        return (labels.map(labels.value_counts()) > 1).to_numpy()
 
     def controls(self, context: str, time: float) -> np.ndarray:
         """Rows of training's control cells: of this context and time, else of this context, else all."""
@@ -97,6 +105,12 @@ class Given:
 def genes_of(perturbation: str) -> list[str]:
     """The genes that a perturbation's name joins by ``+``; none for the control."""
     return [] if perturbation == CONTROL else perturbation.split("+")
+
+
+def condition(perturbation: str) -> str:
+    """The name that GEARS and Scouter have for it: ``ctrl``, ``A+ctrl`` or ``A+B``."""
+    genes = genes_of(perturbation)
+    return "+".join([*genes, "ctrl"]) if len(genes) < 2 else perturbation
 
 
 def read_given(folder: Path) -> Given:

@@ -26,6 +26,7 @@ __all__ = ["OURS", "RULES", "Contender", "Own", "Peer", "Ran", "contenders"]
 HERE = Path(__file__).parent
 ENVIRONMENTS = Path(os.environ.get("PEERS_ENVIRONMENTS", HERE.parents[1] / ".venv-peers"))
 OURS, RULES = "CiteVAE", "rules"
+_INSTALLED = ("requirements.txt", "without_dependencies.txt")
 _CANNOT = 3  # the exit of an adapter whose tool is not made for a task
 
 
@@ -119,8 +120,8 @@ class Peer(Contender):
 
     @cached_property
     def source(self) -> str:
-        """Of the adapter and of what is installed for it."""
-        files = [self.adapter, self.adapter.with_name("requirements.txt")]
+        """Of the adapter, of what adapters share, and of what is installed for it."""
+        files = [self.adapter, HERE / "exchange.py", *(self.adapter.with_name(one) for one in _INSTALLED)]
         return hashlib.sha256(b"".join(one.read_bytes() for one in files if one.is_file())).hexdigest()
 
 

@@ -50,13 +50,15 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-tables", action="store_true", help="Leave the tables as they are.")
     parser.add_argument("-o", "--out", type=Path, default=DEFAULT, help="Folder of the pieces.")
     chosen = parser.parse_args(given)
+    if chosen.search and not set(chosen.task) & set(search.SEARCHED):
+        parser.error(f"--search is of {' and '.join(search.SEARCHED)}; name one of them by --task")
     store = Store(chosen.limit, chosen.again, chosen.anew)
     ready = [one for one in (known[name] for name in chosen.peer) if installed(one)]
     tables.restored(chosen.out)
     parallel = joblib.Parallel(chosen.jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
     with quiet():
         if chosen.search:
-            asked = [TASKS[one] for one in chosen.task if one in search.SEARCHED]
+            asked = [TASKS[one] for one in search.SEARCHED if one in chosen.task]
             searches = search.searches(asked, ready, chosen.out)
             for row in parallel(joblib.delayed(searched)(one, store) for one in searches):
                 search.note(row, chosen.out)

@@ -17,73 +17,79 @@ from pyro_citevae.whole_files import aside
 
 __all__ = ["FACTORS", "INNER", "SEARCHED", "Search", "note", "read", "searches"]
 
-FACTORS = (0.3, 1.0, 3.0)
-SEARCHED = ("simulated_genes", "kang")  # each tool is made for one of them at least
+FACTORS = (0.5, 1.0, 2.0)
+SEARCHED = ("simulated_genes", "simulated_contexts")  # the first that a tool is made for is its
 INNER = "inner"
 _FILE = "search.json"
 
 
 @dataclass(frozen=True)
 class Search:
-    """The search of one predictor on one task.
+    """The search of one predictor, on the first task that it is made for.
 
     The steps that err least (relative L2) on an inner fold, which the same protocol makes of the training
     cells of the first fold, are taken for a fit on all training cells, scored on the first fold; one seed.
 
     Attributes:
         contender: Who predicts.
-        outer: The first fold.
-        inner: A fold of its training cells.
+        cases: The first fold of each task, and a fold of its training cells.
     """
 
     contender: Contender
-    outer: Case
-    inner: Case
+    cases: Sequence[tuple[Case, Case]]
 
     def row(self, store: Store) -> dict[str, Any]:
         """What was found, or why there is nothing."""
-        return {"task": self.outer.task.name, "predictor": self.contender.name, **self._found(store)}
+        for outer, inner in self.cases:
+            found = _found(self.contender, outer, inner, store)
+            if not found.pop("cannot"):
+                break
+        return {"task": outer.task.name, "predictor": self.contender.name, **found}
 
-    def _found(self, store: Store) -> dict[str, Any]:
-        """Errors by factor on the inner fold, the factor taken, and its error on the outer fold."""
-        one, inner, outer = self.contender, self.inner, self.outer
-        first = _tried(one, inner, None, store)
-        if first["failure"]:
-            return {"failure": first["failure"]}
-        default = int(first["steps"])
-        errors = {1.0: first["error"]}
-        for factor in FACTORS:
-            if factor != 1.0:
-                found = _tried(one, inner, max(1, round(factor * default)), store)
-                errors[factor] = found["error"]  # none where it took too long
-        chosen = min((value, factor) for factor, value in errors.items() if value is not None)[1]
-        by_default = _tried(one, outer, None, store)
-        taken = by_default if chosen == 1.0 else _tried(one, outer, round(chosen * default), store)
-        return {
-            "failure": by_default["failure"] or taken["failure"],
-            "steps": default,
-            "inner": {f"{factor:g}": errors[factor] for factor in FACTORS},
-            "chosen": chosen,
-            "default": by_default["error"],
-            "searched": taken["error"],
-        }
+
+def _found(one: Contender, outer: Case, inner: Case, store: Store) -> dict[str, Any]:
+    """Errors by factor on the inner fold, the factor taken, and its error on the outer fold."""
+    first = _tried(one, inner, None, store)
+    if first["failure"]:
+        return {"failure": first["failure"], "cannot": first["cannot"]}
+    default = int(first["steps"])
+    errors = {1.0: first["error"]}
+    for factor in FACTORS:
+        if factor != 1.0:
+            found = _tried(one, inner, max(1, round(factor * default)), store)
+            errors[factor] = found["error"]  # none where it took too long
+    chosen = min((value, factor) for factor, value in errors.items() if value is not None)[1]
+    by_default = _tried(one, outer, None, store)
+    taken = by_default if chosen == 1.0 else _tried(one, outer, round(chosen * default), store)
+    return {
+        "failure": by_default["failure"] or taken["failure"],
+        "cannot": False,
+        "steps": default,
+        "inner": {f"{factor:g}": errors[factor] for factor in FACTORS},
+        "chosen": chosen,
+        "default": by_default["error"],
+        "searched": taken["error"],
+    }
 
 
 def searches(tasks: Sequence[Task], contenders: Sequence[Contender], out: Path) -> Iterator[Search]:
-    """Every predictor on every task; the rules have no steps."""
-    for task in tasks:
-        fold = task.folds_of(task.data)[0]
-        place = out / task.name / f"fold_{fold.number}"
-        outer = Case.of(task, fold, place / "case")
-        within = replace(task, taken=(0,)).folds_of(fold.train)[0]
-        inner = Case.of(task, within, place / INNER / "case")
-        yield from (Search(one, outer, inner) for one in contenders if one.name != RULES)
+    """Every predictor; the rules have no steps."""
+    cases = [_cases(task, out) for task in tasks]
+    yield from (Search(one, cases) for one in contenders if one.name != RULES)
+
+
+def _cases(task: Task, out: Path) -> tuple[Case, Case]:
+    """The first fold of a task, and a fold of its training cells."""
+    fold = task.folds_of(task.data)[0]
+    place = out / task.name / f"fold_{fold.number}"
+    within = replace(task, taken=(0,)).folds_of(fold.train)[0]
+    return Case.of(task, fold, place / "case"), Case.of(task, within, place / INNER / "case")
 
 
 def note(row: Mapping[str, Any], out: Path) -> None:
     """Writes what a search found, in the place of what an earlier start did."""
-    known = {(one["task"], one["predictor"]): one for one in read(out)}
-    known[row["task"], row["predictor"]] = dict(row)
+    known = {one["predictor"]: one for one in read(out)}
+    known[row["predictor"]] = dict(row)
     with aside(out / _FILE, overwrite=True) as written:
         written.write_text(json.dumps(list(known.values()), indent=1) + "\n")
 
@@ -100,6 +106,6 @@ def _tried(one: Contender, case: Case, steps: int | None, store: Store) -> dict[
     challenge = case.task.challenge and case.folder.parent.name != INNER  # as in the tables, not fitted anew
     frame, said = store.result(Piece(case, one, 0, steps, challenge))
     if said["failure"]:
-        return {"failure": said["failure"], "error": None, "steps": 0}
+        return {"failure": said["failure"], "cannot": said["cannot"], "error": None, "steps": 0}
     error = float(frame[frame.score == "relative_l2"].value.mean())
-    return {"failure": "", "error": error, "steps": said["itself"]["steps"]}
+    return {"failure": "", "cannot": False, "error": error, "steps": said["itself"]["steps"]}

@@ -15,7 +15,7 @@ from case import Case, Measured, Target, UnavailableError
 __all__ = ["cases"]
 
 _WANTED: Sequence[tuple[str, Sequence[str], float | None]] = (
-    ("citevae --help", ("-m", "pyro_citevae.cli", "--help"), 1.5),
+    ("citevae --help", ("-m", "pyro_citevae", "--help"), 1.5),
     ("import pyro_citevae", ("-c", "import pyro_citevae"), 2.5),
     ("all that a fit needs", ("-c", "import pyro_citevae as cv; cv.fit, cv.models.CiteVAE"), None),
 )

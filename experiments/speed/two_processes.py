@@ -18,7 +18,7 @@ from screen_file import screen_file
 
 __all__ = ["cases"]
 
-_CITEVAE = ("-m", "pyro_citevae.cli")
+_CITEVAE = ("-m", "pyro_citevae")
 _NOTES_GRADIENTS = Path(__file__).parents[2] / "tests/gradient_of_processes.py"
 
 

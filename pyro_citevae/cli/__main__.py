@@ -1,4 +1,4 @@
-"""``python -m pyro_citevae.cli``, as every process of a fit on several devices starts."""
+"""``python -m pyro_citevae.cli``, as the version before had it for ``python -m pyro_citevae``."""
 
 from pyro_citevae.cli.app import main
 

@@ -19,9 +19,9 @@ from typer.main import get_command
 
 from pyro_citevae.cli.as_json import asked_for_json, with_json, write_json
 from pyro_citevae.cli.commands import COMMANDS, GROUPS
-from pyro_citevae.cli.signals import Stopped, heeded, is_one_of_several
 from pyro_citevae.cli.terminal import in_flags, in_one_line, say_error, say_stopped
 from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
+from pyro_citevae.signals import Stopped, heeded, is_one_of_several
 
 __all__ = ["app", "imported", "main"]
 

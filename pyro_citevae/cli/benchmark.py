@@ -15,10 +15,10 @@ from pyro_citevae.cli.as_json import Facts, rows
 from pyro_citevae.cli.completions import one_of, screens
 from pyro_citevae.cli.options import Context, Layout, MostGenes, Quiet
 from pyro_citevae.cli.runs import file_of, say_what_runs
-from pyro_citevae.cli.signals import keeping
 from pyro_citevae.cli.terminal import progress_bar, say
 from pyro_citevae.errors import DataError
 from pyro_citevae.kinds import RESULTS, RESULTS_PAGE, SPLITS
+from pyro_citevae.signals import keeping
 from pyro_citevae.whole_files import require_free, together
 
 __all__ = ["benchmark_command"]

@@ -31,7 +31,6 @@ from pyro_citevae.cli.options import (
     with_columns,
 )
 from pyro_citevae.cli.runs import file_of, path_of, records_of, require_complete, say_what_runs, screen_of
-from pyro_citevae.cli.signals import keeping
 from pyro_citevae.cli.terminal import console, in_flags, say
 from pyro_citevae.data import Split, Summary, Trajectories
 from pyro_citevae.errors import DivergenceError
@@ -40,6 +39,7 @@ from pyro_citevae.infer.diagnosis import Diagnosis
 from pyro_citevae.kinds import RUN
 from pyro_citevae.locks import locked
 from pyro_citevae.recipe import Recipe, described
+from pyro_citevae.signals import keeping
 from pyro_citevae.whole_files import require_free, sweep
 
 __all__ = ["fit_command"]
@@ -126,7 +126,7 @@ def fit_command(
     training = out.with_name(f"{out.name}.training")
     if chosen.devices > 1 and not processes.launched() and not complete:
         with keeping(lambda: _kept(training)), tempfile.TemporaryDirectory() as errors:
-            processes.launch(chosen.devices, ("-m", "pyro_citevae.cli", *sys.argv[1:]), Path(errors))
+            processes.launch(chosen.devices, ("-m", "pyro_citevae", *sys.argv[1:]), Path(errors))
         return None  # the first process says what was found
     is_first = bool(complete) or processes.world(chosen.devices).rank == 0
     quiet = quiet or not is_first

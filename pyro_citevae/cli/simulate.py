@@ -10,13 +10,13 @@ from matplotlib.image import imsave
 from pyro_citevae.cli.as_json import Facts
 from pyro_citevae.cli.completions import one_of
 from pyro_citevae.cli.options import Backend, MeshDir, Out, Overwrite, Quiet, Seed
-from pyro_citevae.cli.signals import keeping
 from pyro_citevae.cli.terminal import progress_bar, say
 from pyro_citevae.errors import DataError
 from pyro_citevae.kinds import SCENES, SHEET
 from pyro_citevae.scenes import render
 from pyro_citevae.scenes.dynamics import SHAPES
 from pyro_citevae.scenes.rendered import c3d_parts, render_parts
+from pyro_citevae.signals import keeping
 from pyro_citevae.whole_files import aside, require_free
 
 __all__ = ["simulate_c3d", "simulate_c3d_sheet"]

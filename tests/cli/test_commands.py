@@ -753,7 +753,7 @@ def test_odd_characters_in_a_name_are_printed_as_they_are(
 
 
 def process(*given: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pyro_citevae.cli", *map(str, given)]
+    command = [sys.executable, "-m", "pyro_citevae", *map(str, given)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -776,7 +776,7 @@ def test_a_command_that_ends_well_ends_the_process_with_0() -> None:
 def test_a_killed_fit_goes_on_and_a_finished_one_is_left(places: dict[str, Path], tmp_path: Path) -> None:
     line = "fit {screen} --time time --config {small} --epochs 60 --quiet --from-disk -o {out}"
     given = words(line, **places, out=tmp_path / "run")
-    command = [sys.executable, "-m", "pyro_citevae.cli", *given]
+    command = [sys.executable, "-m", "pyro_citevae", *given]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     state = tmp_path / "run.training/seed_0/training.safetensors"
     while not state.exists() and started.poll() is None:

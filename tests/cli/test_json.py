@@ -240,7 +240,7 @@ def test_a_process_writes_nothing_else_to_stdout(places: dict[str, Path], tmp_pa
     line = (
         f"fit {places['screen']} --time time --config {places['small']} --epochs 1 -o {tmp_path}/run --json"
     )
-    command = [sys.executable, "-m", "pyro_citevae.cli", *shlex.split(line)]
+    command = [sys.executable, "-m", "pyro_citevae", *shlex.split(line)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert strict(done.stdout)["saved"] == [f"{tmp_path}/run"]
     assert "What was read" in done.stderr

@@ -89,6 +89,22 @@ def case_of(task: Any, folder: Path) -> Any:
     return Case.of(task, task.folds_of(task.data)[0], folder / task.name / "fold_0" / "case")
 
 
+@pytest.mark.parametrize(
+    "changed", ["tool/adapter.py", "tool/requirements.txt", "tool/without_dependencies.txt", "exchange.py"]
+)
+def test_a_piece_is_made_anew_where_what_its_predictions_follow_from_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    import predictors
+
+    (tmp_path / "exchange.py").touch()
+    monkeypatch.setattr(predictors, "HERE", tmp_path)
+    first = adapter(tmp_path / "tool", "").source
+    (tmp_path / changed).open("a").write("# another\n")
+    again = predictors.Peer("tool", Path(sys.executable), tmp_path / "tool/adapter.py").source
+    assert again != first
+
+
 def test_an_adapter_is_given_training_cells_and_nothing_of_the_truth(tmp_path: Path) -> None:
     case = case_of(small_task(), tmp_path)
     assert {one.name for one in case.given.iterdir()} == {
@@ -327,3 +343,30 @@ def test_a_start_elsewhere_goes_on_from_the_written_results(
     changed = adapter(tmp_path / "tool", SHIFTING + "\n# changed\n")
     pieces.Store().result(pieces.Piece(case_of(task, elsewhere), changed, challenge=False))
     assert calls(tool) == 2
+
+
+def test_a_search_takes_the_steps_that_err_least_within_on_the_first_task_a_tool_is_made_for(
+    tmp_path: Path,
+) -> None:
+    from dataclasses import replace
+
+    from pieces import Store
+    from search import note, read, searches
+
+    body = SHIFTING.replace("*= 3", "*= given.steps")  # 5 steps err least, 10 are its default
+    needs = (
+        "if not (given.task / 'genes.parquet').exists(): print('no features', file=sys.stderr); sys.exit(3)"
+    )
+    tool, out = adapter(tmp_path / "tool", needs + body), tmp_path / "out"
+    first, second = (replace(small_task(features=one), name=one) for one in ("none", "table"))
+    for one in searches([first, second], [tool], out):
+        row = one.row(Store())
+        note(row, out)
+    assert read(out) == [row]
+    assert (row["task"], row["predictor"], row["steps"], row["chosen"]) == ("table", "tool", 10, 0.5)
+    assert row["inner"]["0.5"] < row["inner"]["1"] < row["inner"]["2"]
+    assert row["searched"] < row["default"]
+    made = calls(tool)
+    assert made == 1 + 3 + 2
+    assert next(iter(searches([first, second], [tool], out))).row(Store()) == row
+    assert calls(tool) == made

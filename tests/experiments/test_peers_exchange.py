@@ -67,10 +67,32 @@ def test_a_peer_without_time_has_the_last_day_and_is_asked_no_control(
     exchange: ModuleType, folder: Path
 ) -> None:
     given = exchange.read_given(folder)
-    last = given.of_last_time()
+    last, said = given.without_time()
     assert given.asks_new_times
     assert set(last.train.obs["time"]) == {2.0}
     assert list(last.ask["perturbation"]) == ["A+B", "C"]
+    assert "the last training day" in said
+
+
+def test_a_peer_without_time_has_everything_where_no_new_time_is_asked(
+    exchange: ModuleType, folder: Path
+) -> None:
+    given = exchange.read_given(folder)
+    given.ask["time"] = 2.0
+    assert given.without_time() == (given, "")
+
+
+def test_a_lone_cell_of_its_perturbation_is_found(exchange: ModuleType, folder: Path) -> None:
+    given = exchange.read_given(folder)
+    given.train.obs["perturbation"] = ["C", *given.train.obs["perturbation"].astype(str)[1:]]
+    assert np.flatnonzero(~given.of_several_cells()).tolist() == [0]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("control", "ctrl"), ("A", "A+ctrl"), ("A+B", "A+B")])
+def test_conditions_are_named_as_gears_and_scouter_read_them(
+    exchange: ModuleType, ours: str, theirs: str
+) -> None:
+    assert exchange.condition(ours) == theirs
 
 
 def test_controls_are_of_the_asked_time_and_else_of_the_context(exchange: ModuleType, folder: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_killed_process_ends_all_with_a_sentence_and_the_fit_goes_on(tmp_path:
 
     def command(out: str, *more: str) -> list[str]:
         line = f"fit screen.h5ad --time time --config small.toml --epochs 60 --devices 2 --quiet -o {out}"
-        return [sys.executable, "-m", "pyro_citevae.cli", *line.split(), *more]
+        return [sys.executable, "-m", "pyro_citevae", *line.split(), *more]
 
     options = {"cwd": tmp_path, "text": True, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
     whole = subprocess.run(command("whole"), capture_output=True, check=False, **options)

@@ -26,10 +26,10 @@ from screens import as_anndata, simulated
 
 import pyro_citevae as cv
 from pyro_citevae.cli import main
-from pyro_citevae.cli.signals import Stopped, heeded
 from pyro_citevae.errors import InterruptedFit
 from pyro_citevae.guides import MeanField
 from pyro_citevae.models import StaticShift
+from pyro_citevae.signals import Stopped, heeded
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 MODEL = '[model]\nname = "StaticShift"\nn_programs = 2\nhidden = 4\n[guide]\nname = "MeanField"\nhidden = 4\n'
@@ -109,6 +109,26 @@ def test_a_fit_that_is_stopped_says_what_is_kept_and_goes_on(
     for file in ("model.safetensors", "history.parquet"):
         assert (tmp_path / "run" / file).read_bytes() == (places["whole"] / file).read_bytes()
     assert names(tmp_path) == {"run", "stderr"}
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS.items())
+def test_a_command_that_is_stopped_before_it_has_imported_anything_says_so_too(
+    number: int, code: int, places: dict[str, Path]
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyro_citevae", "inspect", str(places["screen.h5ad"])],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    wait_for(lambda: is_heeded(process.pid, signal.SIGTERM))
+    process.send_signal(number)
+    assert (
+        process.communicate(timeout=60)[1]
+        == f"stopped by {signal.Signals(number).name}; nothing was written.\n"
+    )
+    assert process.returncode == code
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS.items())
@@ -326,7 +346,7 @@ def test_every_command_ends_with_its_code_and_one_line(
         folder.mkdir()
         given = words(COMMANDS[name], {**places, "out": folder / "out"})
         process = subprocess.Popen(
-            [sys.executable, "-m", "pyro_citevae.cli", *given],
+            [sys.executable, "-m", "pyro_citevae", *given],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

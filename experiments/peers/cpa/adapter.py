@@ -114,9 +114,7 @@ def main() -> None:
     given = read_given(chosen.task)
     module, plan = KANG if given.facts["has_contexts"] else NORMAN
     settings = ["as its tutorials on Kang's (contexts) and Norman's screen"]
-    if given.asks_new_times:
-        given = given.of_last_time()
-        settings.append("no time: cells of the last training day alone")
+    given, of_times = given.without_time()
     if given.unseen_genes and given.genes is None:
         given.embeddings()
     cells, groups = screen(given, chosen.seed)
@@ -147,7 +145,7 @@ def main() -> None:
         model.predict(asked, batch_size=256)
         mean = np.asarray(asked.obsm["CPA_pred"], dtype=float)
         made.append(np.log1p(given.target_sum * mean / mean.sum(1, keepdims=True)))
-    said = "; ".join(settings)
+    said = "; ".join(settings) + of_times
     write_cells(chosen.out, given, made, package="cpa-tools", steps=epochs, unit="epochs", settings=said)
 
 

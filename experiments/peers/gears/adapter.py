@@ -30,7 +30,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import torch
-from exchange import Given, arguments, genes_of, none_negative, read_given, refuse, write_cells
+from exchange import Given, arguments, condition, genes_of, none_negative, read_given, refuse, write_cells
 from gears import GEARS, PertData
 from gears.model import GEARS_Model
 from gears.utils import create_cell_graph_for_prediction
@@ -86,8 +86,8 @@ def main() -> None:
     given, settings = read_given(chosen.task), SETTINGS
     if given.facts["has_contexts"]:
         refuse("GEARS knows one kind of cells, and a new one is asked")
-    if given.asks_new_times:
-        given, settings = given.of_last_time(), f"{settings}; no time: cells of the last training day alone"
+    given, of_times = given.without_time()
+    settings += of_times
     fits = max(1, int(MOST_WORK / (given.train.n_obs * counted(given).sum())))
     epochs = chosen.steps or min(EPOCHS, fits)
     if fits < EPOCHS:
@@ -123,9 +123,8 @@ def trained(given: Given, folder: Path, epochs: int) -> GEARS:
 
 def expression(given: Given) -> anndata.AnnData:
     """Training cells as GEARS reads them, without perturbations of one cell and genes of no count."""
-    labels = given.train.obs["perturbation"].astype(str)
-    kept = (labels.map(labels.value_counts()) > 1).to_numpy()
-    conditions = [condition(one) for one in labels[kept]]
+    kept = given.of_several_cells()
+    conditions = [condition(one) for one in given.train.obs["perturbation"][kept]]
     obs = pd.DataFrame({"condition": conditions, "cell_type": "all"}, index=given.train.obs_names[kept])
     genes = list(given.train.var_names[counted(given)])
     var = pd.DataFrame({"gene_name": genes}, index=genes)
@@ -135,12 +134,6 @@ def expression(given: Given) -> anndata.AnnData:
 def counted(given: Given) -> np.ndarray:
     """Whether a gene has a count in any training cell."""
     return np.asarray(given.train.X.sum(0)).ravel() > 0
-
-
-def condition(perturbation: str) -> str:
-    """GEARS's name of it: ``ctrl``, ``A+ctrl`` or ``A+B``."""
-    genes = genes_of(perturbation)
-    return "+".join([*genes, "ctrl"]) if len(genes) < 2 else perturbation
 
 
 def graph(given: Given, genes: list[str]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -37,8 +37,8 @@ def main() -> None:
         refuse(
             "MrVI gives cells another sample of those it was trained on, and this perturbation was not seen"
         )
-    if given.asks_new_times:
-        given, settings = given.of_last_time(), f"{settings}; no time: cells of the last training day alone"
+    given, of_times = given.without_time()
+    settings += of_times
     fits = max(1, MOST_STEPS * BATCH // given.train.n_obs)
     epochs = chosen.steps or min(EPOCHS, fits)
     if fits < EPOCHS:

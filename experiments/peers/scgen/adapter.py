@@ -34,9 +34,8 @@ def main() -> None:
     given = read_given(chosen.task)
     if given.unseen:
         refuse("scGen carries a perturbation that was seen to other cells, and this one was not seen")
-    settings = SETTINGS
-    if given.asks_new_times:
-        given, settings = given.of_last_time(), f"{SETTINGS}; no time: cells of the last training day alone"
+    given, of_times = given.without_time()
+    settings = SETTINGS + of_times
     scvi.settings.seed = chosen.seed
     cells = expression(given)
     model = scgen.SCGEN(cells)

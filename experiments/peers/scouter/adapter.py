@@ -27,7 +27,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import torch
-from exchange import Given, arguments, genes_of, none_negative, read_given, refuse, write_cells
+from exchange import Given, arguments, condition, genes_of, none_negative, read_given, refuse, write_cells
 from scouter import Scouter, ScouterData
 
 EPOCHS, BATCHES = 40, 50
@@ -44,8 +44,8 @@ def main() -> None:
     given, settings = read_given(chosen.task), SETTINGS
     if given.facts["has_contexts"]:
         refuse("Scouter knows one kind of cells, and a new one is asked")
-    if given.asks_new_times:
-        given, settings = given.of_last_time(), f"{settings}; no time: cells of the last training day alone"
+    given, of_times = given.without_time()
+    settings += of_times
     torch.manual_seed(chosen.seed)
     epochs = chosen.steps or EPOCHS
     model = trained(given, chosen.seed, epochs)
@@ -73,17 +73,11 @@ def trained(given: Given, seed: int, epochs: int) -> Scouter:
 
 def expression(given: Given) -> anndata.AnnData:
     """Training cells as Scouter reads them; perturbations of a single cell are left out."""
-    labels = given.train.obs["perturbation"].astype(str)
-    kept = (labels.map(labels.value_counts()) > 1).to_numpy()
-    obs = pd.DataFrame({"condition": [condition(one) for one in labels[kept]]}, given.train.obs_names[kept])
+    kept = given.of_several_cells()
+    conditions = [condition(one) for one in given.train.obs["perturbation"][kept]]
+    obs = pd.DataFrame({"condition": conditions}, given.train.obs_names[kept])
     var = pd.DataFrame({"gene_name": list(given.train.var_names)}, index=list(given.train.var_names))
     return anndata.AnnData(given.log1p[kept], obs=obs, var=var)
-
-
-def condition(perturbation: str) -> str:
-    """Scouter's name of it: ``ctrl``, ``A+ctrl`` or ``A+B``."""
-    genes = genes_of(perturbation)
-    return "+".join([*genes, "ctrl"]) if len(genes) < 2 else perturbation
 
 
 def embedding(given: Given) -> pd.DataFrame:

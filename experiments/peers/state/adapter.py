@@ -52,8 +52,8 @@ def main() -> None:
     given, settings = read_given(chosen.task), SETTINGS
     if given.unseen_genes:
         settings += "; features of genes in their place"
-    if given.asks_new_times:
-        given, settings = given.of_last_time(), f"{settings}; no time: cells of the last training day alone"
+    given, of_times = given.without_time()
+    settings += of_times
     steps = chosen.steps or STEPS
     with tempfile.TemporaryDirectory() as folder:
         train(given, Path(folder), chosen.seed, steps)
