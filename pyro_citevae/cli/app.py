@@ -10,16 +10,17 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import typer
 from rich.markup import escape
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from pyro_citevae import __version__
 from pyro_citevae.cli.as_json import asked_for_json, with_json, write_json
 from pyro_citevae.cli.commands import COMMANDS, GROUPS
-from pyro_citevae.cli.terminal import in_flags, in_one_line, say_error, say_stopped
+from pyro_citevae.cli.terminal import in_flags, in_one_line, say, say_error, say_stopped
 from pyro_citevae.errors import CiteVAEError, CiteVAEWarning
 from pyro_citevae.signals import Stopped, heeded, is_one_of_several
 
@@ -105,7 +106,24 @@ def _listed() -> typer.Typer:
         (groups[above[0]] if above else made).command(name, help=escape(listed.what))(_not_imported)
     for group, one in groups.items():
         made.add_typer(one, name=group)
+    made.callback()(_about)
     return made
+
+
+def _version(asked: bool) -> None:
+    """Prints the version, and ends."""
+    if asked:
+        say(f"pyro-citevae {__version__}")
+        raise typer.Exit
+
+
+def _about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="The version, and nothing else.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Latent dynamical causal processes for single-cell perturbation screens."""
 
 
 _FIRST = ("citevae demo", "citevae inspect screen.h5ad", "citevae fit --help")

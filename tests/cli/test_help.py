@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import fields
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def shown(line: str, columns: int = 80) -> str:
     result = CliRunner().invoke(app, shlex.split(line), env={"COLUMNS": str(columns), "NO_COLOR": "1"})
     assert result.exit_code == 0, result.output
     return result.output
+
+
+def test_the_version_is_that_of_what_is_installed() -> None:
+    assert shown("--version") == f"pyro-citevae {version('pyro-citevae')}\n"
 
 
 @pytest.mark.parametrize(("path", "line"), EXAMPLES)
