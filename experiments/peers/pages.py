@@ -256,8 +256,9 @@ def of_task(task: Task, rows: pd.DataFrame, noted: pd.DataFrame) -> str:
 def search_table(searched: Sequence[Mapping[str, Any]]) -> str:
     """What each predictor gained by a search of its number of steps."""
     lines = [
-        "Relative L2 on an inner fold of the training cells at three lengths of training, and on the "
-        "held-out fold by the default length and by the one that erred least within; seed 0.\n",
+        "Relative L2 against what was measured: on an inner fold of the training cells at three lengths of "
+        "training, and on the held-out fold by the default length and by the one that erred least within; "
+        "seed 0.\n",
         "| | | steps | "
         + " | ".join(f"x {factor:g}" for factor in FACTORS)
         + " | taken | default | searched |",
