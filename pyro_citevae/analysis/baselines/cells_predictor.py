@@ -249,10 +249,10 @@ class CellsPredictor:
 
     def _rows(self, schedule: Schedule, time: float, context: str | None) -> Bool[np.ndarray, " cell"]:
         """Which of the predicted cells these are."""
-        rows = (self._obs["perturbation"] == schedule.label(self.schema.control)).to_numpy()
-        rows &= np.isclose(self._obs["time"], time)
+        rows = self._obs["perturbation"] == schedule.label(self.schema.control)
+        rows = rows & np.isclose(self._obs["time"], time)
         if context is not None:
-            rows &= self._obs["context"] == self.schema.contexts[self.schema.context_of(context)]
+            rows = rows & (self._obs["context"] == self.schema.contexts[self.schema.context_of(context)])
         return np.asarray(rows)
 
     def _lacking(self, schedule: Schedule, time: float, context: str | None) -> DataError:
