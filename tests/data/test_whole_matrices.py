@@ -43,12 +43,20 @@ def sentences_of_file(path: str) -> dict[str, str]:
     return {name: said_of(way) for name, way in ways.items()}
 
 
+def put_in(adata: AnnData, matrix: sparse.spmatrix) -> None:
+    """Makes it the counts; anndata would look at the shape of what it is given."""
+    if None in adata.layers._data:  # from anndata 0.13 on
+        adata.layers._data[None] = matrix
+    else:
+        adata._X = matrix
+
+
 def sentences_of_matrix(what: str, form: str) -> dict[str, str]:
     """What is said of an AnnData in memory with a broken matrix."""
     adata, layered = whole(getattr(sparse, form)), whole()
     schema = Trajectories.from_anndata(adata).schema
     matrix = broken_matrix(adata.X, what)
-    adata._X = matrix  # anndata would look at the shape of what it is given
+    put_in(adata, matrix)
     layered.layers._data["counts"] = matrix
     ways: dict[str, Any] = {
         "whole": lambda: Trajectories.from_anndata(adata),
@@ -66,7 +74,7 @@ def padded_with(what: str) -> str:
     adata = whole()
     schema = Trajectories.from_anndata(adata).schema
     few = adata[:, 1:].copy()
-    few._X = broken_matrix(few.X, what)
+    put_in(few, broken_matrix(few.X, what))
     return said_of(lambda: padded(few, schema, "cells.h5ad"))
 
 

@@ -200,8 +200,7 @@ class CellsPredictor:
         rng: np.random.Generator,
     ) -> tuple[sparse.csr_matrix, np.ndarray]:
         """Counts of the predicted cells in the contexts of some controls, and the contexts."""
-        rows = self._rows(schedule, time, None)
-        rows &= np.isin(self._obs["context"], np.unique(_contexts(cells)))
+        rows = self._rows(schedule, time, None) & np.isin(self._obs["context"], np.unique(_contexts(cells)))
         chosen = np.flatnonzero(rows)
         if not len(chosen):
             raise self._lacking(schedule, time, None)
