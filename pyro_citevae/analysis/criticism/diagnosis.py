@@ -303,7 +303,9 @@ def _unread(cells: Trajectories) -> Iterable[tuple[str, np.ndarray]]:
     columns = cells.reading.columns if cells.reading else None
     read = {value for value in asdict(columns).values() if isinstance(value, str)} if columns else set()
     for name, values in () if cells.obs is None else cells.obs.items():
-        if name in read or not (isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object):
+        if name in read or not (
+            isinstance(values.dtype, pd.CategoricalDtype) or pd.api.types.is_string_dtype(values.dtype)
+        ):
             continue
         level = values.astype(str).to_numpy()
         if 2 <= len(np.unique(level)) <= _MOST_LEVELS:
