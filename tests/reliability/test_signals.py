@@ -85,6 +85,21 @@ def wait_for(what: Callable[[], bool], most: float = 60.0) -> None:
         time.sleep(0.005)
 
 
+def heeding(*given: str) -> subprocess.Popen[str]:
+    """The command line in a process of its own, from the moment on in which it heeds signals."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyro_citevae", *given],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    # the handler of SIGTERM is ours alone; that of SIGINT is Python's until then
+    wait_for(lambda: process.poll() is not None or is_heeded(process.pid, signal.SIGTERM))
+    return process
+
+
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -115,19 +130,10 @@ def test_a_fit_that_is_stopped_says_what_is_kept_and_goes_on(
 def test_a_command_that_is_stopped_before_it_has_imported_anything_says_so_too(
     number: int, code: int, places: dict[str, Path]
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pyro_citevae", "inspect", str(places["screen.h5ad"])],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    wait_for(lambda: is_heeded(process.pid, signal.SIGTERM))
+    process = heeding("inspect", str(places["screen.h5ad"]))
     process.send_signal(number)
-    assert (
-        process.communicate(timeout=60)[1]
-        == f"stopped by {signal.Signals(number).name}; nothing was written.\n"
-    )
+    said = process.communicate(timeout=60)[1]
+    assert said == f"stopped by {signal.Signals(number).name}; nothing was written.\n"
     assert process.returncode == code
 
 
@@ -345,16 +351,7 @@ def test_every_command_ends_with_its_code_and_one_line(
         folder = tmp_path / str(case)
         folder.mkdir()
         given = words(COMMANDS[name], {**places, "out": folder / "out"})
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pyro_citevae", *given],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-        # the handler of SIGTERM is ours alone; that of SIGINT is Python's until then
-        wait_for(lambda process=process: process.poll() is not None or is_heeded(process.pid, signal.SIGTERM))
+        process = heeding(*given)
         pause = rng.choice((0.0, 0.5, 2.0, 5.0, 10.0))
         time.sleep(pause)
         (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
