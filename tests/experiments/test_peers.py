@@ -358,7 +358,8 @@ def test_a_search_takes_the_steps_that_err_least_within_on_the_first_task_a_tool
         "if not (given.task / 'genes.parquet').exists(): print('no features', file=sys.stderr); sys.exit(3)"
     )
     tool, out = adapter(tmp_path / "tool", needs + body), tmp_path / "out"
-    first, second = (replace(small_task(features=one), name=one) for one in ("none", "table"))
+    tasks = (small_task(features=one, challenge=False) for one in ("none", "table"))
+    first, second = (replace(task, name=task.features) for task in tasks)
     for one in searches([first, second], [tool], out):
         row = one.row(Store())
         note(row, out)
