@@ -59,7 +59,7 @@ def test_help_shows_each_text_as_it_was_written(path: str) -> None:
     text = " ".join(shown(f"{path} --help", columns=400).replace("│", " ").split())
     assert COMMANDS[path].what in text
     for one in imported(path).params:
-        assert " ".join(one.help.replace("\\[", "[").split()) in text
+        assert " ".join((one.help or "").replace("\\[", "[").split()) in text
     if path == "fit":
         assert "[model], [guide], [fit]" in text
         assert "citevae settings" in text
