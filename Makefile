@@ -123,8 +123,7 @@ peers:
 # All that is installed beside ours and the rules, three seeds, and the search; hours. PEERS="--task kang --seeds 1" runs a part.
 peers-tables: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[challenge]'
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python experiments/peers/run.py $(PEERS)
-	$(if $(PEERS),,OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python experiments/peers/run.py --search)
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python experiments/peers/run.py $(or $(PEERS),--search)
 
 format: $(STAMP)
 	$(BIN)/ruff format .

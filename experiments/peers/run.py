@@ -2,7 +2,7 @@
 
 python experiments/peers/run.py                                  all tasks, all that is installed, three seeds
 python experiments/peers/run.py --peer scgen CiteVAE --task kang --seeds 1
-python experiments/peers/run.py --search                         the search of the number of steps
+python experiments/peers/run.py --search                         and the search of the number of steps
 
 A piece (a predictor, a fold, a seed) is stored as soon as it is scored. What failed is tried again with
 --again alone.
@@ -14,8 +14,10 @@ import argparse
 import json
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import joblib
 import pandas as pd
 import search
 import tables
-from pieces import Piece, Store
+from pieces import Piece, Store, stored
 from predictors import Contender, Peer, contenders
 from task_folder import Case
 from tasks import TASKS, Task
@@ -46,7 +48,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=1800.0, help="Seconds after which a fit is stopped.")
     parser.add_argument("--again", action="store_true", help="Try again what failed.")
     parser.add_argument("--anew", action="store_true", help="Make all that is asked for anew.")
-    parser.add_argument("--search", action="store_true", help="Search the number of steps on inner folds.")
+    parser.add_argument("--search", action="store_true", help="Search the number of steps, too.")
     parser.add_argument("--no-tables", action="store_true", help="Leave the tables as they are.")
     parser.add_argument("-o", "--out", type=Path, default=DEFAULT, help="Folder of the pieces.")
     chosen = parser.parse_args(given)
@@ -56,18 +58,15 @@ def main(given: Sequence[str] | None = None) -> int:
     ready = [one for one in (known[name] for name in chosen.peer) if installed(one)]
     tables.restored(chosen.out)
     parallel = joblib.Parallel(chosen.jobs, return_as="generator_unordered", pre_dispatch="n_jobs")
+    asked = [TASKS[one] for one in chosen.task]
+    every = (joblib.delayed(made)(one, store) for one in pieces(asked, ready, chosen.seeds, chosen.out))
+    # one after the other in one pool, so that no core waits where the tables end
+    more = searches(asked, ready, chosen.out, store) if chosen.search else ()
     with quiet():
-        if chosen.search:
-            asked = [TASKS[one] for one in search.SEARCHED if one in chosen.task]
-            searches = search.searches(asked, ready, chosen.out)
-            for row in parallel(joblib.delayed(searched)(one, store) for one in searches):
-                search.note(row, chosen.out)
-                print(json.dumps(row), flush=True)
-        else:
-            asked = [TASKS[one] for one in chosen.task]
-            every = pieces(asked, ready, chosen.seeds, chosen.out)
-            for said in parallel(joblib.delayed(made)(one, store) for one in every):
-                print(said, flush=True)
+        for found in parallel(chain(every, more)):
+            if isinstance(found, dict):
+                search.note(found, chosen.out)
+            print(json.dumps(found) if isinstance(found, dict) else found, flush=True)
     if not chosen.no_tables:
         tables.main(["-o", str(chosen.out)])
     return 0
@@ -94,6 +93,18 @@ def pieces(tasks: Sequence[Task], asked: Sequence[Contender], seeds: int, out: P
             for one in asked:
                 if seed == 0 or one.seeded:
                     yield Piece(case, one, seed, challenge=case.task.challenge)
+
+
+def searches(
+    tasks: Sequence[Task], asked: Sequence[Contender], out: Path, store: Store
+) -> Iterator[tuple[Any, ...]]:
+    """The searches, those that take longest first, so that the cores end together."""
+    took: Counter[str] = Counter()
+    for _, said in stored(out, {one.name: one for one in asked}):
+        took[said["predictor"]] += said.get("processor", 0)
+    longest = sorted(asked, key=lambda one: -took[one.name])
+    found = search.searches([one for one in tasks if one.name in search.SEARCHED], longest, out)
+    yield from (joblib.delayed(searched)(one, store) for one in found)
 
 
 @contextmanager
