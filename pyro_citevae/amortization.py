@@ -10,7 +10,6 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro import poutine
-from pyro.nn import PyroModule
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -21,6 +20,7 @@ from pyro_citevae.errors import CiteVAEError, HookError, ModelError
 from pyro_citevae.hooks import failed
 from pyro_citevae.nn.apart import apart
 from pyro_citevae.nn.default_dtype import default_dtype
+from pyro_citevae.nn.network_parameters import NetworkModule
 from pyro_citevae.nn.networks import DoseCode, ImageEncoder, Perceptron, joined
 from pyro_citevae.program import Distribution, LatentDynamics, Recorded
 from pyro_citevae.shown import ShownModule
@@ -47,7 +47,7 @@ class GlobalGuide(Protocol):
         """The drawn values of the small sites, one beside the other."""
 
 
-class AmortizedGuide(ShownModule, PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
+class AmortizedGuide(ShownModule, NetworkModule, metaclass=Recorded):  # type: ignore[metaclass]
     """q(global) q(s | x) q(z_0, ..., z_T | x, u, s); subclasses say how the states factorise.
 
     If ``conditional``, the networks also see what was drawn for the mechanism, so that states and mechanism

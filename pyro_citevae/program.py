@@ -29,6 +29,7 @@ from pyro_citevae.data.trajectories import Trajectories
 from pyro_citevae.errors import ModelError
 from pyro_citevae.hooks import Distribution, Hooks, Mechanism, axes_refused, plate_refused
 from pyro_citevae.nn.default_dtype import default_dtype
+from pyro_citevae.nn.network_parameters import NetworkModule
 from pyro_citevae.nn.rows_in_use import RowsInUse
 from pyro_citevae.nn.sparse_counts import SparseCounts
 from pyro_citevae.renamed import warn_of_name
@@ -114,7 +115,7 @@ class Rollout:
     emission: Distribution
 
 
-class LatentDynamics(ShownModule, PyroModule, metaclass=Recorded):  # type: ignore[metaclass]
+class LatentDynamics(ShownModule, NetworkModule, metaclass=Recorded):  # type: ignore[metaclass]
     r"""A latent dynamical process under perturbations; subclasses say its four laws.
 
     ::

@@ -22,6 +22,7 @@ from pyro_citevae.amortization import AmortizedGuide
 from pyro_citevae.data.batch import Batch
 from pyro_citevae.errors import FitError
 from pyro_citevae.infer.importance import log_weights
+from pyro_citevae.nn.network_parameters import without_network_parameters
 from pyro_citevae.program import LatentDynamics
 
 __all__ = ["Objective", "RenyiBound", "negative_bound"]
@@ -82,10 +83,11 @@ class _Elbo(nn.Module):
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         """The negative bound of the data set that the minibatch stands for."""
         if self.general is None:
-            q = prune_subsample_sites(poutine.trace(self._drawn(self.guide)).get_trace(batch))
-            if all(cast(Any, site["fn"]).has_rsample for _, site in q.iter_stochastic_nodes()):
-                p = poutine.trace(poutine.replay(self._drawn(self.model), trace=q)).get_trace(batch)
-                return self._negative(prune_subsample_sites(p), q)
+            with without_network_parameters():  # an optimiser has them of the modules
+                q = prune_subsample_sites(poutine.trace(self._drawn(self.guide)).get_trace(batch))
+                if all(cast(Any, site["fn"]).has_rsample for _, site in q.iter_stochastic_nodes()):
+                    p = poutine.trace(poutine.replay(self._drawn(self.model), trace=q)).get_trace(batch)
+                    return self._negative(prune_subsample_sites(p), q)
             self.general = _of_pyro(Trace_ELBO, self.model, self.guide, self.particles)
         loss: Tensor = self.general(batch)
         return loss

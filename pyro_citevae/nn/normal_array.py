@@ -52,7 +52,7 @@ class NormalArray(dist.Independent):
             loc = scale.new_zeros(())
         self.shared: Any = dist.Normal(loc, scale)
         self._drawn: tuple[Tensor, Tensor] | None = None
-        whole = torch.broadcast_shapes(self.shared.batch_shape, (*batch_shape, *shape))
+        whole = _onto(self.shared.batch_shape, torch.Size((*batch_shape, *shape)))
         super().__init__(self.shared.expand(whole), len(shape))
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> NormalArray:
@@ -86,14 +86,14 @@ class NormalArray(dist.Independent):
         event, weight = self.event_shape, self.weight
         count = event.numel() if weight is None else weight.expand(event).sum()
         found: Tensor = -quadratic / 2 - self._log_scale() - count * (math.log(2 * math.pi) / 2)
-        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+        return found.expand(_onto(found.shape, self.batch_shape))
 
     def _log_scale(self) -> Float[Tensor, ...]:
         """The sum of the logarithms of the scales, each taken once."""
         log_scale, event = self.shared.scale.log(), self.event_shape
         if log_scale.shape[-1:] == (1,):  # a row's, as often as it has entries
             log_scale, event = log_scale * event[-1], torch.Size([*event[:-1], 1])
-        return self._summed(log_scale.expand(torch.broadcast_shapes(log_scale.shape, event)))
+        return self._summed(log_scale.expand(_onto(log_scale.shape, event)))
 
     def _learns_from(self, drawn: Float[Tensor, ...]) -> bool:
         """Whether a draw's own dependence on mean and scale is there to cancel that of its density."""
@@ -107,3 +107,11 @@ class NormalArray(dist.Independent):
         if weight.shape[-1:] == (1,) and squared.shape[-1] != 1:
             squared = squared.sum(-1, keepdim=True)
         return sum_rightmost(squared * weight, n)
+
+
+def _onto(shape: torch.Size, whole: torch.Size) -> torch.Size:
+    """What two shapes broadcast to: the second where it holds the first, which torch takes long to find."""
+    last = zip(reversed(shape), reversed(whole), strict=False)
+    if len(shape) <= len(whole) and all(n in (1, m) for n, m in last):
+        return whole
+    return torch.broadcast_shapes(shape, whole)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import scoringrules
 from jaxtyping import Float
 from scipy.stats import rankdata
 
@@ -210,8 +209,10 @@ def crps(
         >>> crps(np.array([[1.0], [3.0]]), np.array([2.0]), np.zeros(1)).round(6).tolist()
         [0.5]
     """
+    from scoringrules import crps_ensemble  # it compiles for seconds when it is imported
+
     noisy = _noisy(draws, variance, seed)
-    found = scoringrules.crps_ensemble(measured, noisy.T, estimator="qd", backend="numpy")
+    found = crps_ensemble(measured, noisy.T, estimator="qd", backend="numpy")
     return np.asarray(found, dtype=float)
 
 
@@ -240,8 +241,10 @@ def energy_score(
 
     Source: T. Gneiting, A. E. Raftery, Strictly Proper Scoring Rules (2007), by the library scoringrules.
     """
+    from scoringrules import es_ensemble  # as above
+
     noisy = _noisy(draws, variance, seed, fewest=_PAIRED)[:_PAIRED]
-    return float(scoringrules.es_ensemble(space @ measured, noisy @ space.T, backend="numpy"))
+    return float(es_ensemble(space @ measured, noisy @ space.T, backend="numpy"))
 
 
 def risk_coverage(uncertainty: Float[np.ndarray, " item"], error: Float[np.ndarray, " item"]) -> pd.DataFrame:
