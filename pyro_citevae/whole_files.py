@@ -23,6 +23,8 @@ __all__ = ["aside", "process_is_there", "require_free", "sweep", "together"]
 _NEST = ".citevae"
 _DAY = 86_400.0  # no write takes longer
 _TRIES = 10  # of taking a name that others take at the same time
+_PAUSE, _QUIET = 0.05, 3  # seconds between looks at what was deleted, and how many find nothing
+_PATIENCE = 5.0  # seconds that they take at most
 _own: set[Path] = set()  # nests that this process writes in
 
 
@@ -171,6 +173,7 @@ def _end(nest: Path, *, left: bool = False) -> None:
         left: Whether it is of a process that was killed: what was written since then stays.
     """
     whole = nest / "whole"
+    failed = not left and not whole.is_dir()
     try:
         for written in sorted(whole.iterdir()) if whole.is_dir() else ():
             target = nest.parent / written.name
@@ -184,6 +187,17 @@ def _end(nest: Path, *, left: bool = False) -> None:
     finally:
         _own.discard(nest)  # which a signal may leave as it is, for the next one to end
     shutil.rmtree(nest, ignore_errors=True)
+    if failed:
+        _delete_what_comes_back(nest)
+
+
+def _delete_what_comes_back(nest: Path) -> None:
+    """Deletes until nothing comes any more: of threads that write a zarr, one fails and others go on."""
+    until, quiet = time.monotonic() + _PATIENCE, 0
+    while quiet < _QUIET and time.monotonic() < until:
+        time.sleep(_PAUSE)
+        quiet = 0 if nest.exists() else quiet + 1
+        shutil.rmtree(nest, ignore_errors=True)
 
 
 def _take_place(written: Path, target: Path, replaced: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
@@ -218,3 +221,21 @@ except RunError as error:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"'{tmp_path}/made' cannot be written (File too large).\n"
     assert names(tmp_path) == set()
+
+
+def test_what_threads_still_write_after_a_failure_is_deleted(tmp_path: Path) -> None:
+    """As those of zarr do, of which one finds the disk full."""
+
+    def go_on(folder: Path) -> None:
+        for i in range(5):
+            time.sleep(0.03)
+            with suppress(FileNotFoundError):
+                (folder / "group").mkdir(parents=True, exist_ok=True)
+                (folder / "group" / str(i)).touch()
+
+    with pytest.raises(RunError, match="No space left"), aside(tmp_path / "out.zarr") as written:
+        thread = threading.Thread(target=go_on, args=(written,))
+        thread.start()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    thread.join()
+    assert not list(tmp_path.iterdir())
