@@ -365,7 +365,7 @@ class Discrepancy:
             across=AcrossContexts.from_dataset(found),
         )
 
-    def to_netcdf(self) -> memoryview:
+    def to_netcdf(self) -> bytes:
         """:meth:`to_dataset` as the content of a netCDF file."""
         return netcdf(self.to_dataset())
 

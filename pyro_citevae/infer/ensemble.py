@@ -143,7 +143,7 @@ class Ensemble(Predictive):
         """
         with aside(path, overwrite=overwrite, kind=RUN) as folder:
             folder.mkdir()
-            records: dict[str, bytes | memoryview] = {}
+            records: dict[str, bytes] = {}
             for chain, one in enumerate(self.posteriors):
                 one.write(folder / f"member_{chain}")
                 records[f"member_{chain}/{RECORD}"] = (folder / f"member_{chain}" / RECORD).read_bytes()

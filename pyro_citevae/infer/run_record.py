@@ -124,12 +124,12 @@ def facts_of(model: LatentDynamics, guide: AmortizedGuide, record: Mapping[str, 
     }
 
 
-def sha256(content: bytes | memoryview) -> str:
+def sha256(content: bytes) -> str:
     """The checksum of a file."""
     return hashlib.sha256(content).hexdigest()
 
 
-def sealed(record: Mapping[str, Any], files: Mapping[str, bytes | memoryview]) -> bytes:
+def sealed(record: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:
     """The content of a record that tells whether it, and the files beside it, are as they were written.
 
     Args:

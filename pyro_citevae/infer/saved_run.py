@@ -33,7 +33,7 @@ _DERIVED = {"model", "guide", "schema", "versions", "discrepancy", "adequacy", "
 _PACKAGES = ("pyro-citevae", "torch", "pyro-ppl", "lightning", "anndata", "xarray", "numpy")
 
 
-def files_of(posterior: Posterior, called: str) -> dict[str, bytes | memoryview]:
+def files_of(posterior: Posterior, called: str) -> dict[str, bytes]:
     """The content of each file of a run, the record last.
 
     Args:
@@ -50,7 +50,7 @@ def files_of(posterior: Posterior, called: str) -> dict[str, bytes | memoryview]
         for part, module in (("model", one.model), ("guide", one.guide))
         for name, value in module.state_dict().items()
     }
-    files: dict[str, bytes | memoryview] = {WEIGHTS: save(tensors), HISTORY: one.history.to_parquet()}
+    files: dict[str, bytes] = {WEIGHTS: save(tensors), HISTORY: one.history.to_parquet()}
     if one.split is not None:
         files[SPLIT] = one.split.to_json().encode()
     if one.discrepancy is not None:
