@@ -231,6 +231,7 @@ def fitted(data: cv.Trajectories, epochs: int = 1, **settings: object) -> cv.Pos
     return cv.fit(model, guide, data, max_epochs=epochs, **options)
 
 
+@pytest.mark.slow
 def test_states_and_effects_are_found_in_images() -> None:
     data, z = blobs(600)
     posterior = fitted(data, epochs=40)

@@ -10,6 +10,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "experiments/notebooks").glob("[0-9]*.py"))
+LONG = ("04", "07", "08")  # a minute and more in the short mode, too
 SHORT = """
 import pyro_citevae as cv
 
@@ -33,7 +34,11 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(one, marks=pytest.mark.slow) if one.stem[:2] in LONG else one for one in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_the_notebook_runs_in_a_short_mode(path: Path, tmp_path: Path) -> None:
     """Each fit takes one pass: what is tried is that every cell runs."""
     notebook = executed(path, tmp_path, SHORT)

@@ -39,7 +39,8 @@ needs_a_compiler = pytest.mark.skipif(
 
 
 @needs_a_compiler
-@pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("small", [True, False])
 def test_loss_and_gradients_are_those_of_the_plain_step(data: cv.Trajectories, small: bool) -> None:
     """With the same draws, the random numbers after it too; sums round in another order."""
     torch.manual_seed(0)

@@ -226,6 +226,7 @@ def without(simulated: cv.Simulation) -> tuple[cv.Trajectories, cv.Trajectories]
     return replace(three, schema=schema), controls
 
 
+@pytest.mark.slow
 def test_a_new_context_is_known_from_its_controls(
     without: tuple[cv.Trajectories, cv.Trajectories], tmp_path: Path
 ) -> None:
@@ -250,6 +251,7 @@ def test_a_new_context_is_known_from_its_controls(
     assert again.schema.contexts == NAMES
 
 
+@pytest.mark.slow
 def test_adapting_fits_the_controls(without: tuple[cv.Trajectories, cv.Trajectories]) -> None:
     """The program's profile of the new controls comes nearer to theirs than any known context's is."""
     from pyro_citevae.data.groups import Groups

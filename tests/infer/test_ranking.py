@@ -185,6 +185,7 @@ def test_counts_are_ranked_too() -> None:
     assert np.isfinite(table[["information", "spread", "effect"]]).all(axis=None)
 
 
+@pytest.mark.slow
 def test_measuring_what_is_ranked_first_gains_more_than_a_random_choice() -> None:
     """Over screens: the error that is left after measuring the first candidate, against any candidate."""
     ratios = []

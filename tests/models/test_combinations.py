@@ -260,6 +260,7 @@ def test_a_model_with_pairs_obeys_every_law(term: dict[str, object]) -> None:
     check_model(partial(CiteVAE, n_programs=3, **term)).require()
 
 
+@pytest.mark.slow
 def test_an_unseen_pair_of_seen_tokens_is_learnt_from_other_pairs() -> None:
     options = {"n_genes": 20, "n_programs": 3, "n_perturbations": 6, "n_steps": 1, "design": "snapshot"}
     options |= {"values": "real", "combinations": tuple(PAIRS), "interaction": 1.0}
