@@ -66,7 +66,8 @@ def main(given: Sequence[str] | None = None) -> int:
         for found in parallel(chain(every, more)):
             if isinstance(found, dict):
                 search.note(found, chosen.out)
-            print(json.dumps(found) if isinstance(found, dict) else found, flush=True)
+                found = json.dumps(found)
+            print(found, flush=True)
     if not chosen.no_tables:
         tables.main(["-o", str(chosen.out)])
     return 0
